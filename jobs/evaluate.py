@@ -1,0 +1,34 @@
+"""Judge a scores table against labels: AUROC, AUPRC with prevalence, one AUROC a fault and a unit, F1 and false-alarm rate at a cut.
+
+  python jobs/evaluate.py --scores s3://b/scores/test --labels test_labels.jsonl --decisions s3://b/decisions/2024-mad --output test.json
+
+A classifier is judged at a probability of .5 unless --decisions brings cuts; macro-F1 is over the faults labelled in both sets.
+"""
+
+from dataclasses import dataclass
+
+import tyro
+
+from vibray.pipeline.evaluation import evaluate
+from vibray.pipeline.session import user_errors
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    scores: tuple[str, ...]
+    """finished scores tables of one run; a label row is looked for in all of them"""
+    labels: str
+    """labels file (JSON Lines)"""
+    decisions: str | None = None
+    """decisions folder whose cuts are judged"""
+    output: str | None = None
+    """JSON file for everything that is printed, and more; default: evaluation.json in the first scores folder"""
+
+
+def main(args: Evaluate) -> None:
+    evaluate(args.scores, args.labels, args.decisions, args.output)
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main(tyro.cli(Evaluate, description=__doc__))

@@ -1,0 +1,135 @@
+"""The KubeRay files against a strict schema of our own, and against the whole CRD where one is at hand."""
+
+import copy
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+FILES = ("raycluster.yaml", "rayjob.yaml")
+SCHEMA = json.loads((Path(__file__).parent / "kuberay.schema.json").read_text())
+
+
+def load(name: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "cluster" / name).read_text())
+
+
+def cluster_spec(document: dict[str, Any]) -> dict[str, Any]:
+    return document["spec"]["rayClusterSpec"] if document["kind"] == "RayJob" else document["spec"]
+
+
+def objects(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths of all mappings that are not empty."""
+    if isinstance(value, dict) and value:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from objects(inner, (*path, key))
+
+
+def at(value: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+def test_the_schema_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_file_fits(name: str) -> None:
+    jsonschema.validate(load(name), SCHEMA)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_typo_is_caught_wherever_it_is(name: str) -> None:
+    """Each mapping of the file in turn gets its first key misspelt (start parameters are the one place where any key may stand)."""
+    good = load(name)
+    for path in objects(good):
+        if path and path[-1] == "rayStartParams":
+            continue
+        bad = copy.deepcopy(good)
+        mapping = at(bad, path)
+        key = next(iter(mapping))
+        mapping[key + "x"] = mapping.pop(key)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(bad, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"), [(("authOptions", "mode"), "tokens"), (("workerGroupSpecs", 0, "maxReplicas"), "20"), (("rayVersion",), 2.6)]
+)
+def test_a_wrong_value_is_caught(path: tuple[Any, ...], value: Any) -> None:
+    bad = load("raycluster.yaml")
+    at(bad["spec"], path[:-1])[path[-1]] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(bad, SCHEMA)
+
+
+def test_the_job_runs_on_the_same_cluster() -> None:
+    assert cluster_spec(load("rayjob.yaml")) == cluster_spec(load("raycluster.yaml"))
+
+
+def test_groups_are_what_they_say() -> None:
+    spec = cluster_spec(load("raycluster.yaml"))
+    assert spec["authOptions"] == {"mode": "token"}
+    assert spec["enableInTreeAutoscaling"] is True
+    groups = {group["groupName"]: group for group in spec["workerGroupSpecs"]}
+    for name, group in groups.items():
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+        (container,) = group["template"]["spec"]["containers"]
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+        gpu = name == "gpu"
+        assert ("nvidia.com/gpu" in container["resources"]["limits"]) is gpu
+        assert any(t["key"] == "nvidia.com/gpu" for t in group["template"]["spec"].get("tolerations", ())) is gpu
+        assert container["image"].endswith("-gpu" if gpu else "-cpu")
+    assert set(groups) == {"cpu", "gpu"}
+
+
+def test_the_job_calls_a_job_of_ours_and_its_runtime_env_is_yaml() -> None:
+    spec = load("rayjob.yaml")["spec"]
+    python, script, *flags = spec["entrypoint"].split()
+    assert python == "python"
+    assert (ROOT / script).is_file()
+    assert flags[::2] == ["--run", "--input", "--scores", "--sample-rate-hz"]
+    assert set(yaml.safe_load(spec["runtimeEnvYAML"])) == {"env_vars"}
+
+
+CRD = os.environ.get("VIBRAY_KUBERAY_CRD", "")
+
+
+def strict(schema: Any) -> Any:
+    """The CRD's schema refusing unknown fields, with the integers that Kubernetes also takes as text."""
+    if isinstance(schema, list):
+        return [strict(s) for s in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: strict(value) for key, value in schema.items()}
+    if made.pop("x-kubernetes-int-or-string", False) is True:
+        made.pop("type", None)
+    is_open = "additionalProperties" in made or made.get("x-kubernetes-preserve-unknown-fields")
+    if isinstance(made.get("properties"), dict) and not is_open:
+        made["additionalProperties"] = False
+    return made
+
+
+@pytest.mark.skipif(not CRD, reason="VIBRAY_KUBERAY_CRD names no file (KubeRay's ray-operator/config/crd/bases/ray.io_rayjobs.yaml)")
+@pytest.mark.parametrize("name", FILES)
+def test_file_fits_the_whole_crd(name: str) -> None:
+    document = yaml.load(Path(CRD).read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    (version,) = [v for v in document["spec"]["versions"] if v["name"] == "v1"]
+    job = strict(version["schema"]["openAPIV3Schema"])["properties"]["spec"]
+    spec = load(name)["spec"]
+    schema = job if name == "rayjob.yaml" else job["properties"]["rayClusterSpec"]
+    jsonschema.validate(spec, schema)
+    typo = copy.deepcopy(spec)
+    (typo if name == "raycluster.yaml" else typo["rayClusterSpec"])["workerGroupSpecs"][0]["maxReplica"] = 3
+    with pytest.raises(jsonschema.ValidationError, match="maxReplica"):
+        jsonschema.validate(typo, schema)

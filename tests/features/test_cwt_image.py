@@ -1,0 +1,141 @@
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.reference.cwt import analytic_image, seed_image
+from tests.reference.harmonics import transformer
+from vibray.features.cwt_image import CwtImage, CwtImageConfig
+
+DEFAULT, SEED = CwtImage(CwtImageConfig()), CwtImage(CwtImageConfig(mode="seed"))
+
+
+def batch(*records: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.stack(records).astype(np.float32))
+
+
+def pink(seed: int, n: int = 8192) -> np.ndarray:
+    spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(n))
+    return np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(n // 2 + 1), 1)))
+
+
+@pytest.mark.parametrize("rate", [8192.0, 10000.0])
+def test_seed_is_the_original_plan_through_pywt(rate: float) -> None:
+    rng = np.random.default_rng(0)
+    records = batch(rng.standard_normal(8192), 1000 + 1e-3 * rng.standard_normal(8192))
+    images = SEED(records, rate)
+    assert images.shape == (2, 3, 224, 224) and images.dtype == torch.float32
+    for record, image in zip(records, images, strict=True):
+        np.testing.assert_allclose(image.numpy(), seed_image(record.numpy(), rate), rtol=0, atol=1e-6)
+
+
+def test_seed_erases_amplitude_and_a_constant_gives_zeros() -> None:
+    x = batch(np.random.default_rng(1).standard_normal(1024))
+    images = SEED(torch.cat([x, 3 * x, torch.full_like(x, 7.0)]), 8192.0)
+    torch.testing.assert_close(images[0], images[1], rtol=0, atol=1e-5)
+    assert not images[2].any()
+
+
+def test_seed_rows_stand_at_their_frequency() -> None:
+    t = np.arange(8192) / 10000
+    for hz in (90.0, 200.0, 500.0):
+        row = int(SEED(batch(np.sin(2 * np.pi * hz * t)), 10000.0)[0, 0].mean(-1).argmax())
+        assert SEED.rows_hz(10000.0)[row] == pytest.approx(hz, rel=0.06)
+
+
+@pytest.mark.parametrize("rate", [8192.0, 25600.0])
+def test_analytic_against_the_float64_twin(rate: float) -> None:
+    rng = np.random.default_rng(2)
+    records = batch(rng.standard_normal(8192), pink(3), 100 + transformer(50.02, rate, 8192, noise=0.06))
+    feature = CwtImage(CwtImageConfig(rows=24))
+    for record, image in zip(records, feature(records, rate).numpy(), strict=True):
+        twin = analytic_image(record.numpy(), rate, feature.rows_hz(rate), 224)
+        highest = twin.max(axis=2, keepdims=True)
+        difference = np.abs(image - twin) / highest
+        # the twin's FFT has another length: that shows beyond 3 sigma at the ends, and in rows that Nyquist cuts off sharply
+        smooth = np.array(feature.rows_hz(rate)) < 0.4 * rate
+        assert difference[:, smooth, 40:-40].max() < 1e-4
+        assert difference.max() < 1e-2
+        assert np.linalg.norm(image[0] - twin[0]) < 1e-3 * np.linalg.norm(twin[0])
+        assert np.abs(image[1] - twin[1]).max() < 2e-2 * twin[1].max()
+
+
+@pytest.mark.parametrize("rate", [8192.0, 10000.0, 12800.0, 25600.0, 48000.0])
+def test_a_sine_of_amplitude_a_gives_a_on_its_row(rate: float) -> None:
+    row = 50
+    sine = 1.7 * np.sin(2 * np.pi * DEFAULT.rows_hz(rate)[row] * np.arange(8192) / rate)
+    image = DEFAULT(batch(sine), rate)[0]
+    inside = image[:, row, 40:-40]
+    torch.testing.assert_close(inside, torch.full_like(inside, 1.7), rtol=1e-3, atol=0)
+    assert (image[0].mean(-1).argmax(), image[1].mean(-1).argmax()) == (row, row)
+
+
+def test_edges_of_a_steady_record_show_no_burst() -> None:
+    """Above the lines, area max in the first and last columns over the row's median: near 1 with odd reflection, not with other ends."""
+    rows = DEFAULT.rows_hz(8192.0)[100::4]
+    ratios: dict[str, list[float]] = {"ours": [], "zero": [], "circular": []}
+    for seed in range(4):
+        record = transformer(50.015, 8192, 8192, noise=0.02, seed=seed)
+        ours = DEFAULT(batch(record), 8192.0)[0, 1, 100::4].numpy()
+        images = {"ours": ours} | {ends: analytic_image(record, 8192, rows, 224, ends)[1] for ends in ("zero", "circular")}
+        for ends, image in images.items():
+            ratios[ends] += (image[:, [0, -1]] / np.median(image, axis=1, keepdims=True)).ravel().tolist()
+    mean = {ends: np.mean(values) for ends, values in ratios.items()}
+    assert mean["ours"] < 1.25
+    assert mean["zero"] > 4 and mean["circular"] > 1.6
+
+
+def test_a_short_burst_shows_in_the_maximum_wherever_it_falls() -> None:
+    highest = []
+    for place in range(4000, 4037, 4):
+        x = np.zeros(8192)
+        x[place : place + 4] = [1, -1, 1, -1]
+        highest.append(DEFAULT(batch(x), 8192.0)[0, 1].max().item())
+    assert max(highest) / min(highest) < 1.01
+
+
+@pytest.mark.parametrize(("rate", "length"), [(8192.0, 65536), (10000.0, 1024), (12800.0, 4096), (25600.0, 16384), (48000.0, 65536)])
+def test_rates_and_lengths(rate: float, length: int) -> None:
+    feature = CwtImage(CwtImageConfig(rows=16, min_hz=60.0))
+    feature.check(rate, length)
+    image = feature(batch(np.random.default_rng(4).standard_normal(length)), rate)
+    assert image.shape == (1, 2, 16, 224) and image.isfinite().all() and (image[:, 1] >= image[:, 0]).all() and (image > 0).all()
+
+
+def test_check_names_the_row_the_length_and_what_would_do() -> None:
+    with pytest.raises(ValueError, match=r"row 127 \(max_hz 3700\).*8000 Hz.*largest max_hz that works is 3680"):
+        DEFAULT.check(8000.0, 8192)
+    with pytest.raises(ValueError, match=r"row 0 \(min_hz 40\).*1024 samples.*smallest min_hz that works is 67.5"):
+        DEFAULT.check(25600.0, 1024)
+    CwtImage(CwtImageConfig(min_hz=67.5)).check(25600.0, 1024)
+    awkward = 2.7 * 48000 / 4999
+    with pytest.raises(ValueError) as caught:
+        CwtImage(CwtImageConfig(min_hz=awkward - 0.01)).check(48000.0, 4999)
+    CwtImage(CwtImageConfig(min_hz=float(str(caught.value).rsplit(" ", 1)[1]))).check(48000.0, 4999)
+    with pytest.raises(ValueError, match=r"224 columns need 896 samples; a record has 895.*at most 223 columns"):
+        CwtImage(CwtImageConfig(min_hz=100.0)).check(8192.0, 895)
+    with pytest.raises(ValueError, match="as many samples"):
+        SEED.check(8192.0, 223)
+    with pytest.raises(ValueError, match="row 127"):
+        DEFAULT(torch.zeros(1, 8192), 8000.0)
+
+
+@pytest.mark.parametrize("change", [{"rows": 1}, {"columns": 0}, {"min_hz": 0.0}, {"min_hz": 4000.0}])
+def test_impossible_configs_are_refused(change: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="cwt_image"):
+        replace(CwtImageConfig(), **change)
+
+
+@pytest.mark.parametrize("feature", [DEFAULT, SEED])
+def test_batch_mates_pickling_and_nearly_constant_records(feature: CwtImage) -> None:
+    rng = np.random.default_rng(5)
+    records = batch(rng.standard_normal(2048), 1e3 * rng.standard_normal(2048), 5 + 1e-5 * rng.standard_normal(2048))
+    images = feature(records, 8192.0)
+    assert images.isfinite().all() and images.shape == (3, *feature.shape)
+    assert torch.equal(feature(records[2:], 8192.0), images[2:])
+    copied = pickle.dumps(feature)
+    assert len(copied) < 1000  # the filters stay behind
+    assert torch.equal(pickle.loads(copied)(records, 8192.0), images)
+    assert feature(records[:0], 8192.0).shape == (0, *feature.shape)

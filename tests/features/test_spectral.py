@@ -1,0 +1,77 @@
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.reference import spectral as reference
+from vibray.features.spectral import Spectral, SpectralConfig
+
+DEFAULT = Spectral(SpectralConfig())
+
+
+@pytest.mark.parametrize(("rate", "length"), [(8192.0, 8192), (10000.0, 1024), (12800.0, 5000), (48000.0, 65536)])
+def test_slow_twin(rate: float, length: int) -> None:
+    x = (3 + np.random.default_rng(0).standard_normal((2, length))).astype(np.float32)
+    vectors = DEFAULT(torch.from_numpy(x), rate).numpy()
+    assert vectors.shape == (2, 320)
+    for record, vector in zip(x, vectors, strict=True):
+        blocks = {name: vector[part] for name, part in DEFAULT.blocks.items()}
+        np.testing.assert_allclose(np.r_[blocks["log_mean"], blocks["log_cv"]], reference.log_mean_and_cv(record), atol=1e-5)
+        np.testing.assert_allclose(blocks["bands"], reference.log_bands(record, rate), atol=1e-5)
+        np.testing.assert_allclose(blocks["movement"], np.r_[reference.movement(record, 128), reference.movement(record, 512)], atol=1e-5)
+
+
+def test_a_line_stands_in_its_band_and_does_not_move() -> None:
+    t = np.arange(8192) / 8192
+    hz = np.array(DEFAULT.frequencies_hz(8192.0))
+    noise = 1e-3 * np.random.default_rng(1).standard_normal(8192)
+    vector = DEFAULT(torch.from_numpy(np.sin(2 * np.pi * 1024 * t) + noise).float()[None], 8192.0)[0].numpy()
+    bands, log_cv = DEFAULT.blocks["bands"], DEFAULT.blocks["log_cv"]
+    assert abs(hz[bands][vector[bands].argmax()] - 1024) <= 64
+    assert hz[log_cv][vector[log_cv].argmin()] == 1024
+    mean = DEFAULT.blocks["log_mean"]
+    assert vector[mean].max() == pytest.approx(np.log(0.5), abs=1e-2)
+
+
+def test_movement_sees_what_the_mean_spectrum_hides() -> None:
+    rng = np.random.default_rng(2)
+    t = np.arange(8192) / 8192
+    steady = rng.standard_normal(8192)
+    modulated = steady * (1 + 0.9 * np.sin(2 * np.pi * 4 * t)) / np.sqrt(1 + 0.9**2 / 2)
+    vectors = DEFAULT(torch.from_numpy(np.stack([steady, modulated])).float(), 8192.0)
+    change = (vectors[1] - vectors[0]).abs()
+    assert change[DEFAULT.blocks["bands"]].mean() < 0.3
+    assert change[DEFAULT.blocks["movement"]].mean() > 0.5
+
+
+def test_names_frequencies_and_blocks() -> None:
+    names, hz = DEFAULT.columns(), DEFAULT.frequencies_hz(8192.0)
+    assert len(set(names)) == len(names) == len(hz) == 320
+    sizes = {"log_mean": 64, "log_cv": 64, "bands": 64, "movement": 128}
+    assert {name: part.stop - part.start for name, part in DEFAULT.blocks.items()} == sizes
+    assert (hz[0], hz[63]) == (64, 4096)
+    assert hz[names.index("band01")] == 36  # bins 1 to 8 of 8 Hz
+    assert hz[names.index("movement_512_peak_band32")] == pytest.approx((249 + 256) / 2 * 16)
+
+
+def test_other_sizes_and_those_that_cannot_be() -> None:
+    config = SpectralConfig(stft_window=64, stft_hop=16, welch_window=256, num_bands=32, windows=(), movement_bands=8)
+    small = Spectral(config)
+    assert small.shape == (96,) and small(torch.randn(2, 256), 1000.0).shape == (2, 96)
+    with pytest.raises(ValueError, match="need 1024 samples; a record has 1023"):
+        DEFAULT.check(8192.0, 1023)
+    for change in ({"stft_window": 127}, {"stft_hop": 0}, {"num_bands": 60}, {"movement_bands": 48}, {"windows": (128, 2)}):
+        with pytest.raises(ValueError, match="spectral"):
+            replace(SpectralConfig(), **change)
+
+
+def test_batch_mates_pickle_and_silence() -> None:
+    x = torch.from_numpy(np.random.default_rng(3).standard_normal((66, 2048))).float()
+    x[1], x[2] = 0, 5 + 1e-5 * x[2]
+    vectors = DEFAULT(x, 8192.0)
+    assert vectors.isfinite().all() and vectors.dtype == torch.float32
+    torch.testing.assert_close(DEFAULT(x[65:], 8192.0), vectors[65:], rtol=1e-6, atol=1e-6)
+    assert torch.equal(pickle.loads(pickle.dumps(DEFAULT))(x[:3], 8192.0), DEFAULT(x[:3], 8192.0))
+    assert DEFAULT(x[:0], 8192.0).shape == (0, 320)

@@ -1,0 +1,79 @@
+"""alarms.csv: which records, in which order, and safe to open."""
+
+import csv
+import io
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.report import fleet
+from vibray.report.alarms import COLUMNS, alarms_csv, safe_cell
+from vibray.report.data import ReportData
+
+
+@pytest.fixture(scope="module")
+def data() -> ReportData:
+    return fleet.report_data(1500, evidence=None)
+
+
+def read(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def test_rows_are_the_calibrated_records_at_or_above_their_own_cut(data: ReportData) -> None:
+    wanted = []
+    for row in data.scores.to_pylist():
+        cut = fleet.CUTS["groups"].get(row["unit"], fleet.CUTS["global"])["anomaly_above"]
+        if row["calibrated"] and row["score"] >= cut:
+            wanted.append((-row["score"], row["record_id"], row["unit"], row["sensor_id"], cut))
+    rows = read(alarms_csv(data))
+    assert len(rows) > 10
+    assert [(r["record"], r["unit"], r["sensor"], float(r["cut"])) for r in rows] == [w[1:] for w in sorted(wanted)]
+    assert [np.float32(r["score"]) for r in rows] == [np.float32(-w[0]) for w in sorted(wanted)]
+    assert {r["corpus"] for r in rows} == {"substations-2024"}
+
+
+def test_time_is_utc(data: ReportData) -> None:
+    first = read(alarms_csv(data))[0]
+    row = next(r for r in data.scores.to_pylist() if r["record_id"] == first["record"])
+    assert first["time"] == row["measured_at"].strftime("%Y-%m-%dT%H:%M:%S.") + f"{row['measured_at'].microsecond // 1000:03d}Z"
+
+
+def test_a_score_equal_to_the_cut_is_an_alarm_and_the_next_lower_is_not(data: ReportData) -> None:
+    cut = np.float32(3.3)
+    values = np.array([cut, np.nextafter(cut, np.float32(0))], np.float32)
+    table = data.scores.filter(pa.array(data.calibrated)).slice(0, 2)
+    table = table.set_column(table.column_names.index("score"), table.schema.field("score"), pa.array(values))
+    two = replace(data, scores=table, cuts={"global": {"normal_below": 0.0, "anomaly_above": float(cut)}})
+    assert two.alarm.tolist() == [True, False]
+
+
+def test_a_sensors_own_cut_stands_before_its_units(data: ReportData) -> None:
+    cuts = {"global": {"anomaly_above": 1.0}, "groups": {"T12": {"anomaly_above": 2.0}, "T12/T12-tank": {"anomaly_above": 3.0}}}
+    both = replace(data, cuts=cuts)
+    assert [both.cut_of(*s)["anomaly_above"] for s in (("T11", "T11-tank"), ("T12", "T12-OLTC"), ("T12", "T12-tank"))] == [1.0, 2.0, 3.0]
+    units = both.scores["sensor_id"].to_numpy(zero_copy_only=False)
+    assert set(both.anomaly_above[units == "T12-tank"]) == {3.0}
+    assert set(both.anomaly_above[units == "T13-tank"]) == {1.0}
+
+
+def test_without_cuts_there_is_only_the_header(data: ReportData) -> None:
+    assert alarms_csv(replace(data, cuts=None)) == ",".join(COLUMNS) + "\r\n"
+
+
+@pytest.mark.parametrize("evil", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://x";"y")', "=1,2\n=3"])
+def test_a_formula_is_shown_as_text(evil: str, data: ReportData) -> None:
+    assert safe_cell(evil) == "'" + evil
+    table = data.scores.slice(0, 1)
+    for name in ("unit", "sensor_id", "record_id", "corpus"):
+        table = table.set_column(table.column_names.index(name), table.schema.field(name), pa.array([evil]))
+    table = table.set_column(table.column_names.index("calibrated"), table.schema.field("calibrated"), pa.array([True]))
+    (row,) = read(alarms_csv(replace(data, scores=table, cuts={"global": {"anomaly_above": -100.0}})))
+    assert [row[name] for name in ("unit", "sensor", "record", "corpus")] == ["'" + evil] * 4
+    assert row["cut"] == "-100"  # a number stays one
+
+
+def test_other_text_is_left_as_it_is() -> None:
+    assert [safe_cell(text) for text in ("T-1", "1=1", "", " =1", "变压器")] == ["T-1", "1=1", "", " =1", "变压器"]

@@ -1,0 +1,90 @@
+"""The scale chosen, the histogram's PNG, and thinning that keeps every peak."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vibray.report.distribution import score_distribution_png
+from vibray.report.scale import Scale
+from vibray.report.timeline import highest_of_bins
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "kind"),
+    [
+        (RNG.standard_normal(5000), "linear"),
+        (RNG.uniform(0, 1, 5000), "linear"),
+        (RNG.lognormal(0, 1.2, 5000), "log"),
+        (np.r_[RNG.standard_normal(5000), RNG.uniform(50, 100, 50)], "asinh"),
+        (np.full(10, 2.0), "linear"),
+        (np.array([]), "linear"),
+    ],
+)
+def test_skewed_scores_get_a_logarithmic_axis(scores: np.ndarray, kind: str) -> None:
+    assert Scale.of(scores).kind == kind
+
+
+@pytest.mark.parametrize("scale", [Scale("linear"), Scale("log"), Scale("asinh", 0.3)])
+def test_scale_goes_there_and_back(scale: Scale) -> None:
+    scores = np.geomspace(0.01, 100, 50)
+    np.testing.assert_allclose(scale.back(scale.forward(scores)), scores)
+    edges = scale.edges(scores, 20)
+    np.testing.assert_allclose(np.diff(scale.forward(edges)), np.diff(scale.forward(edges))[0])
+    assert edges[[0, -1]] == pytest.approx([0.01, 100])
+
+
+def png(*arguments: object) -> Image.Image:
+    return Image.open(io.BytesIO(score_distribution_png(*arguments)))  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("scores", "cuts"),
+    [
+        (RNG.lognormal(0, 1, 3000), (-1.0, 4.0)),  # a cut that a logarithmic axis cannot show
+        (np.full(5, 1.0), (0.5, 4.0)),
+        (np.array([]), (0.5, 4.0)),
+        (np.array([np.nan, 1.0]), (None, None)),
+        (np.r_[RNG.standard_normal(999), 1e6], (-1, 4)),
+    ],
+)
+def test_png_is_drawn_whatever_the_scores(scores: np.ndarray, cuts: tuple[float | None, float | None]) -> None:
+    image = png(scores, *cuts)
+    assert image.format == "PNG"
+    assert image.size == (1280, 640)
+
+
+def test_png_is_the_same_twice_and_shows_the_cuts() -> None:
+    scores = RNG.lognormal(0, 1, 3000)
+    assert score_distribution_png(scores, 0.5, 4.0) == score_distribution_png(scores, 0.5, 4.0)
+
+    def share(image: Image.Image, red: bool) -> float:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+        return float(np.mean((pixels[..., 0] - pixels[..., 2] > 100) if red else (pixels[..., 1] - pixels[..., 0] > 40)))
+
+    with_cuts, without = png(scores, 0.5, 4.0), png(scores, None, None)
+    assert share(with_cuts, red=True) > 0.01
+    assert share(with_cuts, red=False) > 0.01
+    assert share(without, red=True) == share(without, red=False) == 0
+
+
+def test_thinning_keeps_each_bins_highest() -> None:
+    times = RNG.permutation(np.arange(10_000)).astype(np.int64) * 1000
+    scores = RNG.standard_normal(10_000)
+    rows = highest_of_bins(times, scores, 100)
+    assert len(rows) == 100
+    assert (np.diff(times[rows]) > 0).all()
+    bins = np.minimum((times * (100 / times.max())).astype(int), 99)
+    np.testing.assert_array_equal(np.sort(scores[rows]), np.sort([scores[bins == b].max() for b in range(100)]))
+
+
+def test_few_records_are_all_kept_in_order_of_time() -> None:
+    times = np.array([30, 10, 20], np.int64)
+    assert highest_of_bins(times, np.zeros(3)).tolist() == [1, 2, 0]
+    assert highest_of_bins(times[:0], np.zeros(0)).tolist() == []
+    same = highest_of_bins(np.zeros(500, np.int64), np.arange(500.0))
+    assert same.tolist() == [499]

@@ -1,0 +1,251 @@
+"""The page: self-contained, escaped, complete, the same every time."""
+
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.report import fleet
+from vibray import schema
+from vibray.report.data import Picture, ReportConfig, ReportData
+from vibray.report.page import render
+
+SMALL = ReportConfig(num_records=2, num_sensors=2, num_rows=8)
+NUM_RECORDS = 800  # enough for the overview of the whole corpus
+ONE = ReportConfig(num_records=1, num_sensors=1)
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+EVIL = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """Tags with attributes, ids, text by section; complains about tags that do not close."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.text += " "
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.text += data
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def data() -> ReportData:
+    return fleet.report_data(NUM_RECORDS)
+
+
+@pytest.fixture(scope="module")
+def html(data: ReportData) -> str:
+    return render(data, SMALL)
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def words(page: Page) -> str:
+    return " ".join(page.text.split())
+
+
+def test_nothing_is_requested_from_outside(html: str, page: Page) -> None:
+    assert "://" not in html.replace("s3://fleet/", "")  # the run's own URI, as text
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,"))
+        assert not any(name.startswith("on") for name in attributes)
+    assert "@import" not in html
+    assert re.findall(r"url\((?!#)", html) == []
+    policies = [m.get("content") for m in page.named("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_ids_are_there_and_the_contents_lead_to_them(page: Page) -> None:
+    ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    links = [attributes["href"] for attributes in page.named("a")]
+    assert len(links) >= 9
+    assert {str(link)[1:] for link in links} <= ids
+    used = {str(attributes[name]) for _, attributes in page.tags for name in ("href", "clip-path") if attributes.get(name)}
+    assert {re.sub(r"url\(#(.*)\)|#(.*)", r"\1\2", u) for u in used if not u.startswith("data:")} <= ids
+
+
+def test_every_figure_says_what_it_shows_and_every_table_has_headers(page: Page) -> None:
+    drawings = page.named("svg")
+    assert len(drawings) >= 7
+    assert all(d.get("role") == "img" and d.get("aria-label") for d in drawings)
+    assert all(i.get("alt") for i in page.named("img"))
+    assert all(t.get("scope") in ("row", "col") for t in page.named("th"))
+    assert page.named("html")[0].get("lang") == "en"
+
+
+def test_drawings_are_well_formed(html: str) -> None:
+    for drawing in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
+        ET.fromstring(drawing)
+        assert "var(--" in drawing
+        assert not re.search(r"font-family|<style|<metadata", drawing)
+
+
+def test_counts_add_up_on_the_page(page: Page, data: ReportData) -> None:
+    text = words(page)
+    assert "lines read 847 kept 800 set aside 47" in text
+    for reason, count in fleet.REASONS.items():
+        assert re.search(rf"{reason} {count} ", text)
+    assert "2024/03/part-0001.jsonl.gz" in text
+    assert f"{int(data.alarm.sum())} of 800 records raise an alarm" in text
+    assert "do not add up" not in text
+
+
+def few(data: ReportData, num_records: int, **changes: Any) -> ReportData:
+    """The first records alone, cheap to draw."""
+    plain = {"scores": data.scores.slice(0, num_records), "evidence": None, "metrics": None, "explanations": {}, "counts": {}}
+    return replace(data, **(plain | changes))
+
+
+def test_counts_that_do_not_add_up_are_said(data: ReportData) -> None:
+    wrong = few(data, 20, counts={"c": {"read": 1300, "kept": 1199, "set_aside": {"not JSON": 2}}})
+    text = words(Page(render(wrong, ONE)))
+    assert "1,300 read, 1,199 kept, 2 set aside" in text
+    assert "1,199 records were kept, but 20 have a score" in text
+
+
+def test_every_section_is_there(page: Page, html: str) -> None:
+    text = words(page)
+    for title in ("Read and set aside", "State of the machines", "Scores and cuts", "Scores over time", "Highest records", "Diagnoses"):
+        assert text.count(title) == 2  # in the contents and above the section
+    for what in ("ensemble", "3fa9c01d22be", "macro F1", "AUROC", "mahalanobis", "dc_bias", "Grad-CAM", "300 Hz", "+7.2"):
+        assert what in text
+    assert "<dt>scores</dt>" in html
+    assert "<dt>labels</dt>" not in html  # a fact that is None is left out
+
+
+def test_what_is_left_out_is_counted(page: Page) -> None:
+    text = words(page)
+    assert "2 sensors are drawn, 13 are left out" in text
+    assert "7 more sensors are left out" in text
+
+
+def test_uncalibrated_sensors_are_said_and_raise_no_alarm(page: Page, data: ReportData) -> None:
+    above = data.score >= data.anomaly_above
+    assert (above & ~data.calibrated).any()  # or the test says nothing
+    assert not (data.alarm & ~data.calibrated).any()
+    assert "known to neither the run nor a calibration: 3 (records: " in words(page)
+
+
+def evil_data(data: ReportData) -> ReportData:
+    """The text columns, facts, metrics and reasons all hold markup and mathematics."""
+    formula = "$\\frac{$ & 'a' \"b\" " + EVIL
+
+    def spoil(table: pa.Table, names: tuple[str, ...]) -> pa.Table:
+        for name in names:
+            table = table.set_column(table.column_names.index(name), table.schema.field(name), pa.array([formula] * table.num_rows))
+        return table
+
+    columns = ("corpus", "record_id", "unit", "sensor_id", "fault", "state")
+    bad = spoil(fleet.bad_records(fleet.REASONS), ("corpus", "shard", "reason", "detail", "head"))
+    return replace(
+        data,
+        title=formula,
+        scores=spoil(data.scores.slice(0, 40), columns[:-1]),
+        evidence=spoil(data.evidence.slice(0, 2), columns) if data.evidence is not None else None,
+        bad_records=bad,
+        counts={formula: {"read": 41, "kept": 40, "set_aside": {formula: 1}}},
+        run={formula: formula},
+        cuts={
+            "global": {"normal_below": 1.0, "anomaly_above": 2.0, "method": formula, "rate_kind": formula},
+            "groups": {formula: {"anomaly_above": 2.0}},
+        },
+        metrics={formula: formula, "x": {formula: {formula: 0.5}}},
+        signal_unit=formula,
+        notes=(formula,),
+        explanations={(formula, formula): (Picture(formula, b"\x89PNG", formula),)},
+    )
+
+
+def test_text_of_the_data_is_text(data: ReportData) -> None:
+    page = Page(html := render(evil_data(data), SMALL))
+    assert page.named("script") == []
+    assert EVIL not in html
+    assert page.text.count(EVIL) > 20
+    assert all(set(attributes) <= {"src", "alt"} for attributes in page.named("img"))
+    assert EVIL in (page.named("img")[0]["alt"] or "")
+
+
+def test_same_data_same_page(data: ReportData, html: str) -> None:
+    assert render(data, SMALL) == html
+
+
+def test_time_is_the_callers(data: ReportData) -> None:
+    html = render(few(data, 1, generated_at=datetime(2031, 2, 3, 4, 5, 6, tzinfo=UTC)), ONE)
+    assert "2031-02-03 04:05:06 UTC" in html
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("num_records", [0, 1, 2])
+def test_hardly_any_records(num_records: int, data: ReportData) -> None:
+    counts = {"c": {"read": num_records, "kept": num_records, "set_aside": {}}}
+    text = words(Page(render(few(data, num_records, cuts=None, counts=counts), ONE)))
+    assert "no cuts were given" in text
+    assert "No line was set aside." in text
+    assert ("Scores over time" in text) is (num_records > 0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("values", [np.full(501, 3.0), -np.arange(501.0), np.r_[np.zeros(500), np.nan], np.r_[np.zeros(500), 1e9]])
+def test_strange_scores_are_drawn(values: np.ndarray, data: ReportData) -> None:
+    table = data.scores.slice(0, 501)
+    table = table.set_column(table.column_names.index("score"), table.schema.field("score"), pa.array(values, pa.float32()))
+    text = words(Page(render(few(data, 501, scores=table), ONE)))
+    assert ("not finite, and in no figure: 1." in text) is bool(np.isnan(values).any())
+
+
+def test_other_rates_and_lengths_get_a_spectrogram(data: ReportData) -> None:
+    rows = fleet.scores(50, faults=None)
+    table = rows.slice(0, 2).set_column(6, rows.schema.field("sample_rate_hz"), pa.array([2000.0, 8192.0]))
+    waveforms = [np.random.default_rng(0).standard_normal(n).astype(np.float32) for n in (3000, 100)]
+    evidence = table.append_column("waveform", pa.array(waveforms, pa.list_(pa.float32())))
+    text = words(Page(render(few(data, 0, scores=rows, evidence=evidence), SMALL)))
+    assert text.count("STFT spectrogram") == 2
+    assert "3,000 samples at 2000 Hz" in text
+
+
+def test_many_records_stay_a_small_page() -> None:
+    once = fleet.scores(10_000, faults=None)
+    many = pa.concat_tables([once] * 40)
+    table = ReportData(title="many", generated_at=datetime(2024, 1, 1, tzinfo=UTC), scores=many, counts={}, cuts=fleet.CUTS)
+    html = render(table, ONE)
+    assert len(html) < 600_000
+    assert "400,000 records raise an alarm" in words(Page(html))
+
+
+def test_schema_columns_are_all_used() -> None:
+    """A member or a fault that is added to the schema's table reaches the page's data."""
+    table = schema.scores(("a", "b"), ("x",)).empty_table()
+    data = ReportData(title="", generated_at=datetime(2024, 1, 1, tzinfo=UTC), scores=table, counts={})
+    assert data.members == ("a", "b")
+    assert data.faults == ("x",)

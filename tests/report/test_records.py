@@ -1,0 +1,72 @@
+"""Which records are shown and what their image says."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.report import fleet
+from vibray.features.cwt_image import CwtImage, CwtImageConfig
+from vibray.report.data import ReportConfig, ReportData
+from vibray.report.record_figure import time_frequency
+from vibray.report.records import highest
+
+
+@pytest.fixture(scope="module")
+def data() -> ReportData:
+    return fleet.report_data(1500)
+
+
+def test_highest_first_and_not_all_of_one_sensor(data: ReportData) -> None:
+    assert data.evidence is not None
+    shown = highest(data, ReportConfig(num_records=4, records_per_sensor=2))
+    assert [c.rank for c in shown.cards] == [1, 2, 3, 4]
+    scores = [c.score for c in shown.cards]
+    assert scores == sorted(scores, reverse=True)
+    rows = sorted(data.evidence.drop_columns(["waveform"]).to_pylist(), key=lambda r: -r["score"])
+    wanted, seen = [], []
+    for row in rows:
+        if seen.count(row["sensor_id"]) < 2:
+            wanted.append(row["record_id"])
+        seen.append(row["sensor_id"])
+    assert [c.record_id for c in shown.cards] == wanted[:4]
+    assert shown.num_passed_over > 0
+
+
+def test_card_says_what_the_tables_say(data: ReportData) -> None:
+    (card,) = highest(data, ReportConfig(num_records=1)).cards
+    row = next(r for r in data.scores.to_pylist() if r["record_id"] == card.record_id)
+    assert (card.score, card.state, card.calibrated, card.fault) == (row["score"], row["state"], row["calibrated"], row["fault"])
+    assert card.alarm == bool(data.alarm[data.scores["record_id"].to_pylist().index(card.record_id)])
+    for member in card.members:
+        column = data.scores["score_" + member.name].to_numpy()
+        assert member.score == row["score_" + member.name]
+        assert member.share_below == pytest.approx((column < np.float32(member.score)).mean())
+    assert [p for _, p in card.faults] == sorted((row["fault_p_" + f] for f in fleet.FAULTS), reverse=True)
+    assert [e.title.split()[0] for e in card.explanations] == ["Where", "Harmonics"]
+
+
+def test_order_of_equal_scores_is_by_key(data: ReportData) -> None:
+    assert data.evidence is not None
+    column = data.evidence.column_names.index("score")
+    equal = data.evidence.set_column(column, data.evidence.schema.field("score"), pa.array(np.full(60, 9.0, np.float32)))
+    config = ReportConfig(num_records=2, records_per_sensor=99)
+    forwards = [c.record_id for c in highest(replace(data, evidence=equal), config).cards]
+    backwards = [c.record_id for c in highest(replace(data, evidence=equal.take(pa.array(np.arange(60)[::-1]))), config).cards]
+    assert forwards == backwards == sorted(equal["record_id"].to_pylist())[:2]
+
+
+def tone(hz: float, rate_hz: float, num_samples: int) -> np.ndarray:
+    return np.sin(2 * np.pi * hz * np.arange(num_samples) / rate_hz).astype(np.float32)
+
+
+@pytest.mark.parametrize(("rate_hz", "num_samples", "kind"), [(8192.0, 8192, "CWT"), (2000.0, 4000, "STFT"), (8192.0, 400, "STFT")])
+def test_a_tone_lies_on_its_row(rate_hz: float, num_samples: int, kind: str) -> None:
+    values, rows_hz, what = time_frequency(CwtImage(CwtImageConfig()), tone(500, rate_hz, num_samples), rate_hz)
+    assert what.startswith(kind)
+    assert values.shape[0] == len(rows_hz)
+    middle = values[:, values.shape[1] // 4 : -values.shape[1] // 4].mean(axis=1)
+    found = rows_hz[int(middle.argmax())]
+    spacing = np.abs(np.array(rows_hz) - 500).min()
+    assert abs(found - 500) <= spacing + 1e-9

@@ -1,0 +1,108 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tests.reference.harmonics import HEALTHY, least_squares_amplitudes, transformer
+from vibray.signal.harmonics import check_mains, comb, cycle_peak_volatility, line_amplitudes, mains_frequency, mains_line_hz
+
+RATES = [(8192.0, 8192), (10000.0, 8192), (12800.0, 12800), (25600.0, 16384), (48000.0, 65536), (12800.0, 2560)]
+
+
+def stack(*records: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.stack(records))
+
+
+@pytest.mark.parametrize(("rate", "length"), RATES)
+@pytest.mark.parametrize("mains", [50.0, 60.0])
+def test_mains_frequency_of_clean_harmonics_to_5_mhz(rate: float, length: int, mains: float) -> None:
+    true = mains + np.array([-0.5, -0.31, 0.0, 0.123, 0.5])
+    records = stack(*(transformer(f, rate, length, seed=i) for i, f in enumerate(true)))
+    found = mains_frequency(records, rate, mains)
+    assert np.abs(found.frequency_hz.numpy() - true).max() < (5e-4 if length / rate > 0.3 else 5e-3)
+    assert found.snr_db.min() > 30
+
+
+def test_mains_frequency_in_noise_and_beside_a_loud_foreign_line() -> None:
+    true = [49.7, 50.02, 50.33]
+    noisy = stack(*(transformer(f, 8192, 8192, noise=0.06, seed=i) for i, f in enumerate(true)))
+    np.testing.assert_allclose(mains_frequency(noisy, 8192.0, 50.0).frequency_hz.numpy(), true, atol=5e-3)
+    fan = 3 * torch.sin(2 * torch.pi * 1993.0 * torch.arange(8192) / 8192)
+    np.testing.assert_allclose(mains_frequency(noisy + fan, 8192.0, 50.0).frequency_hz.numpy(), true, atol=1e-2)
+
+
+def test_snr_tells_a_mains_line_from_noise() -> None:
+    rng = np.random.default_rng(0)
+    noise = stack(*rng.standard_normal((50, 8192)).astype(np.float32))
+    assert mains_frequency(noise, 8192.0, 50.0).snr_db.max() < 8
+    assert mains_frequency(noise.cumsum(-1), 8192.0, 50.0).snr_db.max() < 8
+    weak = stack(transformer(50.1, 8192, 8192, noise=4.0))  # the strongest line is 15 dB below the noise
+    assert mains_frequency(weak, 8192.0, 50.0).snr_db.item() > 8
+    silent = mains_frequency(torch.zeros(1, 8192), 8192.0, 50.0)
+    assert silent.snr_db.item() == 0 and 49.5 <= silent.frequency_hz.item() <= 50.5
+
+
+@pytest.mark.parametrize(("rate", "length"), RATES)
+def test_amplitudes_within_1_percent_and_as_least_squares(rate: float, length: int) -> None:
+    record = transformer(50.07, rate, length)
+    frequencies = np.array([nominal / 50 * 50.07 for nominal in HEALTHY])
+    got = line_amplitudes(stack(record), rate, torch.from_numpy(frequencies)[None])[0].numpy()
+    np.testing.assert_allclose(got, list(HEALTHY.values()), rtol=0.01)
+    np.testing.assert_allclose(got, least_squares_amplitudes(record, rate, frequencies), rtol=0.01)
+
+
+def test_line_amplitudes_are_the_transform_by_its_definition() -> None:
+    x = np.random.default_rng(3).standard_normal((2, 777)).astype(np.float32)
+    frequencies = np.array([[3.3, 100.0, 481.7], [50.5, 0.1, 499.9]])
+    t = np.arange(777) / 1000
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(777) / 777)
+    xc = x.astype(np.float64) - x.mean(axis=1, keepdims=True, dtype=np.float64)
+    direct = np.abs(np.einsum("bn,bkn->bk", xc * hann, np.exp(-2j * np.pi * frequencies[..., None] * t))) * 2 / hann.sum()
+    np.testing.assert_allclose(line_amplitudes(torch.from_numpy(x), 1000.0, torch.from_numpy(frequencies)).numpy(), direct, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("true_rate", "stated_rate", "mains"), [(8192, 10000, 50), (8192, 8192, 50), (8192, 8192, 60), (10000, 8192, 60)])
+def test_mains_line_says_where_the_family_stands(true_rate: float, stated_rate: float, mains: float) -> None:
+    records = stack(*(transformer(mains + d, true_rate, 8192, noise=0.06, seed=i) for i, d in enumerate((-0.2, 0.0, 0.3))))
+    line = mains_line_hz(records, float(stated_rate))
+    stands = 2 * (mains + np.array([-0.2, 0.0, 0.3])) * stated_rate / true_rate
+    np.testing.assert_allclose(line.frequency_hz.numpy(), stands, atol=0.02)
+    assert line.snr_db.min() > 20
+    # 120 Hz of a 10,000 Hz record read as 8192 Hz stands at 98.3 Hz: not within 1 Hz of 100
+    nominal = 2 * mains if true_rate == stated_rate else math.nan
+    np.testing.assert_array_equal(line.nominal_hz.numpy(), np.full(3, nominal))
+
+
+def test_mains_line_of_noise_stands_nowhere() -> None:
+    noise = stack(*np.random.default_rng(4).standard_normal((20, 8192)).astype(np.float32))
+    assert mains_line_hz(noise, 8192.0).nominal_hz.isnan().all()
+
+
+def test_cycle_peak_volatility() -> None:
+    t = np.arange(8192) / 8192
+    steady = np.sin(2 * np.pi * 50 * t)
+    modulated = (1 + 0.5 * np.sign(np.sin(2 * np.pi * 25 * t + 1e-9))) * steady  # peaks 1.5, 0.5, 1.5, ...
+    records = torch.from_numpy(np.stack([steady, modulated, np.zeros(8192)])).float()
+    got = cycle_peak_volatility(records, 8192.0, torch.full((3,), 50.0))
+    np.testing.assert_allclose(got.numpy(), [0, 0.5, 0], atol=5e-3)
+
+
+def test_records_do_not_know_their_batch() -> None:
+    records = stack(*(transformer(49.8 + 0.01 * i, 8192, 8192, noise=0.2, seed=i) for i in range(35)))  # more than are taken at once
+    together, alone = mains_frequency(records, 8192.0, 50.0), mains_frequency(records[34:], 8192.0, 50.0)
+    np.testing.assert_allclose(together.frequency_hz[34:].numpy(), alone.frequency_hz.numpy(), rtol=1e-9)
+
+
+def test_check_mains() -> None:
+    assert check_mains(50.0, 8192.0, 8192) == 50
+    with pytest.raises(ValueError, match="--mains 50 or --mains 60"):
+        check_mains(None, 8192.0, 8192)
+    needed = math.ceil(8 * 8192 / 49.5)
+    check_mains(50.0, 8192.0, needed)
+    with pytest.raises(ValueError, match=f"need {needed} samples"):
+        check_mains(50.0, 8192.0, needed - 1)
+    with pytest.raises(ValueError, match="above Nyquist"):
+        check_mains(50.0, 200.0, 8192)
+    with pytest.raises(ValueError, match="no line of a comb"):
+        comb(torch.zeros(1, 1000), 100.0, 90.0, 135.0, (1, 2))

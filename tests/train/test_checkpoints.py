@@ -1,0 +1,72 @@
+import json
+import logging
+
+import pytest
+import torch
+
+from tests.train.cases import deep_svdd, records
+from vibray.train.batches import Batches
+from vibray.train.checkpoints import Checkpoints
+from vibray.train.fit import OptimConfig, Progress, fit
+from vibray.train.reduce import World
+
+
+@pytest.fixture
+def trained():
+    net, progress, optim = deep_svdd(), Progress(), OptimConfig(epochs=2, batch_size=4)
+    fit(net, Batches(records(6), 4, 0, World()), optim, lambda epoch, metrics: None, progress)
+    return net, progress
+
+
+def test_what_is_saved_comes_back(tmp_path, trained):
+    net, progress = trained
+    net.radius.fill_(0.7)
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.save("train", net, progress, {"best/a": torch.ones(2)}, note=3)
+    found = checkpoints.latest("train")
+    assert found is not None
+    other = deep_svdd()
+    restored = found.restore(other)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in net.state_dict().items())
+    assert restored.values() == progress.values()
+    assert restored.epoch == found.epoch == 2
+    assert found.values["note"] == 3
+    assert found.group("best")["a"].tolist() == [1, 1]
+    moments = progress.tensors(net)
+    assert moments.keys() == restored.moments.keys()
+    assert {"trunk.conv1.weight/exp_avg", "trunk.conv1.weight/step"} <= moments.keys()
+    optimiser = restored.prepare(other, OptimConfig(epochs=4))
+    for name, parameter in other.named_parameters():
+        for key, value in optimiser.state[parameter].items():
+            assert torch.equal(value, moments[f"{name}/{key}"])
+
+
+def test_only_the_newest_is_kept_and_nothing_is_pickled(tmp_path, trained):
+    net, progress = trained
+    checkpoints = Checkpoints(str(tmp_path))
+    assert checkpoints.latest("train") is None
+    for stage, epoch in [("pretrain", 9), ("pretrain", 10), ("train", 0), ("train", 1)]:
+        progress.epoch = epoch
+        checkpoints.save(stage, net, progress)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["train-1.json", "train-1.safetensors"]
+    assert json.loads((tmp_path / "checkpoints" / "train-1.json").read_bytes())["format_version"] == 1
+    assert checkpoints.latest("pretrain") is None
+    checkpoints.clear()
+    assert checkpoints.latest("train") is None
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_tensors_without_their_marker_or_damaged_are_passed_over(tmp_path, trained, caplog):
+    net, progress = trained
+    checkpoints = Checkpoints(str(tmp_path))
+    progress.epoch = 5
+    checkpoints.save("train", net, progress)
+    whole = (tmp_path / "checkpoints" / "train-5.safetensors").read_bytes()
+    (tmp_path / "checkpoints" / "train-6.safetensors").write_bytes(whole)  # killed before its marker
+    found = checkpoints.latest("train")
+    assert found is not None
+    assert found.epoch == 5
+    (tmp_path / "checkpoints" / "train-5.safetensors").write_bytes(whole[:-1])
+    with caplog.at_level(logging.WARNING):
+        assert checkpoints.latest("train") is None
+    assert "damaged" in caplog.text

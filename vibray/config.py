@@ -1,0 +1,38 @@
+"""Configs are frozen dataclasses: to JSON, from JSON, and a short hash that names them."""
+
+import hashlib
+import json
+from typing import Any, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+STRICT = ConfigDict(extra="forbid")
+"""Every config carries `@with_config(STRICT)`: a plain dataclass would let unknown fields pass silently."""
+
+T = TypeVar("T")
+
+
+def to_json(config: object, config_type: Any = None) -> dict[str, Any]:
+    """The config as JSON-ready values; `config_type` names the union it belongs to, by default its own class."""
+    return TypeAdapter(config_type or type(config)).dump_python(config, mode="json")
+
+
+def from_json(config_type: type[T], values: dict[str, Any], where: str = "config") -> T:
+    """The config read back from JSON values; `where` names the file in the error.
+
+    Raises ValueError with one line a wrong or unknown field.
+    """
+    try:
+        # strict JSON rules: a list may become a tuple, but "1" does not become 1
+        return TypeAdapter(config_type).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
+        raise ValueError(f"{where} does not fit {getattr(config_type, '__name__', config_type)}:\n" + "\n".join(lines)) from None
+
+
+def short_hash(values: Any) -> str:
+    """12 hexadecimal digits that name JSON-ready values (or a config): the same values give the same name on any machine."""
+    if hasattr(values, "__dataclass_fields__"):
+        values = to_json(values)
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()

@@ -1,0 +1,241 @@
+"""How good scores are, where labels are given: areas, rates at a cut, F1. Labels are read here and by nothing that is evaluated."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from vibray.decide.cuts import Cuts, GroupedCuts, Number, Scores, finite
+from vibray.schema import NORMAL
+
+MAX_FPR = 0.1
+
+
+def auroc(scores: Scores, abnormal: Scores) -> float | None:
+    """Probability that an abnormal record scores above a normal one, a tie counting one half; None unless both are there.
+
+    Source: Mann and Whitney 1947; equals the area under the ROC curve.
+    """
+    s, y = _pair(scores, abnormal)
+    num_abnormal, num_normal = int(y.sum()), int((~y).sum())
+    if num_abnormal == 0 or num_normal == 0:
+        return None
+    ranks = rankdata(s)
+    return float((ranks[y].sum() - num_abnormal * (num_abnormal + 1) / 2) / (num_abnormal * num_normal))
+
+
+def auroc_std(area: float, num_abnormal: int, num_normal: int) -> float:
+    """Standard error of an AUROC: a lower bound.
+
+    It takes the records for independent, which those of one unit are not, and is 0 at an area of 1.
+
+    Source: Hanley and McNeil 1982, "The meaning and use of the area under a ROC curve", with Q1 = A / (2 - A) and Q2 = 2 A^2 / (1 + A).
+    """
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    variance = area * (1 - area) + (num_abnormal - 1) * (q1 - area**2) + (num_normal - 1) * (q2 - area**2)
+    return math.sqrt(max(0.0, variance) / (num_abnormal * num_normal))
+
+
+def auprc(scores: Scores, abnormal: Scores) -> float | None:
+    """Average precision: sum of precision times the step in recall over the distinct scores, no interpolation.
+
+    Its value without any skill is the prevalence. None without an abnormal record.
+    """
+    s, y = _pair(scores, abnormal)
+    return float(average_precision_score(y, s)) if y.any() else None
+
+
+def partial_auroc(scores: Scores, abnormal: Scores, max_fpr: float = MAX_FPR) -> float | None:
+    """Area under the ROC curve up to a false-positive rate, normalised so that chance is .5 and perfect is 1; None unless both are there.
+
+    Source: McClish 1989; scikit-learn's `max_fpr`.
+    """
+    s, y = _pair(scores, abnormal)
+    return float(roc_auc_score(y, s, max_fpr=max_fpr)) if y.any() and not y.all() else None
+
+
+def at_alarm(alarm: np.ndarray, abnormal: np.ndarray) -> dict[str, Any]:
+    """Counts, precision, recall, F1 and the realised false-alarm rate (share of normal records with an alarm) of yes-or-no answers.
+
+    A ratio whose denominator is 0 is None.
+    """
+    alarm, abnormal = np.asarray(alarm, bool), np.asarray(abnormal, bool)
+    true_alarms, false_alarms = int((alarm & abnormal).sum()), int((alarm & ~abnormal).sum())
+    missed, quiet = int((~alarm & abnormal).sum()), int((~alarm & ~abnormal).sum())
+    return {
+        "true_alarms": true_alarms,
+        "false_alarms": false_alarms,
+        "missed": missed,
+        "quiet": quiet,
+        "precision": _ratio(true_alarms, true_alarms + false_alarms),
+        "recall": _ratio(true_alarms, true_alarms + missed),
+        "f1": _ratio(2 * true_alarms, 2 * true_alarms + false_alarms + missed),
+        "realised_rate": _ratio(false_alarms, false_alarms + quiet),
+    }
+
+
+def fault_f1(labels: Sequence[str], predicted: Sequence[str], faults: Sequence[str]) -> dict[str, float]:
+    """F1 of each fault against all other labelled records, normal ones and other faults alike; 0 where it is neither named nor met."""
+    truth, answer = np.array(labels, np.str_), np.array(predicted, np.str_)
+    return {fault: at_alarm(answer == fault, truth == fault)["f1"] or 0.0 for fault in faults}
+
+
+@dataclass(frozen=True)
+class Diagnoses:
+    """What a classifier said, row by row."""
+
+    fault: Sequence[str]
+    """ "normal", "unknown" or the fault's name."""
+    faults: tuple[str, ...]
+    """The faults it was trained on: those of its own labels."""
+
+
+PROBABILITY_CUT = 0.5
+"""Where a classifier's abnormal_probability becomes an answer, if no cuts are given."""
+
+
+def evaluation(
+    scores: Scores,
+    labels: Sequence[str | None],
+    units: Sequence[str],
+    *,
+    sensor_ids: Sequence[str] | None = None,
+    calibrated: np.ndarray | Sequence[bool] | None = None,
+    cuts: Cuts | GroupedCuts | None = None,
+    diagnoses: Diagnoses | None = None,
+) -> dict[str, Any]:
+    """Everything that is said of scores where labels are given, ready for JSON: an undefined value is None, its reason under "undefined".
+
+    One entry a row in every argument; a label is "normal", the name of a fault, or None (no label: counted, not evaluated). The state of a
+    record is not looked at. Alarms are score >= the abnormal cut of `cuts`, by group where it has groups (`sensor_ids` for cuts by sensor);
+    for a classifier without cuts, score >= .5. A row that is not `calibrated` raises no alarm; its score counts in the areas as any other.
+    A fault's AUROC is that fault against all normal records; a unit's is its own abnormal against its own normal records. Macro-F1 is over
+    the faults labelled both here and in the classifier's training.
+
+    Raises ValueError where lengths differ, a score is NaN, or nothing is labelled.
+    """
+    s, units, is_labelled = finite(scores), list(units), np.array([label is not None for label in labels], bool)
+    given = (labels, units, sensor_ids, calibrated, diagnoses and diagnoses.fault)
+    if any(column is not None and len(column) != len(s) for column in given):
+        raise ValueError(f"{len(s)} scores, but other columns have {[len(c) for c in given if c is not None]} rows")
+    if not is_labelled.any():
+        raise ValueError(f"none of the {len(s)} scored records has a label: nothing can be evaluated")
+
+    rows = np.flatnonzero(is_labelled).tolist()
+    label = np.array([labels[row] for row in rows], np.str_)
+    unit = np.array([units[row] for row in rows], np.str_)
+    score, abnormal = s[rows], label != NORMAL
+    faults = sorted(set(label[abnormal].tolist()))
+
+    area = auroc(score, abnormal)
+    result: dict[str, Any] = {
+        "auroc": area,
+        "auroc_std": None if area is None else auroc_std(area, int(abnormal.sum()), int((~abnormal).sum())),
+        "auprc": auprc(score, abnormal),
+        "prevalence": float(abnormal.mean()),
+        "partial_auroc": partial_auroc(score, abnormal),
+        "partial_auroc_max_fpr": MAX_FPR,
+        "auroc_by_fault": {fault: _subset_auroc(score, abnormal, ~abnormal | (label == fault)) for fault in faults},
+        "auroc_by_unit": {name: _subset_auroc(score, abnormal, unit == name) for name in sorted(set(unit.tolist()))},
+        "counts": _counts(len(s), label, unit),
+        "at_cut": None,
+        "macro_f1": None,
+        "f1_by_fault": {},
+    }
+    answer = _alarms(s, units, sensor_ids, calibrated, cuts, diagnoses)
+    if answer is not None:
+        alarm, facts = answer
+        result["at_cut"] = facts | at_alarm(alarm[rows], abnormal)
+    if diagnoses is not None:
+        both = sorted(set(faults) & set(diagnoses.faults))
+        result["f1_by_fault"] = fault_f1(label.tolist(), [diagnoses.fault[row] for row in rows], both)
+        result["macro_f1"] = float(np.mean(list(result["f1_by_fault"].values()))) if both else None
+        result["faults_only_here"] = sorted(set(faults) - set(both))
+        result["faults_only_in_training"] = sorted(set(diagnoses.faults) - set(both))
+    result["undefined"] = _undefined(result, label, unit)
+    return result
+
+
+def _alarms(
+    s: np.ndarray,
+    units: Sequence[str],
+    sensor_ids: Sequence[str] | None,
+    calibrated: np.ndarray | Sequence[bool] | None,
+    cuts: Cuts | GroupedCuts | None,
+    diagnoses: Diagnoses | None,
+) -> tuple[np.ndarray, dict[str, Any]] | None:
+    """Alarm per row and what is to be said of the cut; None where there is no cut."""
+    known = np.ones(len(s), bool) if calibrated is None else np.asarray(calibrated, bool)
+    if cuts is None:
+        if diagnoses is None:
+            return None
+        return known & (s >= PROBABILITY_CUT), {"cut": PROBABILITY_CUT, "method": "probability", "rate_kind": None, "nominal_rate": None}
+    above: np.ndarray | Number
+    if isinstance(cuts, Cuts):
+        overall, above = cuts, cuts.anomaly_above
+    else:
+        overall = cuts.overall
+        if cuts.by == "sensor" and sensor_ids is None:
+            raise ValueError("the cuts are by sensor: sensor_ids are needed beside the units")
+        _, above = cuts.limits(list(units) if cuts.by == "unit" else list(zip(units, sensor_ids or (), strict=True)))
+    facts = {"cut": overall.anomaly_above, "method": overall.method, "rate_kind": overall.kind, "nominal_rate": overall.nominal_rate}
+    return known & (s >= above), facts
+
+
+def _counts(num_scored: int, label: np.ndarray, unit: np.ndarray) -> dict[str, Any]:
+    def by(names: np.ndarray) -> dict[str, int]:
+        found, num = np.unique(names, return_counts=True)
+        return dict(zip(found.tolist(), num.tolist(), strict=True))
+
+    abnormal = label != NORMAL
+    return {
+        "scored": num_scored,
+        "labelled": len(label),
+        "unlabelled": num_scored - len(label),
+        "normal": int((~abnormal).sum()),
+        "abnormal": int(abnormal.sum()),
+        "by_fault": by(label[abnormal]),
+        "by_unit": {
+            name: {"normal": int((~abnormal & (unit == name)).sum()), "abnormal": int((abnormal & (unit == name)).sum())}
+            for name in by(unit)
+        },
+    }
+
+
+def _undefined(result: dict[str, Any], label: np.ndarray, unit: np.ndarray) -> dict[str, str]:
+    """Why a value is None, by its name; one a unit as auroc_by_unit.<unit>."""
+
+    def missing(labels: np.ndarray) -> str:
+        return "no abnormal record is labelled" if (labels == NORMAL).all() else "no normal record is labelled"
+
+    reasons = {name: missing(label) for name in ("auroc", "auroc_std", "auprc", "partial_auroc") if result[name] is None}
+    reasons |= {f"auroc_by_fault.{name}": missing(label) for name, value in result["auroc_by_fault"].items() if value is None}
+    reasons |= {f"auroc_by_unit.{name}": missing(label[unit == name]) for name, value in result["auroc_by_unit"].items() if value is None}
+    if result["at_cut"] is None:
+        reasons["at_cut"] = "no cuts are given and the scores are not a classifier's"
+    else:
+        why = {"precision": "no alarm", "recall": "no abnormal record is labelled", "f1": "no alarm and no abnormal record"}
+        why |= {"realised_rate": "no normal record is labelled"} | dict.fromkeys(("nominal_rate", "rate_kind"), "the cut states no rate")
+        reasons |= {f"at_cut.{name}": why[name] for name in why if result["at_cut"][name] is None}
+    if result["macro_f1"] is None:
+        reasons["macro_f1"] = "no diagnoses" if "faults_only_here" not in result else "no fault is labelled both here and in training"
+    return reasons
+
+
+def _subset_auroc(score: np.ndarray, abnormal: np.ndarray, where: np.ndarray) -> float | None:
+    return auroc(score[where], abnormal[where]) if where.any() else None
+
+
+def _pair(scores: Scores, abnormal: Scores) -> tuple[np.ndarray, np.ndarray]:
+    s, y = finite(scores), np.asarray(abnormal)
+    if y.shape != s.shape:
+        raise ValueError(f"{len(s)} scores and labels of shape {y.shape}")
+    return s, y.astype(bool)
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,125 @@
+"""Scores and cuts to pseudo-labels: normal, abnormal or undecided, each with weight, origin and round; and their .npz export."""
+
+import io
+import warnings
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from vibray.decide.cuts import Cuts, CutsWarning, EmptyClassError, GroupedCuts, finite
+from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, PSEUDO_LABELS, SENSOR, UNDECIDED, State
+
+HUMAN_WEIGHT = 1.0
+PSEUDO_WEIGHT = 0.5
+
+UNDECIDED_STATES = (State.OFF, State.TRANSIENT, State.SENSOR_FAULT)
+"""In these states a score speaks of the plant's or the sensor's condition, not of the machine's health: no pseudo-label."""
+
+
+def pseudo_labels(
+    scores: pa.Table,
+    cuts: Cuts | GroupedCuts,
+    human: Sequence[str | None] | None = None,
+    round: int = 0,
+    origin: Literal["threshold", "classifier"] = "threshold",
+) -> pa.Table:
+    """One row of schema.PSEUDO_LABELS for each row of the scores table, in its order.
+
+    The first rule that applies decides:
+      1. a human label (`human`, one entry a row: "normal", the name of a fault, None) - weight 1, origin human;
+      2. state off, transient or sensor_fault: -1;
+      3. score >= anomaly_above: 1, but -1 where the sensor is in neither run nor calibration (`calibrated` false: it raises no alarm);
+      4. score <= normal_below: 0;  5. -1.
+    Labels by rule 3 and 4 weigh 0.5 and have the given `origin`; an undecided row has weight 0.
+
+    Raises EmptyClassError where no row is normal, or none abnormal, humans included. Warns (CutsWarning) where only humans fill a class.
+    """
+    by_cut = _decided(scores, cuts)
+    label = by_cut.copy()
+    uncalibrated = ~scores["calibrated"].to_numpy().astype(bool)
+    label[(label == LABEL_ABNORMAL) & uncalibrated] = UNDECIDED
+    label[np.isin(scores["state"].to_pylist(), UNDECIDED_STATES)] = UNDECIDED
+    from_cut = label.copy()
+
+    said = np.array(human if human is not None else [None] * len(label), object)
+    if len(said) != len(label):
+        raise ValueError(f"{len(said)} human labels for {len(label)} scores: one entry a row, None where there is none")
+    by_human = np.array([name is not None for name in said], bool)
+    label[by_human] = np.where(said[by_human] == NORMAL, LABEL_NORMAL, LABEL_ABNORMAL)
+    _require_both_classes(label, from_cut, by_cut)
+
+    weight = np.where(by_human, HUMAN_WEIGHT, np.where(label == UNDECIDED, 0.0, PSEUDO_WEIGHT))
+    columns = {
+        "corpus": scores["corpus"],
+        "record_id": scores["record_id"],
+        "label": label,
+        "weight": weight.astype(np.float32),
+        "origin": np.where(by_human, "human", origin),
+        "round": np.full(len(label), round, np.int32),
+    }
+    return pa.table(columns, schema=PSEUDO_LABELS)
+
+
+def _decided(scores: pa.Table, cuts: Cuts | GroupedCuts) -> np.ndarray:
+    score = scores["score"].to_numpy()
+    if isinstance(cuts, Cuts):
+        return cuts.decide(score)
+    return cuts.decide(row_groups(scores, cuts.by), score)
+
+
+def row_groups(scores: pa.Table, by: Literal["unit", "sensor"]) -> list[tuple[str, ...]]:
+    """The group of each row, as `grouped_cuts` and GroupedCuts take it: (unit,) or (unit, sensor_id)."""
+    names = ("unit",) if by == "unit" else SENSOR
+    return list(zip(*(scores[name].to_pylist() for name in names), strict=True))
+
+
+def _require_both_classes(label: np.ndarray, from_cut: np.ndarray, by_cut: np.ndarray) -> None:
+    for which, name, remedy in (
+        (LABEL_NORMAL, "normal", "raise the normal cut (--method.normal), or choose percentile"),
+        (LABEL_ABNORMAL, "abnormal", "lower the abnormal cut (--method.anomaly or --method.q), or choose percentile"),
+    ):
+        passed = int((by_cut == which).sum())
+        why = f"{passed} of {len(label)} scores pass the cut" + (
+            ", all of them off, in transition, of a faulty sensor or of one without calibration" if passed else ""
+        )
+        if not (label == which).any():
+            raise EmptyClassError(f"no record is called {name}: {why}; {remedy}")
+        if not (from_cut == which).any():
+            warnings.warn(f"only human labels call a record {name}: {why}", CutsWarning, stacklevel=3)
+
+
+def export_npz(scores: pa.Table, labels: pa.Table, cuts: Cuts | GroupedCuts) -> bytes:
+    """The pseudo-labels as the original plan's .npz file; loads with allow_pickle=False.
+
+    Rows stand in key order, that of (corpus, record_id) as UTF-8:
+      scores (records,) float32; indices (records,) int64, 0 .. records - 1; keys (records,) unicode, "corpus/record_id";
+      pseudo_normal, pseudo_anomaly, uncertain: int64, the values of `indices` whose label is 0, 1, -1, human labels included;
+      t_normal, t_anomaly: float64 scalars, of all scores where there are cuts by group too.
+    `labels` is what `pseudo_labels` made of `scores`, row by row; ValueError where the two do not belong together.
+    """
+    if not (labels["corpus"].equals(scores["corpus"]) and labels["record_id"].equals(scores["record_id"])):
+        raise ValueError("scores and pseudo-labels are not of the same records in the same order")
+    finite(scores["score"].to_numpy())
+    columns = scores.select(["corpus", "record_id", "score"]).append_column("label", labels["label"])
+    ordered = columns.sort_by([("corpus", "ascending"), ("record_id", "ascending")])
+    label = ordered["label"].to_numpy()
+    indices = np.arange(len(label), dtype=np.int64)
+    keys = [
+        f"{corpus}/{record_id}" for corpus, record_id in zip(ordered["corpus"].to_pylist(), ordered["record_id"].to_pylist(), strict=True)
+    ]
+    overall = cuts if isinstance(cuts, Cuts) else cuts.overall
+    file = io.BytesIO()
+    np.savez(
+        file,
+        scores=ordered["score"].to_numpy(),
+        indices=indices,
+        keys=np.array(keys, np.str_),
+        pseudo_normal=indices[label == LABEL_NORMAL],
+        pseudo_anomaly=indices[label == LABEL_ABNORMAL],
+        uncertain=indices[label == UNDECIDED],
+        t_normal=np.float64(overall.normal_below),
+        t_anomaly=np.float64(overall.anomaly_above),
+    )
+    return file.getvalue()

@@ -1,0 +1,155 @@
+"""What the machine was doing while a record was taken: simple rules on the waveform's level, its repetitions and its mains line.
+
+The state never changes a score; pseudo-labels leave off, transient and sensor_fault undecided. The rules, the first that applies:
+
+  sensor_fault  a run of equal samples over a tenth of the record, or a quarter of the record in runs of 16 and more: the sensor hangs;
+  off           the sensor's own history has a mains line (in half of its records or more), this record has none, and its level is below
+                half of the sensor's median: nothing hums, and no noise drowns it;
+  sensor_fault  fewer than 8 distinct values; two frames or more at a thousandth (-60 dB) of the loud ones: the line was cut; an offset of
+                10,000 times the vibration and more: an amplifier at its rail;
+  transient     the level before and after some moment, as medians over frames, differs by a factor of 3 or more: switched on or off, or
+                inrush. The medians are over at least 10 of 32 frames: a burst of up to an eighth of the record, a tap change, is none;
+  energised     the sensor's history has a mains line;
+  unknown       it has none, or there is no history.
+
+`off` stands between the two faults because a quiet sensor on a machine that is off may show few distinct values, or little beside gravity.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from vibray.schema import State
+
+NUM_FRAMES = 32
+FEWEST_SAMPLES = 2 * NUM_FRAMES
+BLOCK = 64
+"""Records worked on at a time: a part of 2,000 would need 1 GB of intermediates in float64."""
+
+MAINS_SNR_DB = 10.0
+"""A record has a mains line where that line stands this far above the noise floor."""
+MAINS_SHARE = 0.5
+"""A sensor's history has a mains line where this share of its records has one."""
+
+OFF_LEVEL = 0.5
+"""On a simulated fleet records of energised machines lie above .55 of the median, those that are off below .41, rain included."""
+LONGEST_RUN_SHARE = 0.1
+HELD_RUN = 16
+"""As many equal samples in a row as make a clipped record (schema.Reason.CLIPPED); vibration passes a value, it does not rest on it."""
+HELD_SHARE = 0.25
+FEWEST_VALUES = 8
+FLAT_LEVEL = 1e-3
+FLAT_FRAMES = 2
+OFFSET_RATIO = 1e4
+LEVEL_CHANGE = 3.0
+SIDE_FRAMES = 10
+"""Frames at least on either side of a change of level."""
+
+
+@dataclass(frozen=True)
+class SensorHistory:
+    """What is known of a sensor from its earlier records; columns of schema.CALIBRATION."""
+
+    median_rms: float
+    """Median over its records of `state_statistics`'s rms."""
+    mains_share: float | None
+    """Share of its records with a mains line; None where the machine has no mains frequency."""
+
+
+def has_mains_line(mains_snr_db: np.ndarray) -> np.ndarray:
+    """bool per record: the mains line stands clear of the noise floor; False where the SNR is NaN."""
+    return np.asarray(mains_snr_db) >= MAINS_SNR_DB
+
+
+def state_statistics(waveforms: Float[np.ndarray, "batch samples"], sample_rate_hz: float) -> dict[str, np.ndarray]:
+    """One value a record, by name, each from that record alone:
+
+    rms (of the record less its mean, in its own unit), offset (|mean|), longest_run_share and held_share (of the samples: in the longest
+    run of equal ones; in runs of 16 and more), num_values (distinct samples), flat_frames (of 32 frames, those whose standard deviation is
+    at most a thousandth of their ninth decile), level_change (>= 1: largest ratio of the medians of the frames' standard deviations before
+    and after a moment).
+
+    Raises ValueError for records of fewer than 64 samples.
+    """
+    num_records, num_samples = waveforms.shape
+    if num_samples < FEWEST_SAMPLES:
+        seconds = num_samples / sample_rate_hz
+        raise ValueError(f"a state needs records of at least {FEWEST_SAMPLES} samples, not {num_samples} ({seconds:.3g} s)")
+    blocks = [_statistics(waveforms[start : start + BLOCK]) for start in range(0, max(1, num_records), BLOCK)]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _statistics(waveforms: np.ndarray) -> dict[str, np.ndarray]:
+    num_records, num_samples = waveforms.shape
+    x = waveforms.astype(np.float64)
+    offset = x.mean(axis=1)
+    xc = x - offset[:, None]
+    frames = xc[:, : num_samples // NUM_FRAMES * NUM_FRAMES].reshape(num_records, NUM_FRAMES, num_samples // NUM_FRAMES)
+    frame_std = frames.std(axis=2)
+    longest, held = _runs(waveforms)
+    return {
+        "rms": np.sqrt(np.mean(xc**2, axis=1)),
+        "offset": np.abs(offset),
+        "longest_run_share": longest / num_samples,
+        "held_share": held / num_samples,
+        "num_values": 1 + np.count_nonzero(np.diff(np.sort(waveforms, axis=1), axis=1), axis=1),
+        "flat_frames": np.count_nonzero(frame_std <= FLAT_LEVEL * np.quantile(frame_std, 0.9, axis=1, keepdims=True), axis=1),
+        "level_change": _level_change(frame_std),
+    }
+
+
+def _runs(waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(batch,) length of the longest run of equal samples; number of samples in runs of HELD_RUN and more."""
+    num_records, num_samples = waveforms.shape
+    begins = np.ones((num_records, num_samples), bool)
+    begins[:, 1:] = waveforms[:, 1:] != waveforms[:, :-1]
+    place = np.arange(num_samples)
+    length = place - np.maximum.accumulate(np.where(begins, place, 0), axis=1) + 1  # of the run so far
+    ends = np.ones_like(begins)
+    ends[:, :-1] = begins[:, 1:]
+    return length.max(axis=1), np.where(ends & (length >= HELD_RUN), length, 0).sum(axis=1)
+
+
+def _level_change(level: np.ndarray) -> np.ndarray:
+    """(batch,) largest ratio, either way, of the medians of `level` (batch, frames) before and after a frame."""
+    largest = np.ones(len(level))
+    for k in range(SIDE_FRAMES, level.shape[1] - SIDE_FRAMES + 1):
+        before, after = np.median(level[:, :k], axis=1), np.median(level[:, k:], axis=1)
+        low, high = np.minimum(before, after), np.maximum(before, after)
+        # a side that is exactly still counts as 1e9, so that the value stays finite; two still sides have not changed
+        ratio = np.where(high > 0, high / np.maximum(low, 1e-9 * np.where(high > 0, high, 1.0)), 1.0)
+        largest = np.maximum(largest, ratio)
+    return largest
+
+
+def states(statistics: Mapping[str, np.ndarray], mains_snr_db: np.ndarray | None, history: Sequence[SensorHistory | None]) -> list[State]:
+    """The state of each record by the rules above.
+
+    `statistics` are `state_statistics`'s; `mains_snr_db` (batch,) is the SNR of the mains line, NaN or the whole of it None where it is not
+    known; `history` holds one entry a record, None for a sensor that neither the run nor the calibration knows.
+    """
+    num_records = len(statistics["rms"])
+    if len(history) != num_records:
+        raise ValueError(f"{len(history)} histories for {num_records} records")
+    snr = np.full(num_records, np.nan) if mains_snr_db is None else np.asarray(mains_snr_db, np.float64)
+    hummed = np.array([h is not None and h.mains_share is not None and h.mains_share >= MAINS_SHARE for h in history], bool)
+    usual = np.array([np.nan if h is None else h.median_rms for h in history], np.float64)
+
+    hangs = (statistics["longest_run_share"] >= LONGEST_RUN_SHARE) | (statistics["held_share"] >= HELD_SHARE)
+    off = hummed & (snr < MAINS_SNR_DB) & (statistics["rms"] < OFF_LEVEL * usual)  # a NaN is neither
+    broken = (
+        (statistics["num_values"] < FEWEST_VALUES)
+        | (statistics["flat_frames"] >= FLAT_FRAMES)
+        | (statistics["offset"] >= OFFSET_RATIO * statistics["rms"])
+    )
+    transient = statistics["level_change"] >= LEVEL_CHANGE
+    rules = [
+        (hangs, State.SENSOR_FAULT),
+        (off, State.OFF),
+        (broken, State.SENSOR_FAULT),
+        (transient, State.TRANSIENT),
+        (hummed, State.ENERGISED),
+    ]
+    return [next((state for holds, state in rules if holds[row]), State.UNKNOWN) for row in range(num_records)]

@@ -1,0 +1,299 @@
+"""Centre and scale what a feature returns, by robust statistics of the training corpus: of the whole fleet or of each sensor."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt64
+from pydantic import with_config
+from torch import Tensor
+
+from vibray.config import STRICT, to_json
+from vibray.signal.reservoir import Reservoir
+
+Sensor = tuple[str, str]
+"""(unit, sensor_id)"""
+
+MAD_TO_STD = 1.4826
+"""The MAD of a normal distribution times this is its standard deviation."""
+
+_FLOAT32 = torch.finfo(torch.float32)
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class ScalingConfig:
+    transform: Literal["none", "log", "asinh"] = "none"
+    """What is done to a value first. log: ln(|x| + 1e-6 s), for magnitudes. asinh: asinh(x / s), a logarithm that keeps the sign. s is a
+    constant of the corpus, the median |x| of the fleet: one number with per="row", one an element with per="element"."""
+    by: Literal["none", "fleet", "sensor"] = "fleet"
+    """Whose location and scale are taken off: nobody's, the whole corpus', or those of the record's own sensor."""
+    statistic: Literal["median_mad", "quantile"] = "median_mad"
+    """median_mad: location is the median, scale 1.4826 MAD. quantile: the two `quantiles` become -1 and +1."""
+    quantiles: tuple[float, float] = (0.01, 0.99)
+    """Lower and upper quantile of statistic="quantile"."""
+    per: Literal["element", "row"] = "element"
+    """One location and scale for each element, or for each channel and row of an image (channels, rows, columns)."""
+    columns_per_record: int = 8
+    """per="row": how many columns of a record, evenly spaced, are observed when fitting (all where the image has no more)."""
+    fleet_records: int = 2000
+    """The fleet's statistics are those of so many records, drawn by their key's hash."""
+    records_per_sensor: int = 256
+    """A sensor's statistics are those of so many of its records, drawn by their key's hash."""
+    min_records: int = 20
+    """A sensor with fewer records is not known: it has the fleet's statistics."""
+    clip: float | None = None
+    """Scaled values are cut to [-clip, clip]. None: not cut."""
+
+    def __post_init__(self) -> None:
+        low, high = self.quantiles
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"scaling: quantiles must be 0 <= lower < upper <= 1, not {self.quantiles}")
+        if min(self.columns_per_record, self.fleet_records, self.records_per_sensor, self.min_records) < 1:
+            raise ValueError("scaling: columns_per_record, fleet_records, records_per_sensor and min_records must be at least 1")
+        if self.records_per_sensor < self.min_records:
+            raise ValueError(f"scaling: records_per_sensor {self.records_per_sensor} is below min_records {self.min_records}")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"scaling: clip must be above 0, not {self.clip}")
+
+
+class ScalingFit:
+    """Collects a sample of the corpus, of the fleet and (by="sensor") of each sensor; `finish` makes the statistics.
+
+    Memory: 4 bytes * observed * (fleet_records + records_per_sensor * number of sensors), where observed is the number of elements, or
+    channels * rows * columns_per_record with per="row". The state is plain numpy and can be pickled.
+
+    A sample is the records with the smallest `key_hash`, so workers and order do not matter. To use a sensor's first records instead of
+    a sample of its history, pass a number that grows with their time as `key_hash`.
+
+    Raises ValueError where per="row" meets a shape that is not (channels, rows, columns).
+    """
+
+    def __init__(self, config: ScalingConfig, shape: tuple[int, ...]) -> None:
+        self.config, self.shape = config, shape
+        self.counts: Counter[Sensor] = Counter()
+        self.observed_shape = tuple(_observed(torch.empty(1, *shape), config).shape[1:])
+        self.fleet = Reservoir(config.fleet_records, self.observed_shape)
+        self.sensors: dict[Sensor, Reservoir] = {}
+
+    def update(self, x: Float[Tensor, "batch *shape"], sensors: Sequence[Sensor], key_hash: UInt64[np.ndarray, "batch"]) -> None:
+        """Takes a batch of raw feature values. Every record comes once.
+
+        Raises ValueError on another shape, on as many sensors as there are not records, and on values that are not finite.
+        """
+        if tuple(x.shape[1:]) != self.shape or len(sensors) != len(x):
+            raise ValueError(f"scaling of {self.shape} was given {len(sensors)} sensors and values of shape {tuple(x.shape)}")
+        if not x.isfinite().all():
+            raise ValueError("scaling: a feature value is NaN or infinite: " + ", ".join(_not_finite(x, sensors)))
+        rows = _observed(x, self.config).to("cpu", torch.float32).numpy()
+        self.fleet.offer(key_hash, rows)
+        self.counts.update(sensors)
+        if self.config.by == "sensor":
+            for sensor, index in _positions(sensors).items():
+                self._sensor(sensor).offer(key_hash[index], rows[index])
+
+    def merge(self, other: "ScalingFit") -> None:
+        """Takes another worker's state in; associative and commutative, exactly."""
+        if (other.config, other.shape) != (self.config, self.shape):
+            raise ValueError("scaling: only fits of one config and shape can be merged")
+        self.fleet.merge(other.fleet)
+        self.counts.update(other.counts)
+        for sensor, reservoir in other.sensors.items():
+            self._sensor(sensor).merge(reservoir)
+
+    def finish(self) -> "Scaling":
+        """The fitted scaling. Raises ValueError where no record came."""
+        if not self.counts:
+            raise ValueError("scaling: there is no record to fit it on")
+        fleet = torch.from_numpy(self.fleet.rows)
+        constant = _constant(fleet, self.config)
+        location, scale = _statistics(_transformed(fleet, constant, self.config), self.config)
+        scale = torch.where(scale > 0, scale, 1.0)
+        locations, scales = [location], [scale]
+        known = tuple(sorted(sensor for sensor, count in self.counts.items() if count >= self.config.min_records))
+        for sensor in known if self.config.by == "sensor" else ():
+            rows = torch.from_numpy(self.sensors[sensor].rows)
+            own_location, own_scale = _statistics(_transformed(rows, constant, self.config), self.config)
+            locations.append(own_location)
+            scales.append(torch.where(own_scale > 0, own_scale, scale))
+        counts = dict(sorted(self.counts.items()))
+        return Scaling(self.config, self.shape, known, counts, torch.stack(locations), torch.stack(scales), constant)
+
+    def _sensor(self, sensor: Sensor) -> Reservoir:
+        if sensor not in self.sensors:
+            self.sensors[sensor] = Reservoir(self.config.records_per_sensor, self.observed_shape)
+        return self.sensors[sensor]
+
+
+class Scaling:
+    """Fitted statistics, applied. Row 0 of `location` and `scale` is the fleet's; by="sensor", row i + 1 is that of `sensors[i]`.
+
+    `sensors` are those that have enough records in training, or came with a calibration; any other is scaled as the fleet is.
+    A spread of 0 (or one that float32 cannot show at that location) becomes the fleet's, and the fleet's becomes 1.
+    """
+
+    def __init__(
+        self,
+        config: ScalingConfig,
+        shape: tuple[int, ...],
+        sensors: tuple[Sensor, ...],
+        counts: dict[Sensor, int],
+        location: Float[Tensor, "table *statistic"],
+        scale: Float[Tensor, "table *statistic"],
+        constant: Float[Tensor, "*element"],
+    ) -> None:
+        self.config, self.shape, self.sensors, self.counts = config, shape, sensors, counts
+        self.location, self.scale, self.constant = location, scale, constant
+        self._row = {sensor: i + 1 for i, sensor in enumerate(sensors)}
+
+    def __call__(self, x: Float[Tensor, "batch *shape"], sensors: Sequence[Sensor] | None = None) -> Float[Tensor, "batch *shape"]:
+        """Scaled values, float32, finite for finite input, on the device of `x`. Without a sensor that is known: by the fleet's.
+
+        Raises ValueError on another shape, or on as many sensors as there are not records.
+        """
+        if tuple(x.shape[1:]) != self.shape or (sensors is not None and len(sensors) != len(x)):
+            given = "" if sensors is None else f"{len(sensors)} sensors and "
+            raise ValueError(f"scaling of {self.shape} was given {given}values of shape {tuple(x.shape)}")
+        y = _transformed(x.to(torch.float32), self.constant.to(x.device), self.config)
+        if self.config.by != "none":
+            rows = [0]  # one row for the whole batch, by broadcasting
+            if self.config.by == "sensor" and sensors is not None:
+                rows = [self._row.get(sensor, 0) for sensor in sensors]
+            y = (y - self.location[rows].to(x.device)) / self.scale[rows].to(x.device)
+        bound = self.config.clip or _FLOAT32.max
+        return y.clamp(-bound, bound)
+
+    def known(self, sensors: Sequence[Sensor]) -> Bool[np.ndarray, "batch"]:
+        """True for a sensor of the training corpus with at least min_records records, or of a calibration."""
+        return np.array([sensor in self._row for sensor in sensors], dtype=bool)
+
+    def statistics_of(self, x: Float[Tensor, "records *shape"]) -> tuple[Float[Tensor, "*statistic"], Float[Tensor, "*statistic"]]:
+        """(location, scale) of a new sensor from its records, by the formulas and the constant s of training.
+
+        They are the fleet's unless by="sensor". Raises ValueError on fewer than min_records records.
+        """
+        if len(x) < self.config.min_records:
+            raise ValueError(f"scaling: a sensor needs {self.config.min_records} records to be calibrated, not {len(x)}")
+        if self.config.by != "sensor":
+            return self.location[0], self.scale[0]
+        if not x.isfinite().all():
+            raise ValueError("scaling: a feature value of the sensor to be calibrated is NaN or infinite")
+        observed = _observed(x, self.config).to("cpu", torch.float32)
+        location, scale = _statistics(_transformed(observed, self.constant, self.config), self.config)
+        return location, torch.where(scale > 0, scale, self.scale[0])
+
+    def extend(self, sensors: Sequence[Sensor], location: Float[Tensor, "sensors ..."], scale: Float[Tensor, "sensors ..."]) -> "Scaling":
+        """A new scaling that also knows `sensors`; their statistics, from `statistics_of`, may come flattened.
+
+        Raises ValueError on a sensor that is known already or comes twice, on another size, and on a scale that is not above 0.
+        """
+        again = [sensor for sensor, count in Counter(sensors).items() if count > 1 or sensor in self._row]
+        if again:
+            raise ValueError(
+                f"scaling: {_name(again[0])} ({len(again)} in all) has statistics already; calibrate only sensors new to the run"
+            )
+        size = self.location[0].numel()
+        if any(t.shape[0] != len(sensors) or t.numel() != len(sensors) * size for t in (location, scale)):
+            shapes = f"{tuple(location.shape)} and {tuple(scale.shape)}"
+            raise ValueError(f"scaling: {len(sensors)} sensors of {size} statistics each, but they are of shape {shapes}")
+        if not (location.isfinite().all() and scale.isfinite().all() and (scale > 0).all()):
+            raise ValueError("scaling: a calibration's location must be finite, its scale finite and above 0; make the calibration again")
+        tables = [self.location, self.scale]
+        if self.config.by == "sensor":
+            table_shape = (len(sensors), *self.location.shape[1:])
+            tables = [torch.cat([a, b.to(a).reshape(table_shape)]) for a, b in zip(tables, (location, scale), strict=True)]
+        return Scaling(self.config, self.shape, (*self.sensors, *sensors), self.counts, tables[0], tables[1], self.constant)
+
+    def state(self) -> dict[str, Tensor]:
+        """What was fitted, for safetensors."""
+        return {"location": self.location, "scale": self.scale, "constant": self.constant}
+
+    def facts(self) -> dict[str, Any]:
+        """What a reader of JSON wants to know: config, shape, the sensors in the order of the tables, records a sensor in training."""
+        return {
+            "config": to_json(self.config),
+            "shape": list(self.shape),
+            "sensors": [list(sensor) for sensor in self.sensors],
+            "num_records": [[*sensor, count] for sensor, count in self.counts.items()],
+        }
+
+    @classmethod
+    def load(cls, config: ScalingConfig, shape: tuple[int, ...], state: dict[str, Tensor], facts: dict[str, Any]) -> "Scaling":
+        """The scaling that `state` and `facts` came from. Raises ValueError where they belong to another config or shape."""
+        wanted = {"config": to_json(config), "shape": list(shape)}
+        if any(facts[key] != value for key, value in wanted.items()):
+            raise ValueError(f"scaling was fitted as { ({key: facts[key] for key in wanted}) }, not as {wanted}")
+        sensors = tuple((unit, sensor_id) for unit, sensor_id in facts["sensors"])
+        counts = {(unit, sensor_id): count for unit, sensor_id, count in facts["num_records"]}
+        if len(state["location"]) != 1 + len(sensors) * (config.by == "sensor"):
+            raise ValueError(f"scaling: {len(state['location'])} rows of statistics for {len(sensors)} sensors: the files are of two runs")
+        return cls(config, shape, sensors, counts, state["location"], state["scale"], state["constant"])
+
+
+def _observed(x: Float[Tensor, "batch *shape"], config: ScalingConfig) -> Float[Tensor, "batch ..."]:
+    """What of a record enters the statistics: everything, or (channels, rows, evenly spaced columns)."""
+    if config.per == "element":
+        return x
+    if x.ndim != 4:
+        raise ValueError(f'scaling: per="row" is for images (channels, rows, columns), not for {tuple(x.shape[1:])}; choose per="element"')
+    width = x.shape[-1]
+    num = min(config.columns_per_record, width)
+    return x[..., [(2 * i + 1) * width // (2 * num) for i in range(num)]]
+
+
+def _constant(observed: Float[Tensor, "records ..."], config: ScalingConfig) -> Float[Tensor, "..."]:
+    """s: the median |x| of the fleet, where that is 0 the mean, where that is 0 one. With per="row" one for all, else one an element."""
+    if config.transform == "none":
+        return torch.ones(())
+    magnitude = np.abs(observed.numpy().astype(np.float64))
+    axis = 0 if config.per == "element" else None
+    median, mean = np.median(magnitude, axis=axis), magnitude.mean(axis=axis)
+    s = np.where(median > 0, median, mean)
+    return torch.from_numpy(np.where(s >= _FLOAT32.tiny, s, 1.0).astype(np.float32))
+
+
+def _transformed(x: Float[Tensor, "batch ..."], s: Float[Tensor, "..."], config: ScalingConfig) -> Float[Tensor, "batch ..."]:
+    if config.transform == "log":
+        return (x.abs() + (1e-6 * s).clamp(min=_FLOAT32.tiny)).clamp(max=_FLOAT32.max).log()
+    if config.transform == "asinh":
+        ratio = (x / s).clamp(-_FLOAT32.max, _FLOAT32.max)
+        return ratio.double().asinh().float()  # torch squares the argument: in float32 that overflows from 1.8e19
+    return x
+
+
+def _statistics(y: Float[Tensor, "records ..."], config: ScalingConfig) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+    """(location, scale) over the records, per="row" over the columns too, which stay as an axis of length 1. Scale 0: no spread."""
+    shape = y.shape[1:] if config.per == "element" else (*y.shape[1:-1], 1)
+    # one statistic a row in memory: numpy's median is many times slower along a strided axis
+    values = np.ascontiguousarray(y.double().reshape(len(y), math.prod(shape), -1).permute(1, 0, 2).numpy()).reshape(math.prod(shape), -1)
+    if config.statistic == "median_mad":
+        location = np.median(values, axis=1)
+        scale = MAD_TO_STD * np.median(np.abs(values - location[:, None]), axis=1)
+    else:
+        low, high = np.quantile(values, config.quantiles, axis=1)
+        location, scale = (low + high) / 2, (high - low) / 2
+    resolution = np.maximum(_FLOAT32.tiny, _FLOAT32.eps * np.abs(location))
+    scale = np.where(scale > resolution, np.minimum(scale, _FLOAT32.max), 0.0)
+    location, scale = (torch.from_numpy(t.astype(np.float32).reshape(shape)) for t in (location, scale))
+    return location, scale
+
+
+def _positions(sensors: Sequence[Sensor]) -> dict[Sensor, list[int]]:
+    positions: dict[Sensor, list[int]] = {}
+    for i, sensor in enumerate(sensors):
+        positions.setdefault(sensor, []).append(i)
+    return positions
+
+
+def _name(sensor: Sensor) -> str:
+    unit, sensor_id = sensor
+    return f"sensor {sensor_id} of unit {unit}"
+
+
+def _not_finite(x: Float[Tensor, "batch ..."], sensors: Sequence[Sensor]) -> list[str]:
+    bad = (~x.flatten(1).isfinite().all(dim=1)).nonzero().flatten().tolist()
+    return [f"row {i} of the batch, {_name(sensors[i])}" for i in bad[:3]]

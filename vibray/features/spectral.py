@@ -1,0 +1,139 @@
+"""The spectral vector: mean spectrum, its variation over time, equal Welch bands and what moves inside a record. Any rate and length."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import with_config
+from torch import Tensor
+
+from vibray.config import STRICT
+from vibray.signal.psd import band_means, welch_psd
+from vibray.signal.stft import stft_magnitude
+from vibray.signal.waveform import centred
+
+AMPLITUDE_FLOOR = 1e-12
+POWER_FLOOR = 1e-24
+"""Added, in the record's unit (its square; its square per Hz), before a logarithm: absolute, far below any float32 vibration record."""
+
+CV_FLOOR = 1e-4
+"""Added to the coefficient of variation before its logarithm: a steady sine has 0."""
+
+RECORDS_AT_ONCE = 64
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class SpectralConfig:
+    kind: Literal["spectral"] = "spectral"
+    stft_window: int = 128
+    """Samples of the Hann window of log_mean and log_cv, which have stft_window / 2 numbers each."""
+    stft_hop: int = 64
+    """Samples from one frame of log_mean and log_cv to the next."""
+    welch_window: int = 1024
+    """Samples of a segment of the Welch spectrum behind `bands`; segments overlap by half."""
+    num_bands: int = 64
+    """Equal bands of the Welch spectrum; must divide welch_window / 2."""
+    windows: tuple[int, ...] = (128, 512)
+    """Samples of the frames of `movement`, which overlap by half: 128 sees impacts, 512 slow modulation of the mains lines. () for none."""
+    movement_bands: int = 32
+    """Equal bands whose energy is followed from frame to frame; must divide half of each of `windows`."""
+
+    def __post_init__(self) -> None:
+        for window in (self.stft_window, self.welch_window, *self.windows):
+            if window < 4 or window % 2:
+                raise ValueError(f"spectral: a window must be an even number of samples, at least 4, not {window}")
+        if not 1 <= self.stft_hop <= self.stft_window:
+            raise ValueError(f"spectral: stft_hop must lie between 1 and stft_window {self.stft_window}, not {self.stft_hop}")
+        if self.num_bands < 1 or (self.welch_window // 2) % self.num_bands:
+            raise ValueError(f"spectral: num_bands {self.num_bands} does not divide the {self.welch_window // 2} bins of welch_window")
+        for window in self.windows:
+            if self.movement_bands < 1 or (window // 2) % self.movement_bands:
+                raise ValueError(f"spectral: movement_bands {self.movement_bands} does not divide the {window // 2} bins of {window}")
+
+
+class Spectral:
+    """Four blocks, of the record minus its mean; Hann windows are periodic, nothing is padded, the DC bin is dropped everywhere.
+
+    * `log_mean`: ln of the mean over time of |STFT|, per bin.
+    * `log_cv`: ln of its coefficient of variation over time (population std over mean), per bin.
+    * `bands`: ln of the mean power density of equal bands of a Welch spectrum; with the defaults, 64 bands of 8 bins of 1024 samples.
+    * `movement`: for each of `windows`, the standard deviation over the frames of ln band energy, then the highest ln band energy minus
+      its mean, per band. Mean spectra hide amplitude modulation and bursts; these show them.
+
+    Computed in float64, returned in float32.
+    """
+
+    def __init__(self, config: SpectralConfig) -> None:
+        self.config = config
+        bins, moved = config.stft_window // 2, 2 * config.movement_bands * len(config.windows)
+        ends = np.cumsum([0, bins, bins, config.num_bands, moved]).tolist()
+        names = ("log_mean", "log_cv", "bands", "movement")
+        self.blocks: dict[str, slice] = {name: slice(ends[i], ends[i + 1]) for i, name in enumerate(names)}
+        self.shape: tuple[int, ...] = (ends[-1],)
+
+    def check(self, sample_rate_hz: float, num_samples: int) -> None:
+        """Raises ValueError where a record is shorter than a Welch segment, or holds fewer than two frames of a window."""
+        c = self.config
+        needed = max(c.welch_window, c.stft_window + c.stft_hop, *(w + w // 2 for w in c.windows), 0)
+        if num_samples < needed:
+            raise ValueError(f"spectral: these windows need {needed} samples; a record has {num_samples}: choose shorter windows")
+
+    def columns(self) -> tuple[str, ...]:
+        """Name of each number; bins and bands count from 1, the lowest (bin 0 is DC). frequencies_hz has their Hz."""
+        c = self.config
+        bins, bands = range(1, c.stft_window // 2 + 1), range(1, c.num_bands + 1)
+        moved = [f"movement_{w}_{what}_band{i:02d}" for w in c.windows for what in ("std", "peak") for i in range(1, c.movement_bands + 1)]
+        return (
+            *(f"log_mean_bin{i:02d}" for i in bins),
+            *(f"log_cv_bin{i:02d}" for i in bins),
+            *(f"band{i:02d}" for i in bands),
+            *moved,
+        )
+
+    def frequencies_hz(self, sample_rate_hz: float) -> tuple[float | None, ...]:
+        """Frequency of each number's bin, or the middle of its band's bins, in Hz."""
+        c = self.config
+
+        def middles(window: int, num_bands: int) -> list[float]:
+            bins = np.arange(1, window // 2 + 1) * (sample_rate_hz / window)
+            return bins.reshape(num_bands, -1).mean(axis=1).tolist()
+
+        stft = middles(c.stft_window, c.stft_window // 2)
+        moved = [f for w in c.windows for _ in range(2) for f in middles(w, c.movement_bands)]
+        return (*stft, *stft, *middles(c.welch_window, c.num_bands), *moved)
+
+    def __call__(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch dims"]:
+        """The vectors, float32. Raises ValueError as `check` does."""
+        self.check(sample_rate_hz, waveforms.shape[-1])
+        vectors = waveforms.new_empty((len(waveforms), *self.shape), dtype=torch.float32)
+        for i in range(0, len(waveforms), RECORDS_AT_ONCE):
+            part = slice(i, i + RECORDS_AT_ONCE)
+            vectors[part] = self._vectors(waveforms[part], sample_rate_hz)
+        return vectors
+
+    def _vectors(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch dims"]:
+        c = self.config
+        xc = centred(waveforms)
+        magnitude = stft_magnitude(xc, c.stft_window, c.stft_hop)[:, 1:]
+        mean, std = magnitude.mean(-1), magnitude.std(-1, correction=0)
+        psd = welch_psd(xc, sample_rate_hz, c.welch_window, c.welch_window)[:, 1:]
+        return torch.cat(
+            [
+                torch.log(mean + AMPLITUDE_FLOOR),
+                torch.log(std / (mean + AMPLITUDE_FLOOR) + CV_FLOOR),
+                torch.log(band_means(psd, c.num_bands) + POWER_FLOOR),
+                *(movement(xc, window, c.movement_bands) for window in c.windows),
+            ],
+            dim=-1,
+        )
+
+
+def movement(waveforms: Float[Tensor, "batch samples"], window: int, num_bands: int) -> Float[Tensor, "batch dims"]:
+    """Over half-overlapping frames of `window` samples: std of ln band energy, then its peak minus its mean; `num_bands` numbers each."""
+    power = stft_magnitude(waveforms, window, window // 2)[:, 1:].square()
+    log_energy = torch.log(band_means(power.transpose(-1, -2), num_bands) + POWER_FLOOR)
+    peak_over_mean = log_energy.amax(1) - log_energy.mean(1)
+    return torch.cat([log_energy.std(1, correction=0), peak_over_mean], dim=-1)

@@ -1,0 +1,132 @@
+"""Deep SVDD: normal records are mapped close to a fixed centre; the squared distance to it is the score."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import with_config
+from torch import Tensor, nn
+
+from vibray.config import STRICT
+from vibray.models.backbone import BatchNorm, Decoder, Trunk, TrunkConfig, map_shape, per_record
+
+
+def soft_boundary_loss(distance: Float[Tensor, "batch"], radius: Float[Tensor, ""], nu: float) -> Float[Tensor, "batch"]:
+    """Soft-boundary Deep SVDD loss of each record, R^2 + max(0, d - R^2) / nu; its mean is the paper's.
+
+    `distance` is squared, as is everything compared with `radius**2`. R^2 belongs to no record and is added to each alike. `nu` bounds
+    from above the fraction of training records outside.
+
+    Source: Ruff et al. 2018, "Deep One-Class Classification", eq. 3, without weight decay (the optimiser has it).
+    """
+    return radius**2 + (distance - radius**2).clamp_min(0) / nu
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class DeepSvddConfig:
+    """Deep SVDD on an image."""
+
+    kind: Literal["deep_svdd"] = "deep_svdd"
+    trunk: TrunkConfig = TrunkConfig()
+    hidden: int = 256
+    """size of the layer between the trunk and the embedding"""
+    latent_dim: int = 128
+    """size of the embedding"""
+    objective: Literal["one-class", "soft-boundary"] = "one-class"
+    """one-class: mean squared distance; soft-boundary: only what lies outside the radius counts"""
+    nu: float = 0.05
+    """share of the training records that may lie outside the radius"""
+    warmup_epochs: int = 10
+    """epochs before the radius is first set (soft-boundary)"""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.nu < 1:
+            raise ValueError(f"deep_svdd: nu is a share and must lie between 0 and 1, not {self.nu}")
+
+
+@dataclass
+class Embedded:
+    """What Deep SVDD makes of a batch."""
+
+    embedding: Float[Tensor, "batch latent"]
+
+
+class DeepSvdd(nn.Module):
+    """Trunk, projection, and the sphere that was fitted: the buffers `center` and `radius` (not squared; 0 until it is set).
+
+    `in_shape` is (channels, height, width). Raises ValueError for a feature that is no image.
+
+    Source: Ruff et al. 2018, "Deep One-Class Classification".
+    """
+
+    noise_shape: tuple[int, ...] | None = None
+    center: Tensor
+    radius: Tensor
+
+    def __init__(self, config: DeepSvddConfig, in_shape: tuple[int, ...]):
+        super().__init__()
+        map_shape(in_shape)
+        self.config, self.in_shape = config, in_shape
+        self.trunk = Trunk(config.trunk, in_shape[0])
+        bias = config.trunk.bias
+        self.projection = nn.Sequential(
+            nn.Linear(self.trunk.out_channels, config.hidden, bias=bias),
+            BatchNorm(config.hidden),
+            nn.LeakyReLU(inplace=True),
+            nn.Linear(config.hidden, config.latent_dim, bias=bias),
+        )
+        self.register_buffer("center", torch.zeros(config.latent_dim))
+        self.register_buffer("radius", torch.zeros(()))
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Embedded:
+        return Embedded(self.projection(self.trunk(x)))
+
+    def score(self, out: Embedded) -> Float[Tensor, "batch"]:
+        """Squared distance to the centre: the higher, the more abnormal."""
+        return (out.embedding - self.center).square().sum(dim=1)
+
+    def loss(self, out: Embedded, target: Tensor | None = None) -> Float[Tensor, "batch"]:
+        """Loss of each record under the config's objective; one-class is the squared distance (Ruff et al. 2018, eq. 4)."""
+        distance = self.score(out)
+        if self.config.objective == "soft-boundary":
+            return soft_boundary_loss(distance, self.radius, self.config.nu)
+        return distance
+
+
+@dataclass
+class Reconstructed:
+    """An image and what an autoencoder made of it."""
+
+    image: Float[Tensor, "batch channels height width"]
+    reconstruction: Float[Tensor, "batch channels height width"]
+
+
+class Autoencoder(nn.Module):
+    """A Deep SVDD net and a decoder from its embedding, for pretraining; the decoder is dropped afterwards.
+
+    A linear decoder to the pixels of a 3 x 224 x 224 image would have 77 M weights against 11 M in the encoder; this one has under 2 M.
+    """
+
+    noise_shape: tuple[int, ...] | None = None
+
+    def __init__(self, encoder: DeepSvdd):
+        super().__init__()
+        width = encoder.config.trunk.width
+        self.map_shape = (4 * width, *map_shape(encoder.in_shape))
+        self.encoder = encoder
+        self.unproject = nn.Linear(encoder.config.latent_dim, math.prod(self.map_shape), bias=False)
+        self.decoder = Decoder(4 * width, width, encoder.in_shape)
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Reconstructed:
+        embedding = self.encoder(x).embedding
+        return Reconstructed(x, self.decoder(self.unproject(embedding).unflatten(1, self.map_shape)))
+
+    def loss(self, out: Reconstructed, target: Tensor | None = None) -> Float[Tensor, "batch"]:
+        """Mean squared error of each record."""
+        return per_record((out.reconstruction - out.image).square())
+
+    def score(self, out: Reconstructed) -> Float[Tensor, "batch"]:
+        return self.loss(out)

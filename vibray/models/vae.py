@@ -1,0 +1,105 @@
+"""Spatial ResNet-VAE: its latent is a map, its score how badly a record is reconstructed. With beta = 0 it is an autoencoder."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import with_config
+from torch import Tensor, nn
+
+from vibray.config import STRICT
+from vibray.models.backbone import Decoder, Trunk, TrunkConfig, map_shape, per_record
+
+MAX_LOGVAR = 10.0
+"""Log variances are kept within +- this, so that exp() stays finite early in training."""
+
+
+def kl_divergence(mu: Float[Tensor, "batch ..."], logvar: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch"]:
+    """KL divergence of N(mu, exp(logvar)) from N(0, 1): the **mean** per dimension, in nats.
+
+    As a sum over thousands of dimensions it would drown the reconstruction error that it is added to.
+
+    Source: Kingma and Welling 2014, "Auto-Encoding Variational Bayes", appendix B, divided by the number of dimensions.
+    """
+    return per_record((mu**2 + logvar.exp() - logvar - 1) / 2)
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class VaeConfig:
+    """Spatial variational autoencoder on an image."""
+
+    kind: Literal["vae"] = "vae"
+    trunk: TrunkConfig = TrunkConfig()
+    latent_channels: int = 64
+    """channels of the latent map"""
+    beta: float = 0.1
+    """weight of the KL divergence (mean per dimension) in the loss; 0: a spatial autoencoder, nothing is drawn at random"""
+    warmup_epochs: int = 10
+    """epochs over which beta rises from 0 to its value"""
+    kl_in_score: float = 0.1
+    """weight of the KL divergence (mean per dimension) in the score"""
+
+    def __post_init__(self) -> None:
+        if self.beta < 0:
+            raise ValueError(f"vae: beta must not be negative, not {self.beta}")
+
+
+@dataclass
+class Decoded:
+    """An image, its latent map and what was made of it. `logvar` is None in an autoencoder."""
+
+    image: Float[Tensor, "batch channels height width"]
+    reconstruction: Float[Tensor, "batch channels height width"]
+    mu: Float[Tensor, "batch latent rows columns"]
+    logvar: Float[Tensor, "batch latent rows columns"] | None
+
+
+class Vae(nn.Module):
+    """Trunk, 1x1 convolutions to mu and log variance, transposed convolutions back. The input is a scaled image of any sign.
+
+    `beta` is the weight in force; training raises it to the config's. `noise_shape` is the shape of the standard normal noise a record
+    needs in training: it is handed in, so that it does not depend on who computes the record. Without it the map is mu itself, so
+    scoring is deterministic. Raises ValueError for a feature that is no image.
+    """
+
+    def __init__(self, config: VaeConfig, in_shape: tuple[int, ...]):
+        super().__init__()
+        latent_shape = (config.latent_channels, *map_shape(in_shape))
+        self.config, self.in_shape = config, in_shape
+        self.beta = config.beta
+        self.noise_shape = latent_shape if config.beta > 0 else None
+        self.trunk = Trunk(config.trunk, in_shape[0])
+        self.mu = nn.Conv2d(self.trunk.out_channels, config.latent_channels, kernel_size=1)
+        # an autoencoder's would stay without gradient, which distributed training takes for a mistake
+        self.logvar = nn.Conv2d(self.trunk.out_channels, config.latent_channels, kernel_size=1) if config.beta > 0 else None
+        self.decoder = Decoder(config.latent_channels, config.trunk.width, in_shape)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        noise: Float[Tensor, "batch latent rows columns"] | None = None,
+    ) -> Decoded:
+        features = self.trunk.feature_map(x)
+        latent = mu = self.mu(features)
+        logvar = None if self.logvar is None else self.logvar(features).clamp(-MAX_LOGVAR, MAX_LOGVAR)
+        if noise is not None and logvar is not None:
+            latent = mu + torch.exp(logvar / 2) * noise
+        return Decoded(x, self.decoder(latent), mu, logvar)
+
+    def _weighed(self, out: Decoded, weight: float) -> Float[Tensor, "batch"]:
+        error = per_record(self.residual(out))
+        return error if out.logvar is None else error + weight * kl_divergence(out.mu, out.logvar)
+
+    def loss(self, out: Decoded, target: Tensor | None = None) -> Float[Tensor, "batch"]:
+        """L1 (mean over pixels) + beta KL (mean over dimensions) of each record."""
+        return self._weighed(out, self.beta)
+
+    def score(self, out: Decoded) -> Float[Tensor, "batch"]:
+        """L1 (mean over pixels) + 0.1 KL (mean over dimensions): the higher, the more abnormal. `out` is of a forward without noise."""
+        return self._weighed(out, self.config.kl_in_score)
+
+    def residual(self, out: Decoded) -> Float[Tensor, "batch channels height width"]:
+        """|x - reconstruction|: where in the image a record differs from what was learnt."""
+        return (out.image - out.reconstruction).abs()

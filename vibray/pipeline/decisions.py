@@ -1,0 +1,172 @@
+"""Scores to decisions: cuts and pseudo-labels. Cheap and repeatable; the scores are never edited."""
+
+import json
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vibray.config import from_json, to_json
+from vibray.decide.cuts import Cuts, CutsWarning, GroupedCuts, realised_rate
+from vibray.decide.pseudo_labels import UNDECIDED_STATES, export_npz, pseudo_labels, row_groups
+from vibray.decide.thresholds import ConformalConfig, CutsConfig, cuts_of, grouped_cuts
+from vibray.pipeline.tables import ScoresTable, identity_hash, open_scores
+from vibray.report.distribution import score_distribution_png
+from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, UNDECIDED
+from vibray.storage import objects
+from vibray.storage.labels import match_labels, read_labels
+from vibray.storage.parts import check_finished, finish_folder
+
+MIN_GROUP_RECORDS = 200
+
+By = Literal["none", "unit", "sensor"]
+
+
+class DecisionsMismatch(ValueError):
+    """The decisions folder holds other decisions."""
+
+
+def label(
+    scores_uris: tuple[str, ...],
+    decisions_uri: str,
+    method: Any,
+    by: By = "none",
+    labels_uri: str | None = None,
+    normals_only: bool = False,
+    min_group_records: int = MIN_GROUP_RECORDS,
+    round: int = 0,
+    dry_run: bool = False,
+) -> None:
+    """Runs the stage; see jobs/label.py."""
+    decisions_uri, table = objects.absolute(decisions_uri), open_scores([objects.absolute(uri) for uri in scores_uris])
+    identity = json.loads(
+        json.dumps(
+            {
+                "scores": {
+                    identity["corpus"]: identity_hash([parts]) for identity, parts in zip(table.identities, table.folders, strict=True)
+                },
+                "run": table.run,
+                "method": to_json(method),
+                "by": by,
+                "labels": None if labels_uri is None else objects.sha256(objects.read_bytes(labels_uri)),
+                "normals_only": normals_only,
+                "min_group_records": min_group_records,
+                "round": round,
+            }
+        )
+    )
+    if not dry_run and _finished(decisions_uri, identity):
+        print(f"{decisions_uri} is finished already: nothing to do")
+        return
+    human = None if labels_uri is None else labels_of(labels_uri, table)
+    cuts = fit_cuts(table.scores, method, by, human, normals_only or isinstance(method, ConformalConfig), min_group_records)
+    labels = pseudo_labels(table.scores, cuts, human, round)
+    print_decisions(table, cuts, labels)
+    if dry_run:
+        print("dry run: nothing was written")
+        return
+    overall = overall_of(cuts)
+    files = {
+        "pseudo_labels.npz": export_npz(table.scores, labels, cuts),
+        "score_distribution.png": score_distribution_png(table.scores["score"].to_numpy(), overall.normal_below, overall.anomaly_above),
+    }
+    objects.write_json(
+        objects.join(decisions_uri, "cuts.json"), {"cuts": to_json(cuts), "grouped": isinstance(cuts, GroupedCuts), **identity}
+    )
+    objects.write_table(objects.join(decisions_uri, "pseudo_labels.parquet"), labels)
+    for name, data in files.items():
+        objects.write_bytes(objects.join(decisions_uri, name), data)
+    finish_folder(decisions_uri, ["cuts.json", "pseudo_labels.parquet", *files], {"identity": identity})
+    print(f"decisions are in {decisions_uri}")
+
+
+def _finished(decisions_uri: str, identity: dict[str, Any]) -> bool:
+    try:
+        there = objects.read_json(objects.join(decisions_uri, "_done.json"))["identity"]
+    except FileNotFoundError:
+        return False
+    differing = [f"  {name}: {there.get(name)} there, {value} now" for name, value in identity.items() if there.get(name) != value]
+    if differing:
+        raise DecisionsMismatch(f"{decisions_uri} holds other decisions; use another folder, or remove this one:\n" + "\n".join(differing))
+    return True
+
+
+def labels_of(labels_uri: str, table: ScoresTable) -> list[str | None]:
+    """The human label of each scored record; rows that meet a line that was set aside are counted."""
+    zone = table.facts.timezone
+    matched = match_labels(read_labels(labels_uri, zone), table.scores, table.bad_records(), zone)
+    print(f"{matched.num_rows} labels: {matched.table.num_rows} scored records, {matched.num_quarantined} of lines set aside")
+    of = {(c, r): label for c, r, label in zip(*(matched.table[n].to_pylist() for n in ("corpus", "record_id", "label")), strict=True)}
+    return [of.get(key) for key in zip(table.scores["corpus"].to_pylist(), table.scores["record_id"].to_pylist(), strict=True)]
+
+
+def fit_cuts(
+    scores: pa.Table, method: Any, by: By, human: list[str | None] | None, normals_only: bool, min_group_records: int
+) -> Cuts | GroupedCuts:
+    """Cuts fitted on the records whose score speaks of the machine: of calibrated sensors, not off, in transition or of a faulty sensor.
+
+    With `normals_only`, on those that a person calls normal alone: their rate is then a false-alarm probability.
+    """
+    fit_on = ~pc.is_in(scores["state"], pa.array([str(s) for s in UNDECIDED_STATES])).to_numpy() & scores["calibrated"].to_numpy()
+    if not fit_on.any():
+        raise ValueError("no record can be used to fit cuts: all are off, in transition, of a faulty sensor or of one without calibration")
+    normal = None
+    if normals_only:
+        if human is None:
+            raise ValueError("cuts from trusted normals need --labels with records labelled normal")
+        normal = np.array([name == NORMAL for name in human])[fit_on]
+    chosen = scores.filter(pa.array(fit_on))
+    values = chosen["score"].to_numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CutsWarning)  # each stands in the cuts too, and is printed from there
+        if by == "none":
+            return cuts_of(method, values, None if normal is None else values[normal])
+        return grouped_cuts(row_groups(chosen, by), values, method, by, min_group_records, normal)
+
+
+def overall_of(cuts: Cuts | GroupedCuts) -> Cuts:
+    """The cuts of all records."""
+    return cuts if isinstance(cuts, Cuts) else cuts.overall
+
+
+def read_cuts(decisions_uri: str) -> Cuts | GroupedCuts:
+    """The cuts of a finished decisions folder."""
+    check_finished(decisions_uri)
+    values = objects.read_json(objects.join(decisions_uri, "cuts.json"))
+    return from_json(GroupedCuts if values["grouped"] else Cuts, values["cuts"], objects.join(decisions_uri, "cuts.json"))
+
+
+def check_decisions(decisions_uri: str, table: ScoresTable) -> None:
+    """Raises DecisionsMismatch where the cuts were made on another run's scores."""
+    made_on = objects.read_json(objects.join(decisions_uri, "cuts.json"))["run"]
+    if made_on["content"] != table.run["content"]:
+        raise DecisionsMismatch(
+            f"{decisions_uri} holds cuts on scores of the run {made_on['uri']}, these are of {table.run['uri']}: scores differ in scale"
+        )
+
+
+def print_decisions(table: ScoresTable, cuts: Cuts | GroupedCuts, labels: pa.Table) -> None:
+    """The cuts in words and the pseudo-labels by origin."""
+    overall = overall_of(cuts)
+    rate = realised_rate(overall, table.scores["score"].to_numpy())
+    nominal = "" if overall.nominal_rate is None else f", nominal {overall.kind} {overall.nominal_rate:.3g}"
+    print(
+        f"{overall.method} on {overall.num_scores:,} {overall.scale} scores: normal <= {overall.normal_below:.6g}, anomaly >= {overall.anomaly_above:.6g}{nominal}"
+    )
+    print(f"  {rate:.2%} of all scores are at or above the cut")
+    if overall.kind == "rate":
+        print("  that is a rate of the corpus, faults included, and no false-alarm probability: no trusted normals were used")
+    for warning in overall.warnings:
+        print(f"  warning: {warning}")
+    if isinstance(cuts, GroupedCuts):
+        own = sum(group.cuts is not None for group in cuts.groups)
+        print(f"  {own} of {len(cuts.groups)} groups (by {cuts.by}) have cuts of their own, the others those of all")
+    names = {LABEL_NORMAL: "normal", LABEL_ABNORMAL: "abnormal", UNDECIDED: "undecided"}
+    counts = {name: int(pc.sum(pc.equal(labels["label"], value)).as_py() or 0) for value, name in names.items()}
+    human = int(pc.sum(pc.equal(labels["origin"], "human")).as_py() or 0)
+    print(f"pseudo-labels: {', '.join(f'{count:,} {name}' for name, count in counts.items())} ({human} human)")
+
+
+__all__ = ["By", "CutsConfig", "check_decisions", "fit_cuts", "label", "labels_of", "overall_of", "read_cuts"]

@@ -1,0 +1,186 @@
+"""Shards to the features table: records, their level, and the vector features that the corpus allows."""
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from vibray import schema
+from vibray.config import to_json
+from vibray.decide.state import state_statistics
+from vibray.features.cwt_image import CwtImageConfig
+from vibray.features.harmonic import HarmonicConfig
+from vibray.features.spectral import SpectralConfig
+from vibray.features.zerone import ZeroneConfig
+from vibray.pipeline.parts_job import PartsJob, sensors_of, summary_row, vector_column, waveforms_of
+from vibray.pipeline.reading import unpack
+from vibray.recipes import FeatureConfig, VectorConfig, build_feature
+from vibray.runs import CHUNK, mains_snr_db
+from vibray.signal.harmonics import mains_line_hz
+from vibray.storage import objects
+from vibray.storage.corpus import CorpusFacts
+from vibray.storage.parts import Parts, commit_part
+from vibray.storage.plan import LINES_PER_PART
+
+VECTORS = ("spectral", "zerone", "harmonic")
+"""Vector features that are stored where the corpus allows them: they are small beside the waveform."""
+
+CONFIGS: dict[str, VectorConfig] = {"spectral": SpectralConfig(), "zerone": ZeroneConfig(), "harmonic": HarmonicConfig()}
+
+MAINS_TOLERANCE = 0.01
+"""A mains line further than this from where it should stand, relatively, means another sample rate: 8192 Hz read as 10,000 Hz is .22 off."""
+
+MAINS_SNR_DB = 10.0
+MAINS_MIN_RECORDS = 5
+
+
+def featurize(
+    input_uri: str,
+    features_uri: str,
+    facts: CorpusFacts,
+    corpus: str | None = None,
+    vectors: tuple[str, ...] = VECTORS,
+    lines_per_part: int = LINES_PER_PART,
+    store_images: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Runs the stage; see jobs/featurize.py."""
+    stored, left_out = allowed_vectors(vectors, facts)
+    for name, why in left_out.items():
+        print(f"left out: {why}" if name in why else f"left out: {name}: {why}")
+    configs = {name: CONFIGS[name] for name in stored}
+    corpus = corpus or objects.last_segment(input_uri)
+    input_uri, features_uri = objects.absolute(input_uri), objects.absolute(features_uri)
+    identity = {
+        "input": input_uri,
+        "corpus": corpus,
+        "facts": to_json(facts),
+        "vectors": {name: to_json(config) for name, config in configs.items()},
+        "images": to_json(CwtImageConfig()) if store_images else None,
+    }
+    job = PartsJob(input_uri, features_uri, corpus, facts, identity, lines_per_part, "featurize")
+    make = MakeFeatures(features_uri, facts, configs, store_images)
+    if dry_run:
+        job.preview(make.table)
+        return
+    parts = job.run(MakeFeatures, {"features_uri": features_uri, "facts": facts, "configs": configs, "store_images": store_images})
+    write_feature_json(features_uri, parts, facts, configs)
+    warn_mains(parts, facts)
+
+
+def allowed_vectors(vectors: tuple[str, ...], facts: CorpusFacts) -> tuple[list[str], dict[str, str]]:
+    """The vectors that this rate, length and mains allow, and why the others are left out."""
+    stored, left_out = [], {}
+    for name in vectors:
+        try:
+            build_feature(CONFIGS[name], facts.mains_hz).check(facts.sample_rate_hz, facts.num_samples)
+            stored.append(name)
+        except ValueError as error:
+            left_out[name] = str(error)
+    return stored, left_out
+
+
+def write_feature_json(features_uri: str, parts: Parts, facts: CorpusFacts, configs: dict[str, VectorConfig]) -> None:
+    """feature.json: the corpus' facts, and name and frequency of every column of every vector."""
+    vectors = {}
+    for name, config in configs.items():
+        feature = build_feature(config, facts.mains_hz)
+        vectors[name] = {
+            "config": to_json(config),
+            "columns": list(feature.columns()),
+            "frequencies_hz": list(feature.frequencies_hz(facts.sample_rate_hz)),
+        }
+    values = {
+        "corpus": parts.plan.corpus,
+        "input": parts.plan.identity["input"],
+        "facts": to_json(facts),
+        "num_records": parts.total("num_kept"),
+        "vectors": vectors,
+    }
+    objects.write_json(objects.join(features_uri, "feature.json"), values)
+
+
+class MakeFeatures:
+    """One worker's stage: a part of records in, a part of the features table out."""
+
+    def __init__(self, features_uri: str, facts: CorpusFacts, configs: dict[str, VectorConfig], store_images: bool):
+        torch.set_num_threads(1)  # a worker a core: more threads only spin against one another
+        self.features_uri, self.facts, self.store_images = features_uri, facts, store_images
+        self.configs: dict[str, FeatureConfig] = {**configs}
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        for read in unpack(batch):
+            table = self.table(read.records)
+            tables = {"": table, "bad": read.bad}
+            if self.store_images:
+                tables["images"] = self.images(read.records)
+            marker = commit_part(self.features_uri, read.part_id, tables, {**read.marker, "mains": self.mains(read.records)})
+        return summary_row(marker)
+
+    def table(self, records: pa.Table) -> pa.Table:
+        """The features table of some records."""
+        features = {name: build_feature(config, self.facts.mains_hz) for name, config in self.configs.items()}
+        shape = schema.features(self.facts.num_samples, {name: feature.shape[0] for name, feature in features.items()})
+        w = waveforms_of(records)
+        if not len(w):
+            return shape.empty_table()
+        made: dict[str, list[np.ndarray]] = {name: [] for name in ("rms", "snr", *features)}
+        for chunk in np.array_split(w, -(-len(w) // CHUNK)):
+            made["rms"].append(state_statistics(chunk, self.facts.sample_rate_hz)["rms"])
+            made["snr"].append(np.full(len(chunk), np.nan) if (snr := mains_snr_db(chunk, self.facts)) is None else snr)
+            for name, feature in features.items():
+                made[name].append(feature(torch.from_numpy(chunk), self.facts.sample_rate_hz).numpy())
+        whole = {name: np.concatenate(parts).astype(np.float32) for name, parts in made.items()}
+        columns = {name: records[name] for name in records.column_names}
+        columns |= {"rms": pa.array(whole["rms"]), "mains_snr_db": pa.array(whole["snr"], from_pandas=True)}
+        columns |= {name: vector_column(whole[name]) for name in features}
+        return pa.table(columns, schema=shape)
+
+    def images(self, records: pa.Table) -> pa.Table:
+        """The default CWT image of some records, float16, a binary column with its shape beside it."""
+        feature = build_feature(CwtImageConfig(), None)
+        chunks = torch.from_numpy(waveforms_of(records)).split(CHUNK)
+        images = [image for chunk in chunks if len(chunk) for image in feature(chunk, self.facts.sample_rate_hz).half().numpy()]
+        shape = [list(image.shape) for image in images]
+        return pa.table(
+            {
+                "corpus": records["corpus"],
+                "record_id": records["record_id"],
+                "image": pa.array([image.tobytes() for image in images], pa.large_binary()),
+                "shape": pa.array(shape, pa.list_(pa.int32())),
+            }
+        )
+
+    def mains(self, records: pa.Table) -> dict[str, list[float]]:
+        """By sensor: frequencies at which its clear mains lines stand, for the check of the rate."""
+        if self.facts.mains_hz is None or not records.num_rows:
+            return {}
+        line = mains_line_hz(torch.from_numpy(waveforms_of(records)), self.facts.sample_rate_hz)
+        found: dict[str, list[float]] = {}
+        for (unit, sensor_id), hz, snr in zip(sensors_of(records), line.frequency_hz.tolist(), line.snr_db.tolist(), strict=True):
+            if snr >= MAINS_SNR_DB:
+                found.setdefault(f"{unit}/{sensor_id}", []).append(round(hz, 3))
+        return found
+
+
+def warn_mains(parts: Parts, facts: CorpusFacts) -> None:
+    """Warns of each sensor whose mains line does not stand at twice the mains frequency: the sample rate may be wrong."""
+    if facts.mains_hz is None:
+        return
+    found: dict[str, list[float]] = {}
+    for marker in parts.markers.values():
+        for sensor, frequencies in marker.get("mains", {}).items():
+            found.setdefault(sensor, []).extend(frequencies)
+    expected = 2 * facts.mains_hz
+    off = {}
+    for sensor, frequencies in sorted(found.items()):
+        median = float(torch.tensor(frequencies).median())
+        if len(frequencies) >= MAINS_MIN_RECORDS and abs(median / expected - 1) > MAINS_TOLERANCE:
+            off[sensor] = median
+    for sensor, median in list(off.items())[:10]:
+        rate = facts.sample_rate_hz * expected / median
+        print(
+            f"warning: the mains line of sensor {sensor} stands at {median:.2f} Hz instead of {expected:g} Hz: "
+            f"is its sample rate {rate:,.0f} Hz rather than {facts.sample_rate_hz:,.0f} Hz, or the mains frequency another one?"
+        )
+    if len(off) > 10:
+        print(f"warning: so do {len(off) - 10} more sensors")

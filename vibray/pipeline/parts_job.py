@@ -1,0 +1,148 @@
+"""What featurize and score have in common: a plan, parts in, parts out, progress, the account at the end; or a dry run of it."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+
+from vibray.pipeline import session
+from vibray.pipeline.progress import Progress
+from vibray.pipeline.reading import WORK_CPUS, Todo, read_parts
+from vibray.storage import objects
+from vibray.storage.corpus import CorpusFacts
+from vibray.storage.parts import Parts, done_parts, missing
+from vibray.storage.plan import Plan, make_plan, read_plan, start_plan
+from vibray.storage.reading import read_shard
+
+PREVIEW_LINES = 64
+PREVIEW_BAD = 5
+
+
+@dataclass(frozen=True)
+class PartsJob:
+    """Input, output folder and what decides whether two commands are the same job."""
+
+    input_uri: str
+    folder_uri: str
+    corpus: str
+    facts: CorpusFacts
+    identity: dict[str, Any]
+    lines_per_part: int
+    verb: str
+    """"featurize" or "score", for the messages"""
+
+    def plan(self) -> Plan:
+        """What a first start would fix."""
+        return make_plan(self.input_uri, self.corpus, self.identity, self.lines_per_part)
+
+    def run(self, stage: type, stage_arguments: dict[str, Any], use_gpu: bool = False) -> Parts:
+        """Reads what is not done, hands each part to `stage` (a class, one object a worker, called with a block), shows progress.
+
+        Returns the finished parts, their accounts checked. Raises PlanMismatch where the folder is another job's.
+        """
+        plan = start_plan(self.folder_uri, self.plan, self.identity)
+        todo = missing(plan, done_parts(self.folder_uri))
+        if not todo:
+            print(f"{self.folder_uri} is finished already: nothing to do")
+        else:
+            session.check_nodes([objects.join(self.folder_uri, "plan.json"), objects.join(plan.base_uri, todo[0][0].key)])
+            self._stream(plan, todo, stage, stage_arguments, use_gpu)
+        parts = Parts(self.folder_uri)
+        parts.check_accounts()
+        print_account(parts, plan.ignored)
+        return parts
+
+    def _stream(self, plan: Plan, todo: Todo, stage: type, stage_arguments: dict[str, Any], use_gpu: bool) -> None:
+        num_workers = max(1, session.num_gpus() if use_gpu else min(session.num_cpus(), _most_parts(plan, todo)))
+        dataset = read_parts(plan, self.facts, todo).map_batches(
+            stage,
+            fn_constructor_kwargs=stage_arguments,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=1 if use_gpu else WORK_CPUS,
+            num_gpus=1 if use_gpu else None,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_workers),
+        )
+        bad = 0
+        with Progress(self.verb, None, "records") as progress:
+            for row in dataset.iter_rows():
+                bad += row["num_bad"]
+                progress.add(row["num_kept"], set_aside=bad)
+
+    def preview(self, work: Callable[[pa.Table], object]) -> None:
+        """A dry run: the plan, the first bad lines, and what one core would take, from a timed `work` on the first records. Writes nothing."""
+        try:
+            plan, state = read_plan(self.folder_uri), "begun"
+        except FileNotFoundError:
+            plan, state = self.plan(), "new"
+        todo = missing(plan, done_parts(self.folder_uri))
+        print(f"{self.verb} {self.input_uri} -> {self.folder_uri} ({state})")
+        print(
+            f"  {len({part.key for part in plan.parts})} shards, {plan.num_bytes / 2**20:,.1f} MiB, {len(plan.parts)} parts or chains, {len(todo)} to do"
+        )
+        if plan.ignored:
+            print(f"  {len(plan.ignored)} objects are no shards and are left alone, as {plan.ignored[0]}")
+        if todo:
+            self._preview_records(plan, todo, work)
+        print("dry run: nothing was written")
+
+    def _preview_records(self, plan: Plan, todo: Todo, work: Callable[[pa.Table], object]) -> None:
+        started = time.perf_counter()
+        first = dataclasses.replace(todo[0][0], max_lines=PREVIEW_LINES, max_bytes=1 << 40)
+        read = next(read_shard(first, self.facts, plan.corpus, plan.base_uri))
+        parsed = time.perf_counter()
+        work(read.records)
+        worked = time.perf_counter()
+        print(f"  first {read.num_read} lines of {read.key}: {read.records.num_rows} records, {read.bad.num_rows} set aside")
+        for row in read.bad.slice(0, PREVIEW_BAD).to_pylist():
+            print(f"    {row['shard']}@{row['offset']}: {row['reason']} ({row['detail']}): {row['head'][:60]!r}")
+        if read.num_read:
+            line = (parsed - started) / read.num_read
+            record = (worked - parsed) / max(1, read.records.num_rows)
+            print(f"  on one core: {1e3 * line:.1f} ms to read and parse a line, {1e3 * record:.1f} ms for the rest of a record")
+            print(f"  that is {3600 / (line + record):,.0f} records an hour and core")
+
+
+def _most_parts(plan: Plan, todo: Todo) -> int:
+    # how many parts a chain has is not known before it was read
+    return 10**6 if any(part.chain for part, _ in todo) else len(todo)
+
+
+def print_account(parts: Parts, ignored: Sequence[str] = ()) -> None:
+    """read = kept + set aside, by reason."""
+    print(f"read {parts.total('num_read'):,} = kept {parts.total('num_kept'):,} + set aside {parts.total('num_bad'):,}")
+    for reason, count in sorted(parts.reasons.items(), key=lambda item: (-item[1], item[0])):
+        print(f"  {count:6,} {reason}")
+    if parts.total("num_naive"):
+        print(f"  {parts.total('num_naive'):,} times name no zone and were read in {parts.plan.identity['facts']['timezone']} (--timezone)")
+    if parts.total("num_fitted"):
+        print(f"  {parts.total('num_fitted'):,} records of another length were cut or padded (--wrong-length fit)")
+    if ignored:
+        print(f"  {len(ignored)} objects are no shards and were left alone, as {ignored[0]}")
+
+
+def waveforms_of(table: pa.Table) -> np.ndarray:
+    """The waveforms of a table, (records, samples) float32, copied so that torch may have them."""
+    chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["waveform"].chunks]
+    size = table.schema.field("waveform").type.list_size
+    return np.concatenate([np.empty(0, np.float32), *chunks]).reshape(-1, size)
+
+
+def vector_column(values: np.ndarray) -> pa.FixedSizeListArray:
+    """A (records, size) float32 array as a column of vectors."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values, np.float32).reshape(-1)), values.shape[1])
+
+
+def sensors_of(table: pa.Table) -> list[tuple[str, str]]:
+    """(unit, sensor_id) a row."""
+    return list(zip(table["unit"].to_pylist(), table["sensor_id"].to_pylist(), strict=True))
+
+
+def summary_row(marker: dict[str, Any]) -> pa.Table:
+    """What a finished part tells the driver."""
+    return pa.table({"num_kept": [marker["num_kept"]], "num_bad": [marker["num_bad"]]})

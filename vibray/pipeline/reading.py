@@ -1,0 +1,72 @@
+"""Objects to records, streaming: one plan row a task, one row of a Ray block a part.
+
+A part travels as a single row that holds its tables as Arrow IPC bytes, so that Ray can neither glue two parts nor slice one,
+whatever the length of a record (blocks of records stay whole only between one and one and a half times target_max_block_size).
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+
+from vibray.config import from_json, to_json
+from vibray.storage.corpus import CorpusFacts
+from vibray.storage.plan import PartPlan, Plan
+from vibray.storage.reading import ReadPart, read_shard
+
+READ_CPUS = 0.25
+"""A reader waits for storage much of the time; with WORK_CPUS it fills one core."""
+
+WORK_CPUS = 0.75
+"""What a stage behind the readers asks for: another number than READ_CPUS, so that Ray does not fuse the two."""
+
+Todo = Sequence[tuple[PartPlan, frozenset[int]]]
+"""Unfinished parts or chains, and the numbers of each chain that are done."""
+
+
+def read_parts(plan: Plan, facts: CorpusFacts, todo: Todo) -> ray.data.Dataset:
+    """One row a part: see `unpack`. Reading is streamed; a task holds one part at a time."""
+    ray.data.DataContext.get_current().target_max_block_size = 1 << 20  # no row waits for another: each is a block of its own
+    rows = [{"part": json.dumps(to_json(part)), "done": sorted(done)} for part, done in todo]
+    return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        _read,
+        fn_kwargs={"base_uri": plan.base_uri, "corpus": plan.corpus, "facts": facts},
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=READ_CPUS,
+    )
+
+
+def _read(batch: pa.Table, base_uri: str, corpus: str, facts: CorpusFacts) -> Iterator[pa.Table]:
+    for row in batch.to_pylist():
+        part = from_json(PartPlan, json.loads(row["part"]))
+        for read in read_shard(part, facts, corpus, base_uri, frozenset(row["done"] or ())):
+            yield pack(read)
+
+
+def pack(read: ReadPart) -> pa.Table:
+    """A part as a table of one row."""
+    facts: dict[str, Any] = {"part_id": read.part_id, **read.marker}
+    return pa.table({"facts": [json.dumps(facts)], "records": _to_ipc(read.records), "bad": _to_ipc(read.bad)})
+
+
+def unpack(batch: pa.Table) -> Iterator[ReadPart]:
+    """The parts of a block, their waveforms not copied."""
+    for row in range(batch.num_rows):
+        tables = {name: _from_ipc(batch[name][row]) for name in ("records", "bad")}
+        yield ReadPart(**json.loads(batch["facts"][row].as_py()), **tables)
+
+
+def _to_ipc(table: pa.Table) -> pa.Array:
+    """A table as a binary array of one value, whose bytes are not copied again."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    data = sink.getvalue()
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.array([0, data.size], pa.int64()).buffers()[1], data])
+
+
+def _from_ipc(scalar: Any) -> pa.Table:
+    return pa.ipc.open_stream(scalar.as_buffer()).read_all()

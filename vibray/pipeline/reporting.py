@@ -1,0 +1,195 @@
+"""Tables to the report: gathers what one page shows, and the explanations of its highest records."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from vibray.decide.cuts import Cuts, GroupedCuts, realised_rate
+from vibray.explain.grad_cam import grad_cam
+from vibray.explain.residual import moved_columns, residual_map
+from vibray.features.cwt_image import CwtImageConfig
+from vibray.models.classifier import Classifier
+from vibray.models.deep_svdd import DeepSvdd
+from vibray.models.vae import Vae
+from vibray.pipeline.decisions import check_decisions, labels_of, overall_of, read_cuts
+from vibray.pipeline.evaluation import evaluate_table
+from vibray.pipeline.parts_job import sensors_of, waveforms_of
+from vibray.pipeline.tables import ScoresTable, open_scores
+from vibray.recipes import ClassicalRecipe, ImageConfig, build_feature, columns_of
+from vibray.report.alarms import alarms_csv
+from vibray.report.data import Bars, Explanation, Map, ReportConfig, ReportData
+from vibray.report.page import render
+from vibray.report.records import highest
+from vibray.runs import Detecting, Diagnosing, Run, classical_members, deep_members, load
+from vibray.storage import objects
+
+BAD_SHOWN = 1000
+
+
+def report(
+    scores_uris: tuple[str, ...],
+    report_uri: str,
+    decisions_uri: str | None = None,
+    labels_uri: str | None = None,
+    title: str = "vibray report",
+    config: ReportConfig = ReportConfig(),  # noqa: B008 (frozen)
+    explain: bool = True,
+) -> None:
+    """Runs the stage; see jobs/report.py."""
+    report_uri = objects.absolute(report_uri)
+    table = open_scores([objects.absolute(uri) for uri in scores_uris])
+    data = gather(table, decisions_uri, labels_uri, title)
+    if explain:
+        data = replace(data, explanations=explanations(data, table, config))
+    objects.write_bytes(report_uri, render(data, config).encode())
+    alarms = objects.join(objects.parent(report_uri), "alarms.csv")
+    objects.write_bytes(alarms, alarms_csv(data).encode())
+    print(f"report: {report_uri}\nalarms: {alarms} ({int(data.alarm.sum()):,} records)")
+
+
+def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None, title: str) -> ReportData:
+    """What the report shows."""
+    cuts = None
+    if decisions_uri is not None:
+        cuts = read_cuts(decisions_uri)
+        check_decisions(decisions_uri, table)
+    metrics = None if labels_uri is None else evaluate_table(table, labels_of(labels_uri, table), decisions_uri)
+    facts, notes = table.facts, []
+    if table.num_duplicates:
+        notes.append(f"{table.num_duplicates:,} records stand more than once in the inputs; they are counted once.")
+    counts = {}
+    for parts in table.folders:
+        account = {"read": parts.total("num_read"), "kept": parts.total("num_kept"), "set_aside": parts.reasons}
+        counts[parts.plan.corpus] = account
+    return ReportData(
+        title=title,
+        generated_at=datetime.now(UTC),
+        scores=table.scores,
+        counts=counts,
+        run={
+            "run": table.run["uri"],
+            "recipe": f"{table.run['kind']} {table.run['recipe']}",
+            "members": ", ".join(table.run["members"]) or None,
+            "faults": None if table.faults is None else ", ".join(table.faults) or "none labelled",
+            "sample rate": f"{facts.sample_rate_hz:g} Hz",
+            "samples a record": facts.num_samples,
+            "mains": "none" if facts.mains_hz is None else f"{facts.mains_hz:g} Hz",
+            "calibration": (table.identities[0]["calibration"] or {}).get("uri"),
+        },
+        evidence=table.evidence(),
+        bad_records=table.bad_records().slice(0, BAD_SHOWN),
+        cuts=None if cuts is None else _cuts_for_report(cuts, table.scores),
+        metrics=metrics,
+        signal_unit=facts.signal_unit,
+        notes=tuple(notes),
+    )
+
+
+def _cuts_for_report(cuts: Cuts | GroupedCuts, scores: pa.Table) -> dict[str, Any]:
+    values, groups = scores["score"].to_numpy(), {}
+    if isinstance(cuts, GroupedCuts):
+        groups = {"/".join(group.group): _cut(group.cuts, None) for group in cuts.groups if group.cuts is not None}
+    return {"global": _cut(overall_of(cuts), values), "groups": groups}
+
+
+def _cut(cut: Cuts, values: np.ndarray | None) -> dict[str, Any]:
+    return {
+        "normal_below": cut.normal_below,
+        "anomaly_above": cut.anomaly_above,
+        "method": cut.method,
+        "rate_kind": cut.kind,
+        "nominal_rate": cut.nominal_rate,
+        "realised_rate": None if values is None else realised_rate(cut, values),
+    }
+
+
+# ---------------------------------------------------------------- explanations
+
+
+def explanations(data: ReportData, table: ScoresTable, config: ReportConfig) -> dict[tuple[str, str], list[Explanation]]:
+    """By record: where the nets looked, what the VAE could not give back, and which harmonics moved against the sensor's own records."""
+    shown = [(card.corpus, card.record_id) for card in highest(data, config).cards]
+    evidence = data.evidence
+    if evidence is None or not shown:
+        return {}
+    keys = list(zip(evidence["corpus"].to_pylist(), evidence["record_id"].to_pylist(), strict=True))
+    rows = [keys.index(key) for key in shown if key in keys]
+    records = evidence.take(pa.array(rows))
+    waveforms, sensors = torch.from_numpy(waveforms_of(records)), sensors_of(records)
+    found: dict[tuple[str, str], list[Explanation]] = {keys[row]: [] for row in rows}
+    try:
+        run = load(table.run["uri"])
+    except (OSError, ValueError):  # a report can be made where the run is gone: it shows what the scores hold
+        run = None
+    if run is not None:
+        for maps in [*_maps(run, waveforms, sensors), *_all_moved(run, waveforms, sensors)]:
+            for row, explanation in zip(rows, maps, strict=True):
+                found[keys[row]].append(explanation)
+    return {key: value for key, value in found.items() if value}
+
+
+def _maps(run: Run, waveforms: torch.Tensor, sensors: list[tuple[str, str]]) -> list[list[Map]]:
+    facts, made = run.facts, []
+
+    def maps(title: str, config: ImageConfig, values: torch.Tensor) -> list[Map]:
+        rows_hz = build_feature(config, facts.mains_hz).rows_hz(facts.sample_rate_hz)
+        return [Map(title, v.numpy(), tuple(rows_hz), facts.num_samples / facts.sample_rate_hz) for v in values.detach()]
+
+    def images(config: ImageConfig, scaling: Any) -> torch.Tensor:
+        return scaling(build_feature(config, facts.mains_hz)(waveforms, facts.sample_rate_hz), sensors)
+
+    for member in deep_members(run):
+        config, net = member.recipe.feature, member.detector
+        if not isinstance(config, CwtImageConfig):  # the other images have no frequency axis to draw on
+            continue
+        x = images(config, member.scaling)
+        if isinstance(net, DeepSvdd):
+
+            def distance(features: torch.Tensor, net: DeepSvdd = net) -> torch.Tensor:
+                return (net.projection(features.mean(dim=(2, 3))) - net.center).square().sum(dim=1)
+
+            made.append(maps("Grad-CAM of Deep SVDD", config, grad_cam(net.trunk.feature_map, distance, x)))
+        if isinstance(net, Vae):
+            with torch.inference_mode():
+                made.append(maps("what the VAE could not give back", config, residual_map(x, net(x).reconstruction)))
+    if isinstance(run.model, Diagnosing) and run.model.net.config.inputs == "image" and isinstance(run.model.recipe.image, CwtImageConfig):
+        net = run.model.net
+        x = images(run.model.recipe.image, run.model.image_scaling)
+        made.append(maps("Grad-CAM of the classifier", run.model.recipe.image, grad_cam(*_classifier_halves(net), x)))
+    return made
+
+
+def _classifier_halves(net: Classifier) -> tuple[Any, Any]:
+    assert net.encoder is not None
+
+    def head(features: torch.Tensor) -> torch.Tensor:
+        h = features.mean(dim=(2, 3))
+        for layer in list(net.head)[:-1]:
+            h = torch.relu(layer(h))
+        return net.head[-1](h)[:, 0]
+
+    return net.encoder.feature_map, head
+
+
+def _all_moved(run: Run, waveforms: torch.Tensor, sensors: list[tuple[str, str]]) -> list[list[Bars]]:
+    scaled = [m for m in classical_members(run) if m.scaling.config.by != "none"]  # without a baseline nothing can have moved
+    return [_moved(member, run, waveforms, sensors) for member in scaled]
+
+
+def _moved(member: Detecting, run: Run, waveforms: torch.Tensor, sensors: list[tuple[str, str]]) -> list[Bars]:
+    """Columns of a classical detector's vector (harmonics, bands) that moved furthest from the sensor's own baseline."""
+    assert isinstance(member.recipe, ClassicalRecipe)
+    feature = build_feature(member.recipe.feature, run.facts.mains_hz)
+    columns = columns_of(feature, member.recipe.detector.blocks)
+    hz = feature.frequencies_hz(run.facts.sample_rate_hz)
+    names = [feature.columns()[i] + ("" if hz[i] is None else f" ({hz[i]:.4g} Hz)") for i in columns]
+    z = member.scaling(feature(waveforms, run.facts.sample_rate_hz), sensors)[:, columns].numpy()
+    made = []
+    for row in z:
+        top = moved_columns(row, np.zeros(len(row)), np.ones(len(row)), names)
+        made.append(Bars("moved furthest from the sensor's baseline", tuple(m.name for m in top), tuple(m.z for m in top)))
+    return made

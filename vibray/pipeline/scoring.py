@@ -1,0 +1,172 @@
+"""Bulk scoring: raw shards stream through features and model in one pass; nothing of an archive is copied to be scored."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from vibray import schema
+from vibray.config import short_hash, to_json
+from vibray.pipeline import session
+from vibray.pipeline.parts_job import PartsJob, sensors_of, summary_row, vector_column, waveforms_of
+from vibray.pipeline.reading import unpack
+from vibray.runs import Run, load
+from vibray.storage import objects
+from vibray.storage.parts import Parts, check_finished, commit_part
+from vibray.storage.plan import LINES_PER_PART
+
+EVIDENCE_PER_PART = 24
+"""Highest records of a part that are kept with their waveforms."""
+
+
+class CalibrationMismatch(ValueError):
+    """The calibration was made with another run."""
+
+
+def score(
+    run_uri: str,
+    input_uri: str,
+    scores_uri: str,
+    sample_rate_hz: float,
+    corpus: str | None = None,
+    calibration_uri: str | None = None,
+    lines_per_part: int = LINES_PER_PART,
+    evidence_per_part: int = EVIDENCE_PER_PART,
+    dry_run: bool = False,
+) -> None:
+    """Runs the stage; see jobs/score.py."""
+    run_uri, input_uri, scores_uri = (objects.absolute(uri) for uri in (run_uri, input_uri, scores_uri))
+    calibration_uri = None if calibration_uri is None else objects.absolute(calibration_uri)
+    run = load_calibrated(run_uri, calibration_uri)
+    run.check(sample_rate_hz, run.facts.num_samples)
+    corpus = corpus or objects.last_segment(input_uri)
+    identity = {
+        "input": input_uri,
+        "corpus": corpus,
+        "facts": to_json(run.facts),
+        "run": run_identity(run_uri, run),
+        "calibration": None if calibration_uri is None else {"uri": calibration_uri, **check_finished(calibration_uri)},
+    }
+    job = PartsJob(input_uri, scores_uri, corpus, run.facts, identity, lines_per_part, "score")
+    if dry_run:
+        job.preview(Scorer(run, scores_uri, evidence_per_part).tables)
+        return
+    session.check_nodes([objects.join(run_uri, "_done.json")])
+    arguments = {
+        "run_uri": run_uri,
+        "scores_uri": scores_uri,
+        "calibration_uri": calibration_uri,
+        "evidence_per_part": evidence_per_part,
+    }
+    parts = job.run(ScoreParts, arguments, use_gpu=session.num_gpus() > 0)
+    summarise(scores_uri, parts)
+
+
+def run_identity(run_uri: str, run: Run) -> dict[str, Any]:
+    """What scores say of the run that made them."""
+    return {
+        "uri": run_uri,
+        "recipe": short_hash(run.recipe),
+        "kind": run.recipe.kind,
+        "content": short_hash(check_finished(run_uri)["files"]),
+        "members": list(run.members),
+        "faults": None if run.faults is None else list(run.faults),
+    }
+
+
+def load_calibrated(run_uri: str, calibration_uri: str | None) -> Run:
+    """The run, with the sensors of a calibration where one is given. Raises CalibrationMismatch for another run's calibration."""
+    run = load(run_uri)
+    if calibration_uri is None:
+        return run
+    made_with = check_finished(calibration_uri)["run"]
+    if made_with["content"] != run_identity(run_uri, run)["content"]:
+        raise CalibrationMismatch(
+            f"{calibration_uri} was made with the run {made_with['uri']}, not with {run_uri}: calibrate with this run"
+        )
+    return run.calibrated(objects.read_table(objects.join(calibration_uri, "calibration.parquet")))
+
+
+class Scorer:
+    """A part of records to its scores and its evidence."""
+
+    def __init__(self, run: Run, scores_uri: str, evidence_per_part: int):
+        self.run, self.scores_uri, self.evidence_per_part = run, scores_uri, evidence_per_part
+        self.schema = schema.scores(run.members, run.faults)
+
+    def tables(self, records: pa.Table) -> dict[str, pa.Table]:
+        """The part's scores, and the highest of them with their waveforms."""
+        run = self.run
+        evidence_schema = schema.evidence(run.facts.num_samples, run.members, run.faults)
+        if not records.num_rows:
+            return {"": self.schema.empty_table(), "evidence": evidence_schema.empty_table()}
+        w, sensors = waveforms_of(records), sensors_of(records)
+        outputs = run.outputs(torch.from_numpy(w), run.facts.sample_rate_hz, sensors)
+        columns: dict[str, Any] = {name: records[name] for name in schema.ORIGIN.names}
+        columns["state"] = [str(state) for state in run.states(w, sensors)]
+        columns["calibrated"] = run.known(sensors)
+        columns |= {name: values.float().numpy() for name, values in outputs.items() if name != "fault"}
+        if run.faults is not None:
+            names = run.fault_names(outputs["fault"])
+            columns["fault"] = names
+            columns["fault_probability"] = [
+                float(outputs[schema.FAULT_PREFIX + n][i]) if n in run.faults else None for i, n in enumerate(names)
+            ]
+        scored = pa.table(columns, schema=self.schema)
+        value = outputs["score"].numpy()
+        if not np.isfinite(value).all():
+            raise ValueError(f"the run gives {int((~np.isfinite(value)).sum())} scores that are NaN or infinite: train it again")
+        top = np.sort(np.lexsort((records["record_id"].to_numpy(zero_copy_only=False).astype(str), -value))[: self.evidence_per_part])
+        evidence = scored.take(pa.array(top)).append_column(evidence_schema.field("waveform"), vector_column(w[top]))
+        return {"": scored, "evidence": evidence.cast(evidence_schema)}
+
+
+class ScoreParts:
+    """One worker's stage: loads the run once, then scores part after part."""
+
+    def __init__(self, run_uri: str, scores_uri: str, calibration_uri: str | None, evidence_per_part: int):
+        torch.set_num_threads(1)
+        self.scorer = Scorer(load_calibrated(run_uri, calibration_uri), scores_uri, evidence_per_part)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        for read in unpack(batch):
+            tables = self.scorer.tables(read.records)
+            states = Counter(tables[""]["state"].to_pylist())
+            uncalibrated = tables[""].num_rows - sum(tables[""]["calibrated"].to_pylist())
+            more = {"states": dict(sorted(states.items())), "num_uncalibrated": uncalibrated}
+            marker = commit_part(self.scorer.scores_uri, read.part_id, {**tables, "bad": read.bad}, {**read.marker, **more})
+        return summary_row(marker)
+
+
+def summarise(scores_uri: str, parts: Parts) -> None:
+    """Prints and writes summary.json: the account, the states, the spread of the scores."""
+    table = parts.read(["score", "unit", "sensor_id"], schema=schema.scores())
+    states: Counter[str] = Counter()
+    for marker in parts.markers.values():
+        states.update(marker["states"])
+    values = table["score"].to_numpy()
+    quantiles = {f"q{q:g}": float(np.quantile(values, q)) for q in (0.01, 0.05, 0.5, 0.95, 0.99, 0.999)} if len(values) else {}
+    uncalibrated = parts.total("num_uncalibrated")
+    summary = {
+        "corpus": parts.plan.corpus,
+        "run": parts.plan.identity["run"],
+        "read": parts.total("num_read"),
+        "kept": parts.total("num_kept"),
+        "set_aside": parts.reasons,
+        "states": dict(sorted(states.items())),
+        "num_uncalibrated": uncalibrated,
+        "score_quantiles": quantiles,
+    }
+    objects.write_json(objects.join(scores_uri, "summary.json"), summary)
+    print("states: " + ", ".join(f"{count:,} {state}" for state, count in sorted(states.items())))
+    if uncalibrated:
+        sensors = len(set(sensors_of(table)))
+        print(
+            f"{uncalibrated:,} records are of sensors that neither the run nor a calibration knows ({sensors} sensors in all): they raise no alarm;"
+        )
+        print("  jobs/calibrate.py makes a calibration of their earliest records")
+    if quantiles:
+        print("scores: " + json.dumps({name: round(value, 5) for name, value in quantiles.items()}))

@@ -1,0 +1,176 @@
+"""Start or join Ray, and find out before any work what would otherwise fail in the middle of it.
+
+`RAY_ADDRESS` (set by `ray job submit`) names the cluster; without it a Ray of its own starts on this machine and ends with the job.
+"""
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import ray
+import ray.data
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from vibray.storage import objects
+
+SAME_VERSION = ("ray", "torch", "torchvision", "numpy", "pyarrow")
+"""Packages whose version must be the same in the driver and on every node."""
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot run this job; one line says why and what to do."""
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """What one node says of itself: its address, its versions, and why it cannot reach a URI ("" where it can)."""
+
+    address: str
+    versions: dict[str, str]
+    unreachable: str
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that must not differ between nodes."""
+    found = {"python": platform.python_version()}
+    for name in SAME_VERSION:
+        found[name] = importlib.metadata.version(name).split("+")[0]  # 2.13.0+cpu on a head without a GPU is 2.13.0
+    return found
+
+
+def environment() -> dict[str, str]:
+    """Versions and platform, for a run's environment.json."""
+    return {**versions(), "vibray": importlib.metadata.version("vibray"), "platform": platform.platform()}
+
+
+@contextlib.contextmanager
+def started(num_cpus: int | None = None, needed: bool = True) -> Iterator[None]:
+    """Ray for the time of a job: joined where RAY_ADDRESS says so, else started here and shut down at the end; not at all unless `needed`.
+
+    Raises ClusterError where the cluster runs other versions than this process.
+    """
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # one thread a worker, a worker a core: spinning threads cost a factor of ten
+    # Ray's C++ core reports every actor pool of Ray Data on the terminal as an error (ray-project/ray#53727)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if not needed or ray.is_initialized():  # a dry run needs none; a test or a notebook brought its own
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    # workers report through their results; what they print (Ray Train's internals, mostly) stays in Ray's own logs
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        with _silenced():
+            # a Ray port is remote code execution: unless RAY_AUTH_MODE says otherwise, Ray makes a token for it in ~/.ray
+            local = {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
+            ray.init(**({"address": address} if address else local), **quiet)
+    except (RuntimeError, ConnectionError) as error:
+        raise ClusterError(f"cannot join the Ray cluster at {address or 'this machine'}: {_first_line(error)}") from error
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Keeps off the terminal what Ray's C++ core says of itself while it starts; an error is raised all the same."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def check_nodes(uris: Sequence[str]) -> None:
+    """One small task a node: the same versions everywhere, and every URI within reach.
+
+    Raises ClusterError with one line that names the node.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+    probe = ray.remote(num_cpus=0.1, max_retries=1)(_node_facts)
+    facts = ray.get(
+        [
+            probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                node["NodeManagerAddress"], tuple(uris)
+            )
+            for node in nodes
+        ]
+    )
+    compare_nodes(versions(), facts)
+
+
+def compare_nodes(driver: dict[str, str], nodes: Sequence[NodeFacts]) -> None:
+    """Raises ClusterError for the first node that differs from the driver or cannot reach a URI."""
+    for node in nodes:
+        differing = [
+            f"{name} {node.versions.get(name)} (driver: {here})" for name, here in driver.items() if node.versions.get(name) != here
+        ]
+        if differing:
+            raise ClusterError(
+                f"node {node.address} runs {', '.join(differing)}: install the same versions everywhere (cluster/Dockerfile pins them)"
+            )
+        if node.unreachable:
+            raise ClusterError(f"node {node.address} cannot reach {node.unreachable}")
+
+
+def num_cpus() -> int:
+    """CPU cores of the cluster, at least 1."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def num_gpus() -> int:
+    """GPUs of the cluster."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """One clear line instead of a traceback for what a user can mend; VIBRAY_TRACEBACK=1 shows all of it.
+
+    Exit codes: 2 for an error that the line explains, 130 for an interrupt; anything else keeps its traceback (1).
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on where it stopped", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        cause = getattr(error, "cause", None) or error  # Ray wraps what a task raised
+        while not isinstance(cause, ValueError | OSError | ClusterError) and isinstance(cause.__cause__, Exception):
+            cause = cause.__cause__
+        if os.environ.get("VIBRAY_TRACEBACK") or not isinstance(cause, ValueError | OSError | ClusterError):
+            raise
+        print(f"error: {cause}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _node_facts(address: str, uris: tuple[str, ...]) -> NodeFacts:
+    unreachable = ""
+    for uri in uris:
+        try:
+            if not objects.exists(uri):
+                unreachable = f"{uri}: not there as this node sees it; give an s3:// URI or a folder that every node mounts"
+        except Exception as error:  # the text goes to the driver: an exception class might not unpickle there
+            unreachable = f"{uri}: {_first_line(error)}"
+        if unreachable:
+            break
+    return NodeFacts(address, versions(), unreachable)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

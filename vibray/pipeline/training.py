@@ -1,0 +1,399 @@
+"""Training: from finished features tables to a finished run folder, whatever the recipe."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+
+from vibray.config import short_hash, to_json
+from vibray.features.scaling import ScalingFit
+from vibray.models.classical import build
+from vibray.models.ensemble import Ensemble
+from vibray.pipeline import session
+from vibray.pipeline.deep_training import DeepJob, encoder_of, score_statistics, train_deep
+from vibray.pipeline.progress import Progress
+from vibray.pipeline.tables import PartRows, TrainingTable, identity_hash, open_features
+from vibray.recipes import (
+    ClassicalRecipe,
+    ClassifierRecipe,
+    DeepRecipe,
+    EnsembleRecipe,
+    Recipe,
+    build_feature,
+    columns_of,
+)
+from vibray.runs import Detecting, Fusing, Run, begin, load, save
+from vibray.schema import BAD_RECORDS, LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, UNDECIDED
+from vibray.storage import objects
+from vibray.storage.labels import match_labels, read_labels
+from vibray.storage.parts import Parts, check_finished
+from vibray.train.classical import Rows, fit_detector, fit_scaling, score_parts
+
+T = TypeVar("T")
+
+CACHE_GB = 4.0
+
+
+class TrainingError(ValueError):
+    """The arguments of a training do not fit one another or the features."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What jobs/train.py asks for."""
+
+    features: tuple[str, ...]
+    run: str
+    recipe: Recipe
+    labels: str | None = None
+    normals_only: bool = False
+    pseudo_labels: str | None = None
+    init_from: str | None = None
+    members: tuple[str, ...] = ()
+    num_workers: int = 1
+    cache_gb: float = CACHE_GB
+    dry_run: bool = False
+
+
+def train(job: TrainingJob) -> None:
+    """Runs the stage; see jobs/train.py. The same job on a finished run says so; on a run that was stopped it goes on."""
+    job = _absolute(job)
+    _check_arguments(job)
+    table = open_features(job.features)
+    recipe = _adopted(job)
+    check_features(recipe, table)
+    labels = None if job.labels is None else _labels(job.labels, table)
+    print(f"{len(table):,} records of {len(set(table.sensors))} sensors in {', '.join(sorted(table.corpora))}", end="")
+    print(f" ({table.num_duplicates:,} duplicates left out)" if table.num_duplicates else "")
+    plan = _Plan(job, recipe, table, labels)
+    if job.dry_run:
+        plan.preview()
+        return
+    plan.run()
+
+
+def _absolute(job: TrainingJob) -> TrainingJob:
+    def one(uri: str | None) -> str | None:
+        return None if uri is None else objects.absolute(uri)
+
+    return replace(
+        job,
+        features=tuple(objects.absolute(uri) for uri in job.features),
+        run=objects.absolute(job.run),
+        labels=one(job.labels),
+        pseudo_labels=one(job.pseudo_labels),
+        init_from=one(job.init_from),
+        members=tuple(objects.absolute(uri) for uri in job.members),
+    )
+
+
+def _check_arguments(job: TrainingJob) -> None:
+    classifier = isinstance(job.recipe, ClassifierRecipe)
+    if job.members and not isinstance(job.recipe, EnsembleRecipe):
+        raise TrainingError("--members goes with the ensemble recipe alone: put `ensemble` last on the line")
+    if (job.pseudo_labels or job.init_from) and not classifier:
+        raise TrainingError("--pseudo-labels and --init-from go with a classifier's recipe alone: put `classifier` last on the line")
+    if classifier and not job.labels:
+        raise TrainingError("a classifier needs --labels: a JSON Lines file of records labelled normal or by the name of their fault")
+    if classifier and job.normals_only:
+        raise TrainingError("--normals-only is for detectors: a classifier needs faults too")
+    if job.normals_only and not job.labels:
+        raise TrainingError("--normals-only needs --labels: it fits a detector on the records labelled normal alone")
+    if job.labels and not classifier and not job.normals_only:
+        raise TrainingError(
+            "a detector learns without labels: leave --labels out, or add --normals-only to fit it on the trusted normals alone"
+        )
+
+
+def _adopted(job: TrainingJob) -> Recipe:
+    """The recipe, a classifier's image and trunk being those of the run it starts from."""
+    recipe = job.recipe
+    if isinstance(recipe, EnsembleRecipe) and job.members:
+        members = {objects.last_segment(uri): load(uri).recipe for uri in job.members}
+        wrong = [name for name, member in members.items() if not isinstance(member, ClassicalRecipe | DeepRecipe)]
+        if wrong or len(members) < len(job.members):
+            raise TrainingError(
+                f"--members: {', '.join(wrong) or 'two members of one name'}: give detectors' runs whose last segments differ"
+            )
+        fusion = recipe.fusion
+        if {name for name, _ in fusion.weights} != set(members):
+            print(f"the members weigh alike: the recipe's weights are of {', '.join(name for name, _ in fusion.weights)}")
+            fusion = replace(fusion, weights=tuple((name, 1.0) for name in members))
+        return replace(recipe, members=members, fusion=fusion)  # type: ignore[arg-type]
+    if isinstance(recipe, ClassifierRecipe) and job.init_from and recipe.image is not None:
+        member = encoder_of(load(job.init_from)).recipe
+        assert isinstance(member, DeepRecipe)
+        print(f"the classifier takes image, scaling and encoder from {job.init_from}")
+        detector = replace(recipe.detector, trunk=member.detector.trunk)
+        return replace(recipe, image=member.feature, image_scaling=member.scaling, detector=detector)
+    return recipe
+
+
+def check_features(recipe: Recipe, table: TrainingTable) -> None:
+    """Raises TrainingError where a vector that the recipe wants is not in the table, or was made with another config; ValueError where a
+    feature cannot be had at this rate and length."""
+    match recipe:
+        case EnsembleRecipe():
+            for member in recipe.members.values():
+                check_features(member, table)
+            return
+        case ClassicalRecipe() | DeepRecipe():
+            wanted = [recipe.feature]
+        case ClassifierRecipe():
+            wanted = [config for config in (recipe.image, recipe.vector) if config is not None]
+    for config in wanted:
+        feature = build_feature(config, table.facts.mains_hz)
+        feature.check(table.facts.sample_rate_hz, table.facts.num_samples)
+        if not isinstance(recipe, ClassicalRecipe):
+            continue
+        stored = table.vectors.get(config.kind)
+        if stored is None:
+            raise TrainingError(
+                f"the features table has no {config.kind} vector (it has {', '.join(table.vectors) or 'none'}): featurize with --vectors {config.kind}"
+            )
+        if stored != to_json(config):
+            raise TrainingError(f"the recipe's {config.kind} is not the table's:\n  recipe {to_json(config)}\n  table  {stored}")
+
+
+def _labels(uri: str, table: TrainingTable) -> np.ndarray:
+    """The label of each record of the table ("" where there is none), rows that meet a line set aside being counted."""
+    bad = pa.concat_tables([Parts(features).read(name="bad", schema=BAD_RECORDS) for features in table.corpora.values()])
+    rows = read_labels(uri, table.facts.timezone)
+    matched = match_labels(rows, table.index, bad, table.facts.timezone)
+    print(f"{matched.num_rows} labels: {matched.table.num_rows} records, {matched.num_quarantined} of lines set aside")
+    of = {(c, r): label for c, r, label in zip(*(matched.table[n].to_pylist() for n in ("corpus", "record_id", "label")), strict=True)}
+    keys = zip(table.index["corpus"].to_pylist(), table.index["record_id"].to_pylist(), strict=True)
+    return np.array([of.get(key, "") for key in keys], dtype=object)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A training whose arguments are known to fit."""
+
+    job: TrainingJob
+    recipe: Recipe
+    table: TrainingTable
+    labels: np.ndarray | None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides whether two commands are one training."""
+        job = self.job
+        return {
+            "features": {corpus: {"uri": uri, "content": identity_hash([Parts(uri)])} for corpus, uri in self.table.corpora.items()},
+            "labels": None if job.labels is None else objects.sha256(objects.read_bytes(job.labels)),
+            "normals_only": job.normals_only,
+            "pseudo_labels": None if job.pseudo_labels is None else check_finished(job.pseudo_labels)["files"],
+            "init_from": None if job.init_from is None else check_finished(job.init_from)["files"],
+            "members": {objects.last_segment(uri): check_finished(uri)["files"] for uri in job.members},
+        }
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Row numbers that a detector is fitted on."""
+        if not self.job.normals_only:
+            return np.arange(len(self.table))
+        assert self.labels is not None
+        rows = np.flatnonzero(self.labels == NORMAL)
+        if not len(rows):
+            raise TrainingError(f"{self.job.labels} names no normal record: --normals-only has nothing to fit on")
+        return rows
+
+    def preview(self) -> None:
+        """What a dry run prints."""
+        recipe = self.recipe
+        print(f"train {recipe.kind} recipe {short_hash(recipe)} -> {self.job.run}")
+        print(f"  on {len(self.rows) if not isinstance(recipe, ClassifierRecipe) else int((self.labels != '').sum()):,} records")
+        deep = [
+            r for r in (recipe.members.values() if isinstance(recipe, EnsembleRecipe) else [recipe]) if not isinstance(r, ClassicalRecipe)
+        ]
+        for member in deep:
+            config = member.feature if isinstance(member, DeepRecipe) else member.image
+            shape = () if config is None else build_feature(config, self.table.facts.mains_hz).shape
+            gib = 4 * int(np.prod(shape)) * len(self.table) / 2**30
+            print(f"  {member.optim.epochs} epochs of batches of {member.optim.batch_size}, images {shape}: {gib:.2f} GiB", end="")
+            print(
+                f" ({self.job.cache_gb:g} GiB are kept, --cache-gb; the rest is made again each epoch)"
+                if gib > self.job.cache_gb
+                else " kept"
+            )
+        print("dry run: nothing was written")
+
+    def run(self) -> None:
+        recipe, job = self.recipe, self.job
+        faults = None
+        if isinstance(recipe, ClassifierRecipe):
+            assert self.labels is not None
+            faults = tuple(sorted(set(self.labels) - {"", NORMAL}))
+        if begin(job.run, recipe, self.table.facts, self.identity, faults):
+            print(f"{job.run} is finished already: nothing to do")
+            return
+        session.check_nodes([objects.join(job.run, "recipe.json")])
+        match recipe:
+            case ClassicalRecipe():
+                self.fit_classical(job.run, recipe)
+            case DeepRecipe():
+                self.fit_deep([(job.run, recipe)])
+            case EnsembleRecipe():
+                self.fit_ensemble(recipe)
+            case ClassifierRecipe():
+                self.fit_classifier(recipe, faults or ())
+        print(f"{job.run} is finished")
+
+    # ---------------------------------------------------------------- classical
+
+    def fit_classical(self, run_uri: str, recipe: ClassicalRecipe) -> None:
+        """Passes over the parts on Ray's workers, merged in the order of the parts."""
+        rows = self.rows
+        table = self.table.take(rows[np.argsort(self.table.part[rows], kind="stable")])
+        parts = table.part_rows()
+        feature = build_feature(recipe.feature, table.facts.mains_hz)
+        columns = columns_of(feature, recipe.detector.blocks)
+        load_rows = _VectorLoader(
+            recipe.feature.kind, {p.uri: (np.flatnonzero(table.part == i)) for p, i in _numbered(parts, table)}, table
+        )
+        scaling = fit_scaling(ScalingFit(recipe.scaling, feature.shape), parts, load_rows, _on_ray("scaling"))
+        detector = fit_detector(build(recipe.detector, len(columns)), scaling, columns, parts, load_rows, _on_ray("fit"))
+        scores = score_parts(detector, scaling, columns, parts, load_rows, _on_ray("score")).numpy()
+        model = Detecting(recipe, scaling, detector, score_statistics(scores))
+        save(run_uri, Run(recipe, table.facts, model, table.histories), [_score_line(scores)], session.environment())
+
+    # ---------------------------------------------------------------- deep
+
+    def fit_deep(self, runs: Sequence[tuple[str, DeepRecipe]]) -> None:
+        """The nets one after another in one group of workers."""
+        jobs = [DeepJob(uri, recipe, session.environment(), self.rows) for uri, recipe in runs]
+        train_deep(jobs, self.table, self.job.num_workers, self.job.cache_gb, session.num_gpus() > 0)
+
+    def fit_ensemble(self, recipe: EnsembleRecipe) -> None:
+        """The members, trained here or copied, then their medians and MADs."""
+        job = self.job
+        uris = {name: objects.join(job.run, "members", name) for name in recipe.members}
+        for source, (name, uri) in zip(job.members, uris.items(), strict=False):
+            print(f"member {name}: {source}")
+            _copy_run(source, uri)
+        if not job.members:
+            open_ones = {name: not begin(uris[name], member, self.table.facts, self.identity) for name, member in recipe.members.items()}
+            todo = {name: member for name, member in recipe.members.items() if open_ones[name]}
+            for name, member in todo.items():
+                if isinstance(member, ClassicalRecipe):
+                    self.fit_classical(uris[name], member)
+            deep = [(uris[name], member) for name, member in todo.items() if isinstance(member, DeepRecipe)]
+            if deep:
+                self.fit_deep(deep)
+        members = {name: load(uri) for name, uri in uris.items()}
+        ensemble = Ensemble(recipe.fusion)
+        statistics = [_detecting(members, name).training_scores for name in ensemble.members]
+        ensemble.load({"location": torch.stack([s[0] for s in statistics]), "scale": torch.stack([s[1] for s in statistics])})
+        lines = [
+            {"stage": "member", "name": n, "median": float(s[0]), "scale": float(s[1])}
+            for n, s in zip(ensemble.members, statistics, strict=True)
+        ]
+        save(job.run, Run(recipe, self.table.facts, Fusing(members, ensemble), self.table.histories), lines, session.environment())
+
+    def fit_classifier(self, recipe: ClassifierRecipe, faults: tuple[str, ...]) -> None:
+        """Real labels, and pseudo-labels where they are given."""
+        assert self.labels is not None
+        real = self.labels != ""
+        targets = np.full((len(self.table), 2), -1, np.int64)
+        targets[real, 0] = np.where(self.labels[real] == NORMAL, LABEL_NORMAL, LABEL_ABNORMAL)
+        for number, fault in enumerate(faults):
+            targets[self.labels == fault, 1] = number
+        weights = real.astype(np.float64)
+        if self.job.pseudo_labels is not None:
+            self._add_pseudo_labels(self.job.pseudo_labels, real, targets, weights)
+        indices = np.flatnonzero(targets[:, 0] != UNDECIDED)
+        pseudo = len(indices) - int(real.sum())
+        print(f"{int(real.sum())} real labels and {pseudo} pseudo-labels, faults: {', '.join(faults) or 'none'}")
+        job = DeepJob(self.job.run, recipe, session.environment(), indices, targets, weights, real, faults, self.job.init_from)
+        train_deep([job], self.table, self.job.num_workers, self.job.cache_gb, session.num_gpus() > 0)
+
+    def _add_pseudo_labels(self, uri: str, real: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:
+        check_finished(uri)
+        found = objects.read_table(objects.join(uri, "pseudo_labels.parquet"))
+        columns = (found[name].to_pylist() for name in ("corpus", "record_id", "label", "weight"))
+        of = {(c, r): (label, weight) for c, r, label, weight in zip(*columns, strict=True)}
+        met = 0
+        for i, key in enumerate(zip(self.table.index["corpus"].to_pylist(), self.table.index["record_id"].to_pylist(), strict=True)):
+            label, weight = of.get(key, (None, 0.0))
+            met += label is not None
+            if label is not None and not real[i] and label != UNDECIDED:
+                targets[i, 0], weights[i] = label, weight
+        if not met:
+            corpora = ", ".join(sorted({c for c, _ in of}))
+            raise TrainingError(
+                f"none of the pseudo-labels of {uri} (corpus {corpora}) is of a record in {', '.join(self.table.corpora)}: give its --features too"
+            )
+
+
+def _numbered(parts: list[PartRows], table: TrainingTable) -> Iterator[tuple[PartRows, int]]:
+    return zip(parts, np.unique(table.part).tolist(), strict=True)
+
+
+@dataclass(frozen=True)
+class _VectorLoader:
+    """Reads the vectors of a part's rows, with what belongs to them."""
+
+    column: str
+    places: dict[str, np.ndarray]
+    table: TrainingTable
+
+    def __call__(self, part: PartRows) -> Rows:
+        stored = objects.read_table(part.uri, [self.column])[self.column].combine_chunks()
+        vectors = stored.flatten().to_numpy().reshape(len(stored), -1)[part.rows]
+        at = self.places[part.uri]
+        return Rows(torch.from_numpy(vectors.copy()), [self.table.sensors[i] for i in at], self.table.key_hash[at])
+
+
+def _on_ray(label: str) -> Callable[[Callable[[Any], T], Sequence[Any]], Iterator[T]]:
+    """A map over parts on Ray's workers, results in order, at most two tasks a core waiting."""
+
+    def run(function: Callable[[Any], T], parts: Sequence[Any]) -> Iterator[T]:
+        shared = ray.put(function)
+        task = ray.remote(num_cpus=1)(_call)
+        waiting: list[Any] = []
+        queue = iter(parts)
+        limit = 2 * session.num_cpus()
+        with Progress(label, len(parts), "parts") as progress:
+            for part in itertools.islice(queue, limit):
+                waiting.append(task.remote(shared, part))
+            while waiting:
+                result = ray.get(waiting.pop(0))
+                for part in itertools.islice(queue, 1):
+                    waiting.append(task.remote(shared, part))
+                progress.add(1)
+                yield result
+
+    return run
+
+
+def _call(function: Callable[[Any], T], part: Any) -> T:
+    torch.set_num_threads(1)
+    return function(part)
+
+
+def _score_line(scores: np.ndarray) -> dict[str, Any]:
+    quantiles = {f"q{q:g}": float(np.quantile(scores, q)) for q in (0.05, 0.5, 0.95, 0.99)}
+    return {"stage": "training scores", "num_records": len(scores), **quantiles}
+
+
+def _detecting(members: dict[str, Run], name: str) -> Detecting:
+    if name not in members:
+        raise TrainingError(
+            f"the fusion weighs a member {name!r}, the ensemble has {', '.join(members)}: set --recipe.fusion.weights to match"
+        )
+    model = members[name].model
+    assert isinstance(model, Detecting)
+    return model
+
+
+def _copy_run(source: str, target: str) -> None:
+    """A finished run's files, `_done.json` last."""
+    names: Iterable[str] = [*check_finished(source)["files"], "_done.json"]
+    for name in names:
+        objects.write_bytes(objects.join(target, name), objects.read_bytes(objects.join(source, name)))

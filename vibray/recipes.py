@@ -1,0 +1,319 @@
+"""Recipes: everything that describes a run, as one frozen dataclass, and the named ones, as functions that derive from one another.
+
+A class is chosen in one `match` here, which a reader can search and a type checker can verify.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Annotated, Literal
+
+from pydantic import Field, with_config
+
+from vibray.config import STRICT
+from vibray.features.cwt_image import CwtImage, CwtImageConfig
+from vibray.features.harmonic import Harmonic, HarmonicConfig
+from vibray.features.hetero_image import HeteroImage, HeteroImageConfig
+from vibray.features.scaling import ScalingConfig
+from vibray.features.spectral import Spectral, SpectralConfig
+from vibray.features.zerone import Zerone, ZeroneConfig
+from vibray.features.zerone_image import ZeroneImage, ZeroneImageConfig
+from vibray.models.backbone import TrunkConfig
+from vibray.models.classical import ClassicalConfig, MahalanobisConfig, PcaConfig, RmsConfig
+from vibray.models.classifier import ClassifierConfig
+from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
+from vibray.models.ensemble import EnsembleConfig
+from vibray.models.isolation_forest import IsolationForestConfig
+from vibray.models.neighbours import KnnConfig, LocalKnnConfig
+from vibray.models.trimming import TrimConfig
+from vibray.models.vae import Vae, VaeConfig
+from vibray.train.classifier import TuningConfig
+from vibray.train.fit import OptimConfig
+
+VectorConfig = ZeroneConfig | SpectralConfig | HarmonicConfig
+ImageConfig = CwtImageConfig | HeteroImageConfig | ZeroneImageConfig
+FeatureConfig = VectorConfig | ImageConfig
+DeepConfig = DeepSvddConfig | VaeConfig
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class ClassicalRecipe:
+    """A classical detector on a vector feature."""
+
+    kind: Literal["classical"] = "classical"
+    feature: Annotated[VectorConfig, Field(discriminator="kind")] = SpectralConfig()
+    scaling: ScalingConfig = ScalingConfig(by="sensor")
+    detector: ClassicalConfig = MahalanobisConfig(blocks=("bands",))
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class DeepRecipe:
+    """A deep detector on an image."""
+
+    kind: Literal["deep"] = "deep"
+    feature: Annotated[ImageConfig, Field(discriminator="kind")] = CwtImageConfig()
+    scaling: ScalingConfig = ScalingConfig(transform="log", by="fleet", per="row")
+    detector: Annotated[DeepConfig, Field(discriminator="kind")] = DeepSvddConfig()
+    pretrain: OptimConfig = OptimConfig(epochs=10, lr=1e-3, weight_decay=5e-7)
+    """pretraining as an autoencoder (Deep SVDD only)"""
+    optim: OptimConfig = OptimConfig(epochs=100, lr=1e-4, weight_decay=5e-7)
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class EnsembleRecipe:
+    """Several detectors, standardised on the training scores and fused."""
+
+    kind: Literal["ensemble"] = "ensemble"
+    members: dict[str, ClassicalRecipe | DeepRecipe] = field(default_factory=dict)
+    fusion: EnsembleConfig = EnsembleConfig()
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class ClassifierRecipe:
+    """A classifier of faults, from a pretrained encoder, a vector or both."""
+
+    kind: Literal["classifier"] = "classifier"
+    image: Annotated[ImageConfig, Field(discriminator="kind")] | None = CwtImageConfig()
+    image_scaling: ScalingConfig = ScalingConfig(transform="log", by="fleet", per="row")
+    vector: Annotated[VectorConfig, Field(discriminator="kind")] | None = None
+    vector_scaling: ScalingConfig = ScalingConfig(by="fleet", clip=10.0)
+    detector: ClassifierConfig = ClassifierConfig()
+    optim: OptimConfig = OptimConfig(epochs=50, lr=1e-3, weight_decay=1e-4, method="adamw", schedule="plateau")
+    tuning: TuningConfig = TuningConfig()
+
+
+Recipe = ClassicalRecipe | DeepRecipe | EnsembleRecipe | ClassifierRecipe
+AnyRecipe = Annotated[Recipe, Field(discriminator="kind")]
+
+
+@lru_cache(maxsize=32)  # a feature keeps its filters: one object a process and config
+def build_feature(config: FeatureConfig, mains_hz: float | None):
+    """The feature of a config; one that needs the mains frequency is given the corpus's own."""
+    if hasattr(config, "mains_hz") and getattr(config, "mains_hz") is None:
+        config = replace(config, mains_hz=mains_hz)  # type: ignore[call-arg]
+    match config:
+        case CwtImageConfig():
+            return CwtImage(config)
+        case HeteroImageConfig():
+            return HeteroImage(config)
+        case ZeroneConfig():
+            return Zerone(config)
+        case ZeroneImageConfig():
+            return ZeroneImage(config)
+        case SpectralConfig():
+            return Spectral(config)
+        case HarmonicConfig():
+            return Harmonic(config)
+
+
+def build_deep(config: DeepConfig, in_shape: tuple[int, ...]) -> DeepSvdd | Vae:
+    """The net of a deep detector's config for images of this shape."""
+    match config:
+        case DeepSvddConfig():
+            return DeepSvdd(config, in_shape)
+        case VaeConfig():
+            return Vae(config, in_shape)
+
+
+def columns_of(feature: Zerone | Spectral | Harmonic, names: tuple[str, ...]) -> list[int]:
+    """Column numbers of a vector feature's blocks, or of single columns, in the order named; none named: all.
+
+    Raises ValueError for a name that the feature has not.
+    """
+    if not names:
+        return list(range(feature.shape[0]))
+    places = {name: [i] for i, name in enumerate(feature.columns())}
+    places |= {name: list(range(*block.indices(feature.shape[0]))) for name, block in feature.blocks.items()}
+    unknown = [name for name in names if name not in places]
+    if unknown:
+        raise ValueError(f"the feature has no block or column {unknown[0]!r}: its blocks are {', '.join(feature.blocks)}")
+    return [i for name in names for i in places[name]]
+
+
+# ---------------------------------------------------------------- named recipes: classical
+
+BANDS = ("bands",)
+
+
+def mahalanobis() -> ClassicalRecipe:
+    """Mahalanobis distance of 64 log bands, centred and scaled by sensor, trimmed three times: the default."""
+    return replace(banded(), detector=MahalanobisConfig(blocks=BANDS, trim=TrimConfig(share=0.1, rounds=3)))
+
+
+def banded() -> ClassicalRecipe:
+    """The yardstick B64: Mahalanobis distance of 64 equal log bands by sensor, no trimming."""
+    return ClassicalRecipe()
+
+
+def rms() -> ClassicalRecipe:
+    """The root mean square of a record, nothing else: the control that everything must beat."""
+    return ClassicalRecipe(scaling=ScalingConfig(by="none"), detector=RmsConfig())
+
+
+def iforest() -> ClassicalRecipe:
+    """Isolation Forest on 15 statistics of the waveform."""
+    return ClassicalRecipe(scaling=ScalingConfig(by="none"), detector=IsolationForestConfig(blocks=("time",)))
+
+
+def knn() -> ClassicalRecipe:
+    """Distance to the nearest neighbours among 64 log bands by sensor."""
+    return replace(banded(), detector=KnnConfig(blocks=BANDS))
+
+
+def local_knn() -> ClassicalRecipe:
+    """Distance to the nearest neighbours relative to theirs (local density)."""
+    return replace(banded(), detector=LocalKnnConfig(blocks=BANDS))
+
+
+def pca() -> ClassicalRecipe:
+    """Residual of 64 log bands by sensor outside their principal components."""
+    return replace(banded(), detector=PcaConfig(blocks=BANDS))
+
+
+def movement() -> ClassicalRecipe:
+    """Mahalanobis distance of the bands and of how they move inside a record: bursts and modulation."""
+    return replace(banded(), detector=MahalanobisConfig(blocks=("bands", "movement"), trim=TrimConfig()))
+
+
+def zerone_mahalanobis() -> ClassicalRecipe:
+    """Mahalanobis distance of the 1200 Zerone values by sensor."""
+    return ClassicalRecipe(
+        feature=ZeroneConfig(), scaling=ScalingConfig(by="sensor", clip=10.0), detector=MahalanobisConfig(trim=TrimConfig())
+    )
+
+
+def harmonic_mahalanobis() -> ClassicalRecipe:
+    """Mahalanobis distance of the mains-locked harmonics by sensor; needs a mains frequency."""
+    return ClassicalRecipe(
+        feature=HarmonicConfig(), scaling=ScalingConfig(by="sensor", clip=10.0), detector=MahalanobisConfig(trim=TrimConfig())
+    )
+
+
+# ---------------------------------------------------------------- named recipes: deep
+
+
+def cwt_svdd() -> DeepRecipe:
+    """Deep SVDD (one-class) on the analytic CWT image."""
+    return DeepRecipe()
+
+
+def cwt_svdd_soft() -> DeepRecipe:
+    """Deep SVDD with the soft boundary on the analytic CWT image."""
+    return replace(cwt_svdd(), detector=DeepSvddConfig(objective="soft-boundary"))
+
+
+def seed_svdd() -> DeepRecipe:
+    """Deep SVDD on the original plan's CWT image, per-image min-max and all: for comparison."""
+    return replace(cwt_svdd(), feature=CwtImageConfig(mode="seed"), scaling=ScalingConfig(by="none"))
+
+
+def untrained_svdd() -> DeepRecipe:
+    """Deep SVDD whose network keeps its random weights: the control."""
+    recipe = cwt_svdd()
+    return replace(recipe, pretrain=replace(recipe.pretrain, epochs=0), optim=replace(recipe.optim, epochs=0))
+
+
+def cwt_vae() -> DeepRecipe:
+    """Spatial ResNet-VAE on the analytic CWT image."""
+    return DeepRecipe(detector=VaeConfig(), optim=OptimConfig(epochs=50, lr=1e-3, weight_decay=5e-7))
+
+
+def cwt_ae() -> DeepRecipe:
+    """Spatial autoencoder (the VAE with beta = 0) on the analytic CWT image."""
+    return replace(cwt_vae(), detector=VaeConfig(beta=0.0))
+
+
+def hetero_vae() -> DeepRecipe:
+    """Spatial VAE on CWT, STFT and the waveform folded at the mains period; needs a mains frequency."""
+    return replace(cwt_vae(), feature=HeteroImageConfig())
+
+
+def ensemble() -> EnsembleRecipe:
+    """Deep SVDD and VAE, 0.6 and 0.4."""
+    return EnsembleRecipe(members={"svdd": cwt_svdd(), "vae": cwt_vae()})
+
+
+def baselines() -> EnsembleRecipe:
+    """The simple baselines side by side, each a column of the scores: RMS, Isolation Forest, B64 and the default."""
+    members = {"rms": rms(), "iforest": iforest(), "banded": banded(), "mahalanobis": mahalanobis()}
+    return EnsembleRecipe(members=members, fusion=EnsembleConfig(weights=tuple((name, 1.0) for name in members), fusion="mean"))
+
+
+# ---------------------------------------------------------------- named recipes: classifiers
+
+
+def classifier() -> ClassifierRecipe:
+    """Classifier on the CWT image, from the encoder of `--init-from`."""
+    return ClassifierRecipe()
+
+
+def zerone_classifier() -> ClassifierRecipe:
+    """Classifier on the 1200 Zerone values."""
+    return ClassifierRecipe(image=None, vector=ZeroneConfig(), detector=ClassifierConfig(inputs="vector"))
+
+
+def zerone_image_classifier() -> ClassifierRecipe:
+    """Classifier on the Zerone image, values scaled by quantiles."""
+    return ClassifierRecipe(image=ZeroneImageConfig(), image_scaling=ScalingConfig(by="fleet", statistic="quantile"))
+
+
+def union_classifier() -> ClassifierRecipe:
+    """Classifier on the CWT image and the Zerone values together."""
+    return ClassifierRecipe(vector=ZeroneConfig(), detector=ClassifierConfig(inputs="union"))
+
+
+NAMED: dict[str, Callable[[], Recipe]] = {
+    "mahalanobis": mahalanobis,
+    "banded": banded,
+    "rms": rms,
+    "iforest": iforest,
+    "knn": knn,
+    "local-knn": local_knn,
+    "pca": pca,
+    "movement": movement,
+    "zerone-mahalanobis": zerone_mahalanobis,
+    "harmonic-mahalanobis": harmonic_mahalanobis,
+    "cwt-svdd": cwt_svdd,
+    "cwt-svdd-soft": cwt_svdd_soft,
+    "seed-svdd": seed_svdd,
+    "untrained-svdd": untrained_svdd,
+    "cwt-vae": cwt_vae,
+    "cwt-ae": cwt_ae,
+    "hetero-vae": hetero_vae,
+    "ensemble": ensemble,
+    "baselines": baselines,
+    "classifier": classifier,
+    "zerone-classifier": zerone_classifier,
+    "zerone-image-classifier": zerone_image_classifier,
+    "union-classifier": union_classifier,
+}
+"""Names on the command line; the first is the default."""
+
+
+# ---------------------------------------------------------------- small variants
+
+
+def small(recipe: Recipe, epochs: int | None = None) -> Recipe:
+    """The same recipe on small images with a narrow trunk: minutes on a laptop's cores, for demos and searches on a budget."""
+    match recipe:
+        case DeepRecipe():
+            detector = replace(recipe.detector, trunk=TrunkConfig(width=16))
+            return replace(recipe, feature=_small_image(recipe.feature), detector=detector, optim=_shorter(recipe.optim, epochs))
+        case ClassifierRecipe(image=image) if image is not None:
+            detector = replace(recipe.detector, trunk=TrunkConfig(width=16))
+            return replace(recipe, image=_small_image(image), detector=detector, optim=_shorter(recipe.optim, epochs))
+        case EnsembleRecipe():
+            return replace(recipe, members={name: small(member, epochs) for name, member in recipe.members.items()})  # type: ignore[misc]
+    return recipe
+
+
+def _small_image(config: ImageConfig) -> ImageConfig:
+    return replace(config, rows=64, columns=64) if isinstance(config, CwtImageConfig) else config
+
+
+def _shorter(optim: OptimConfig, epochs: int | None) -> OptimConfig:
+    return optim if epochs is None else replace(optim, epochs=epochs)

@@ -1,0 +1,156 @@
+"""What a report is told, and what follows from it for each record: the cut that applies and whether it is an alarm."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import with_config
+
+from vibray.config import STRICT
+from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX
+
+GLOBAL = "global"
+"""Key of the corpus-wide cuts in `ReportData.cuts`; those of sensor groups stand under "groups"."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An explanation that is finished as an image: a PNG file's bytes."""
+
+    title: str
+    png: bytes
+    alt: str = ""
+    """What the image shows, for a reader who cannot see it; by default the title."""
+
+
+@dataclass(frozen=True)
+class Map:
+    """An explanation over the time-frequency plane (Grad-CAM, VAE residual), drawn with axes in Hz and s."""
+
+    title: str
+    values: np.ndarray
+    """(rows, columns), row 0 the lowest in frequency where `rows_hz` rises."""
+    rows_hz: tuple[float, ...]
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class Bars:
+    """An explanation by named columns: harmonics that moved, with their z-scores."""
+
+    title: str
+    names: tuple[str, ...]
+    values: tuple[float | int, ...]
+
+
+Explanation = Picture | Map | Bars
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class ReportConfig:
+    """How much of a corpus is drawn. What is left out is counted in the report."""
+
+    num_records: int = 24
+    """Highest records shown with waveform and time-frequency image."""
+    records_per_sensor: int = 4
+    """At most this many of them from one sensor, so that one loud sensor does not fill the page."""
+    num_sensors: int = 24
+    """Sensors whose scores are drawn over time: those with most alarms, then those with the highest score."""
+    num_rows: int = 40
+    """Rows of the longer tables (sensors, groups with cuts of their own, lines set aside)."""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything a report shows. Tables as in schema.py; the caller gives the time, no clock is read.
+
+    Several inputs are one table here (`pyarrow.concat_tables(..., promote_options="default")`); waveforms of several lengths need a list
+    column without fixed size.
+    """
+
+    title: str
+    generated_at: datetime
+    scores: pa.Table
+    """schema.scores(...)"""
+    counts: Mapping[str, Mapping[str, Any]]
+    """By corpus: {"read": n, "kept": n, "set_aside": {reason: n}}."""
+    run: Mapping[str, Any] = field(default_factory=dict)
+    """Facts in the order they are shown: recipe, hash, rate, mains and so on. Names are shown as they are; None is left out."""
+    evidence: pa.Table | None = None
+    """schema.evidence(...): the highest records of each part with their waveforms."""
+    bad_records: pa.Table | None = None
+    """schema.BAD_RECORDS; a sample is enough, the counts come from `counts`."""
+    cuts: Mapping[str, Any] | None = None
+    """{"global": cut, "groups": {name: cut}}, a cut being {"normal_below": x, "anomaly_above": x} with, where known, "method", "rate_kind",
+    "nominal_rate" and "realised_rate". A group is "unit/sensor_id" or a unit; its cut stands before the global one."""
+    metrics: Mapping[str, Any] | None = None
+    """The JSON of evaluate."""
+    explanations: Mapping[tuple[str, str], Sequence[Explanation]] = field(default_factory=dict)
+    """By (corpus, record_id), shown with that record."""
+    signal_unit: str = "unknown"
+    """Physical unit of the waveforms."""
+    notes: tuple[str, ...] = ()
+    """Warnings of earlier stages that the reader should see."""
+
+    @cached_property
+    def score(self) -> np.ndarray:
+        """(records,) float64."""
+        return self.scores["score"].to_numpy().astype(np.float64)
+
+    @cached_property
+    def sensors(self) -> tuple[list[tuple[str, str]], np.ndarray]:
+        """The (unit, sensor_id) pairs in order, and for each record (records,) the place of its own among them."""
+        units, sensors = (pc.dictionary_encode(self.scores[name]).combine_chunks() for name in ("unit", "sensor_id"))  # type: ignore[attr-defined]
+        unit_names, sensor_names = (encoded.dictionary.to_pylist() for encoded in (units, sensors))
+        code = units.indices.to_numpy().astype(np.int64) * max(1, len(sensor_names)) + sensors.indices.to_numpy()
+        present, place = np.unique(code, return_inverse=True)
+        pairs = [(unit_names[c // len(sensor_names)], sensor_names[c % len(sensor_names)]) for c in present.tolist()]
+        order = sorted(range(len(pairs)), key=pairs.__getitem__)
+        rank = np.empty(len(pairs), int)
+        rank[order] = np.arange(len(pairs))
+        return [pairs[i] for i in order], rank[place]
+
+    @cached_property
+    def calibrated(self) -> np.ndarray:
+        """(records,) bool: the sensor is known to the run or to the calibration."""
+        return self.scores["calibrated"].to_numpy(zero_copy_only=False).astype(bool)
+
+    @cached_property
+    def anomaly_above(self) -> np.ndarray:
+        """(records,) the cut that applies to each record, its group's before the global one; NaN without cuts."""
+        pairs, place = self.sensors
+        return np.array([self.cut_of(*pair).get("anomaly_above", np.nan) for pair in pairs], np.float64)[place]
+
+    @cached_property
+    def alarm(self) -> np.ndarray:
+        """(records,) bool: score at or above the cut. A sensor without calibration raises none."""
+        return self.calibrated & (self.score >= self.anomaly_above)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return tuple(name.removeprefix(MEMBER_PREFIX) for name in self.scores.column_names if name.startswith(MEMBER_PREFIX))
+
+    @property
+    def faults(self) -> tuple[str, ...] | None:
+        """Faults with a probability each, None where the scores are a detector's."""
+        if "fault" not in self.scores.column_names:
+            return None
+        return tuple(name.removeprefix(FAULT_PREFIX) for name in self.scores.column_names if name.startswith(FAULT_PREFIX))
+
+    def cut_of(self, unit: str, sensor_id: str) -> Mapping[str, Any]:
+        """The cuts for a sensor: its own, its unit's, or the global ones; empty without."""
+        cuts = self.cuts or {}
+        groups = cuts.get("groups") or {}
+        return groups.get(f"{unit}/{sensor_id}") or groups.get(unit) or cuts.get(GLOBAL) or {}
+
+    def order(self, mask: np.ndarray | None = None) -> np.ndarray:
+        """Rows from the highest score to the lowest, equal scores by key; only those of `mask`."""
+        rows = np.arange(len(self.score)) if mask is None else np.flatnonzero(mask)
+        keys = [np.asarray(self.scores[name].take(pa.array(rows)).to_pylist(), dtype=str) for name in ("record_id", "corpus")]
+        return rows[np.lexsort((*keys, -self.score[rows]))]

@@ -1,0 +1,143 @@
+"""The highest records: which ones are shown, and what is said of each."""
+
+import base64
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+from markupsafe import Markup
+
+from vibray.features.cwt_image import CwtImage, CwtImageConfig
+from vibray.report.data import Bars, Explanation, Map, Picture, ReportConfig, ReportData
+from vibray.report.record_figure import map_svg, record_svg
+from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member's score and the share of all records whose score by that member is lower (None: it has no score)."""
+
+    name: str
+    score: float | None
+    share_below: float | None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An explanation ready for the page: a picture, or bars of (name, value, width in percent)."""
+
+    title: str
+    picture: Markup | None = None
+    bars: tuple[tuple[str, float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Card:
+    """A record as the page shows it."""
+
+    rank: int
+    corpus: str
+    record_id: str
+    line: int | None
+    unit: str
+    sensor_id: str
+    measured_at: datetime
+    sample_rate_hz: float
+    num_samples: int
+    state: str
+    calibrated: bool
+    score: float
+    cut: float | int | None
+    alarm: bool
+    members: tuple[Member, ...]
+    fault: str | None
+    fault_probability: float | None
+    faults: tuple[tuple[str, float], ...]
+    picture: Markup
+    picture_kind: str
+    explanations: tuple[Shown, ...]
+
+
+@dataclass(frozen=True)
+class Highest:
+    """The records shown, and how many of the evidence were passed over: higher ones of a sensor that was shown often enough already."""
+
+    cards: tuple[Card, ...]
+    num_passed_over: int
+
+
+def highest(data: ReportData, config: ReportConfig) -> Highest:
+    """The highest records of the evidence, at most so many a sensor."""
+    if data.evidence is None or data.evidence.num_rows == 0:
+        return Highest((), 0)
+    score = data.evidence["score"].to_numpy().astype(np.float64)
+    identity = data.evidence.select(["unit", "sensor_id", "corpus", "record_id"]).to_pylist()
+    order = sorted(range(len(score)), key=lambda i: (-score[i], identity[i]["corpus"], identity[i]["record_id"]))
+    taken, passed_over, of_sensor = [], 0, Counter()
+    for row in order:
+        sensor = (identity[row]["unit"], identity[row]["sensor_id"])
+        if len(taken) == config.num_records:
+            break
+        if of_sensor[sensor] == config.records_per_sensor:
+            passed_over += 1
+            continue
+        of_sensor[sensor] += 1
+        taken.append(row)
+    rows = data.evidence.take(pa.array(taken))
+    ordered = {name: np.sort(_values(data.scores, MEMBER_PREFIX + name)) for name in data.members}
+    image = CwtImage(CwtImageConfig())  # one for all: its filters are made once
+    cards = [_card(data, image, rows.slice(i, 1), i + 1, ordered) for i in range(rows.num_rows)]
+    return Highest(tuple(cards), passed_over)
+
+
+def _values(table: pa.Table, column: str) -> np.ndarray:
+    """A column's values without nulls."""
+    return table[column].drop_null().to_numpy().astype(np.float64)
+
+
+def _card(data: ReportData, image: CwtImage, row: pa.Table, rank: int, ordered: dict[str, np.ndarray]) -> Card:
+    waveform = row["waveform"][0].values.to_numpy(zero_copy_only=False).astype(np.float32)
+    values = row.drop_columns(["waveform"]).to_pylist()[0]
+    unit, sensor_id, calibrated, score = (values[name] for name in ("unit", "sensor_id", "calibrated", "score"))
+    cut = data.cut_of(unit, sensor_id).get("anomaly_above")
+    alt = f"Waveform and time-frequency image of record {values['record_id']}, sensor {sensor_id}"
+    picture, kind = record_svg(image, waveform, values["sample_rate_hz"], data.signal_unit, alt)
+    faults = [(name, values.get(FAULT_PREFIX + name)) for name in data.faults or ()]
+    return Card(
+        rank=rank,
+        **{name: values[name] for name in ("corpus", "record_id", "line", "unit", "sensor_id", "measured_at", "sample_rate_hz", "state")},
+        num_samples=waveform.size,
+        calibrated=calibrated,
+        score=score,
+        cut=cut,
+        alarm=bool(calibrated and cut is not None and score >= cut),
+        members=tuple(_member(name, values.get(MEMBER_PREFIX + name), ordered[name]) for name in data.members),
+        fault=values.get("fault"),
+        fault_probability=values.get("fault_probability"),
+        faults=tuple(sorted(((name, p) for name, p in faults if p is not None), key=lambda pair: -pair[1])),
+        picture=picture,
+        picture_kind=kind,
+        explanations=tuple(_shown(data.explanations.get((values["corpus"], values["record_id"]), ()))),
+    )
+
+
+def _member(name: str, score: float | None, ordered: np.ndarray) -> Member:
+    if score is None or not ordered.size:
+        return Member(name, score, None)
+    return Member(name, score, float(np.searchsorted(ordered, score, side="left")) / ordered.size)
+
+
+def _shown(explanations: Iterable[Explanation]) -> Iterable[Shown]:
+    for explanation in explanations:
+        match explanation:
+            case Picture(title, png, alt):
+                data_uri = "data:image/png;base64," + base64.b64encode(png).decode()
+                yield Shown(title, Markup('<img src="{}" alt="{}">').format(data_uri, alt or title))
+            case Map(title, values, rows_hz, duration_s):
+                yield Shown(title, map_svg(np.asarray(values, np.float64), rows_hz, duration_s, title))
+            case Bars(title, names, values):
+                largest = max((abs(v) for v in values), default=0) or 1
+                yield Shown(title, bars=tuple((n, v, 100 * abs(v) / largest) for n, v in zip(names, values, strict=True)))

@@ -1,0 +1,80 @@
+"""An axis on which the normal scores and the highest ones can both be read."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator
+
+SKEWED = 4.0
+"""Upper over lower spread, (p99.9 - median) / (median - p0.1), above which a linear axis squeezes the normal scores into a corner."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Linear, logarithmic (all scores positive), or asinh: linear within `width` of 0, logarithmic beyond it."""
+
+    kind: Literal["linear", "log", "asinh"]
+    width: float = 1.0
+
+    @classmethod
+    def of(cls, scores: np.ndarray) -> "Scale":
+        """The scale that suits finite `scores`."""
+        if scores.size == 0:
+            return cls("linear")
+        low, quarter, middle, top = np.quantile(scores, (0.001, 0.25, 0.5, 0.999))
+        if top - middle <= SKEWED * (middle - low):
+            return cls("linear")
+        if scores.min() > 0:
+            return cls("log")
+        width = float(max(abs(middle), middle - quarter))
+        return cls("asinh", width) if width > 0 else cls("linear")
+
+    def forward(self, scores: np.ndarray) -> np.ndarray:
+        """Where the scores lie along the axis."""
+        match self.kind:
+            case "linear":
+                return scores
+            case "log":
+                return np.log10(scores)
+            case "asinh":
+                return np.arcsinh(scores / self.width)
+
+    def back(self, places: np.ndarray) -> np.ndarray:
+        """The scores at places along the axis."""
+        match self.kind:
+            case "linear":
+                return places
+            case "log":
+                return 10.0**places
+            case "asinh":
+                return np.sinh(places) * self.width
+
+    def edges(self, scores: np.ndarray, num_bins: int) -> np.ndarray:
+        """Edges of equal bins along the axis, from the lowest score to the highest: (num_bins + 1,)."""
+        low, high = self.forward(np.array([scores.min(), scores.max()]))
+        if high == low:
+            low, high = low - 0.5, high + 0.5
+        return self.back(np.linspace(low, high, num_bins + 1))
+
+    def apply(self, axes: Axes, which: Literal["x", "y"]) -> None:
+        """Give the axes this scale."""
+        axis = axes.xaxis if which == "x" else axes.yaxis
+        set_scale = axes.set_xscale if which == "x" else axes.set_yscale
+        if self.kind == "asinh":
+            set_scale("asinh", linear_width=self.width)
+            axis.set_minor_locator(NullLocator())
+        elif self.kind == "log":
+            set_scale("log")
+            low, high = np.log10(axes.get_xlim() if which == "x" else axes.get_ylim())
+            # less than two decades: 1, 2, 5 are written out, or there would be one label or none
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high - low < 2 else (1.0,), numticks=12))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_locator(NullLocator())
+
+    @property
+    def words(self) -> str:
+        """For the caption."""
+        beyond = f"axis linear within ±{self.width:.2g} and logarithmic beyond"
+        return {"linear": "linear axis", "log": "logarithmic axis", "asinh": beyond}[self.kind]

@@ -1,0 +1,152 @@
+"""The report's tables, computed from the data: inputs, reasons, states, sensors, diagnoses, metrics."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vibray.report.data import ReportData
+from vibray.schema import NORMAL, State
+
+
+@dataclass(frozen=True)
+class Input:
+    """What was read of one corpus."""
+
+    corpus: str
+    read: int
+    kept: int
+    set_aside: int
+
+    @property
+    def adds_up(self) -> bool:
+        return self.read == self.kept + self.set_aside
+
+
+def inputs(data: ReportData) -> tuple[Input, ...]:
+    """One row a corpus, and their sum where there are several."""
+    rows = [Input(corpus, c["read"], c["kept"], sum(c["set_aside"].values())) for corpus, c in data.counts.items()]
+    if len(rows) > 1:
+        rows.append(Input("all", sum(r.read for r in rows), sum(r.kept for r in rows), sum(r.set_aside for r in rows)))
+    return tuple(rows)
+
+
+def reasons(data: ReportData) -> tuple[tuple[str, int, dict[str, Any] | None], ...]:
+    """(reason, lines, an example of bad_records or None), most lines first."""
+    counts: dict[str, int] = {}
+    for corpus in data.counts.values():
+        for reason, count in corpus["set_aside"].items():
+            counts[reason] = counts.get(reason, 0) + count
+    examples: dict[str, dict[str, Any]] = {}
+    for row in [] if data.bad_records is None else data.bad_records.slice(0, 100_000).to_pylist():
+        examples.setdefault(row["reason"], row)
+    return tuple((reason, n, examples.get(reason)) for reason, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if n)
+
+
+def states(data: ReportData) -> tuple[tuple[str, int, int], ...]:
+    """(state, records, alarms among them) for every state that occurs."""
+    column = data.scores["state"].to_numpy(zero_copy_only=False)
+    counted = [(state.value, column == state.value) for state in State]
+    return tuple((state, int(mask.sum()), int((mask & data.alarm).sum())) for state, mask in counted if mask.any())
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """A sensor's records in numbers; `last_alarm_ms` since 1970 UTC, None without one."""
+
+    place: int
+    unit: str
+    sensor_id: str
+    num_records: int
+    num_alarms: int
+    median: float
+    highest: float
+    cut: float | int | None
+    calibrated: bool
+    last_alarm_ms: int | None
+
+
+def times_ms(data: ReportData) -> np.ndarray:
+    """(records,) int64, ms since 1970 UTC."""
+    return data.scores["measured_at"].to_numpy().astype("datetime64[ms]").astype(np.int64)
+
+
+def sensors(data: ReportData) -> tuple[Sensor, ...]:
+    """All sensors, those with most alarms first, then those with the highest score."""
+    pairs, place = data.sensors
+    times = times_ms(data)
+    order = np.lexsort((data.score, place))
+    starts = np.searchsorted(place[order], np.arange(len(pairs) + 1))
+    alarms = np.bincount(place[data.alarm], minlength=len(pairs))
+    last_alarm = np.full(len(pairs), np.iinfo(np.int64).min)
+    np.maximum.at(last_alarm, place[data.alarm], times[data.alarm])
+    found = []
+    for i, (unit, sensor_id) in enumerate(pairs):
+        rows = order[starts[i] : starts[i + 1]]
+        found.append(
+            Sensor(
+                place=i,
+                unit=unit,
+                sensor_id=sensor_id,
+                num_records=rows.size,
+                num_alarms=int(alarms[i]),
+                median=float(np.median(data.score[rows])),
+                highest=float(data.score[rows[-1]]),
+                cut=data.cut_of(unit, sensor_id).get("anomaly_above"),
+                calibrated=bool(data.calibrated[rows].all()),
+                last_alarm_ms=int(last_alarm[i]) if alarms[i] else None,
+            )
+        )
+    return tuple(sorted(found, key=lambda s: (-s.num_alarms, -s.highest, s.unit, s.sensor_id)))
+
+
+def diagnoses(data: ReportData) -> tuple[tuple[str, int, int, float | None], ...]:
+    """(fault, records, alarms among them, median probability) over the records that are not "normal", most records first."""
+    if data.faults is None:
+        return ()
+    named = data.scores["fault"].to_numpy(zero_copy_only=False).astype(str)
+    probability = data.scores["fault_probability"].to_numpy(zero_copy_only=False).astype(np.float64)
+    rows = []
+    for fault in sorted(set(np.unique(named)) - {NORMAL}):
+        mask = named == fault
+        known = probability[mask & np.isfinite(probability)]
+        rows.append((fault, int(mask.sum()), int((mask & data.alarm).sum()), float(np.median(known)) if known.size else None))
+    return tuple(sorted(rows, key=lambda row: (-row[1], row[0])))
+
+
+@dataclass(frozen=True)
+class MetricTable:
+    """Metrics under one heading; `title` is empty for those of the whole corpus."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Any, ...]], ...]
+
+
+def metric_tables(metrics: Mapping[str, Any]) -> Iterator[MetricTable]:
+    """Any JSON of numbers as tables: plain values first, a mapping of values, or of mappings of values, under its own heading."""
+    plain = tuple((words(name), (value,)) for name, value in metrics.items() if not isinstance(value, Mapping))
+    if plain:
+        yield MetricTable("", ("value",), plain)
+    for name, value in metrics.items():
+        if not isinstance(value, Mapping) or not value:
+            continue
+        inner = [v for v in value.values() if isinstance(v, Mapping)]
+        if len(inner) == len(value) and not any(isinstance(x, Mapping) for v in inner for x in v.values()):
+            columns = tuple(dict.fromkeys(column for v in inner for column in v))
+            rows = tuple((str(key), tuple(v.get(column) for column in columns)) for key, v in value.items())
+            yield MetricTable(words(name), tuple(map(words, columns)), rows)
+            continue
+        flat = tuple((str(k), (v,)) for k, v in value.items() if not isinstance(v, Mapping))
+        if flat:
+            yield MetricTable(words(name), ("value",), flat)
+        yield from metric_tables({f"{name}, {k}": v for k, v in value.items() if isinstance(v, Mapping)})
+
+
+ACRONYMS = {"auroc": "AUROC", "auprc": "AUPRC", "f1": "F1", "fpr": "FPR", "tpr": "TPR", "auc": "AUC"}
+
+
+def words(name: str) -> str:
+    """A name of JSON as words: macro_f1 -> macro F1."""
+    return " ".join(ACRONYMS.get(word, word) for word in name.replace("_", " ").split(" "))

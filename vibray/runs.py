@@ -1,0 +1,380 @@
+"""A run: what training fitted, in memory and as a folder. Everything that was fitted is here, nothing is computed from the batch at hand."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from vibray.config import from_json, short_hash, to_json
+from vibray.decide.state import SensorHistory, has_mains_line, state_statistics, states
+from vibray.features.scaling import Scaling, Sensor
+from vibray.models.classical import build
+from vibray.models.classifier import NO_FAULT, UNKNOWN_FAULT, Classifier
+from vibray.models.ensemble import Ensemble
+from vibray.models.fitted import Fitted
+from vibray.recipes import (
+    AnyRecipe,
+    ClassicalRecipe,
+    ClassifierRecipe,
+    DeepRecipe,
+    EnsembleRecipe,
+    FeatureConfig,
+    Recipe,
+    build_deep,
+    build_feature,
+    columns_of,
+)
+from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX, NORMAL, State
+from vibray.signal.harmonics import mains_frequency
+from vibray.storage import objects
+from vibray.storage.parts import check_finished, finish_folder
+from vibray.storage.plan import differences
+from vibray.storage.corpus import CorpusFacts
+
+CHUNK = 64
+"""Records whose images stand in memory at once."""
+
+UNKNOWN = "unknown"
+"""The fault of a record that is abnormal by a fault nobody labelled."""
+
+
+class RunMismatch(ValueError):
+    """A run and an input do not belong together; the message shows both."""
+
+
+class Inputs:
+    """One batch's features, each computed once however many detectors ask for it."""
+
+    def __init__(self, waveforms: Float[Tensor, "batch samples"], facts: CorpusFacts):
+        self.waveforms, self.facts = waveforms, facts
+        self._made: dict[FeatureConfig, Tensor] = {}
+
+    def __getitem__(self, config: FeatureConfig) -> Tensor:
+        if config not in self._made:
+            self._made[config] = build_feature(config, self.facts.mains_hz)(self.waveforms, self.facts.sample_rate_hz)
+        return self._made[config]
+
+
+@dataclass
+class Detecting:
+    """A fitted detector on one feature, classical or deep."""
+
+    recipe: ClassicalRecipe | DeepRecipe
+    scaling: Scaling
+    detector: Fitted | nn.Module
+    training_scores: Float[Tensor, "2"]
+    """median and 1.4826 MAD of the training records' scores: what an ensemble standardises by"""
+
+    def outputs(self, inputs: Inputs, sensors: Sequence[Sensor] | None) -> dict[str, Tensor]:
+        x = self.scaling(inputs[self.recipe.feature], sensors)
+        if isinstance(self.detector, nn.Module):
+            net = cast(Any, self.detector)
+            return {"score": net.score(net(x)).float()}
+        assert isinstance(self.recipe, ClassicalRecipe)
+        feature = build_feature(self.recipe.feature, inputs.facts.mains_hz)
+        return {"score": self.detector.score(x[:, columns_of(feature, self.recipe.detector.blocks)]).float()}
+
+    def scalings(self) -> dict[str, tuple[FeatureConfig, Scaling]]:
+        return {"": (self.recipe.feature, self.scaling)}
+
+    def rescaled(self, scalings: Mapping[str, Scaling]) -> "Detecting":
+        return replace(self, scaling=scalings[""])
+
+    def tensors(self) -> dict[str, Tensor]:
+        own = self.detector.state_dict() if isinstance(self.detector, nn.Module) else self.detector.state()
+        return _prefixed("detector", own) | _prefixed("scaling", self.scaling.state()) | {"training_scores": self.training_scores}
+
+
+@dataclass
+class Fusing:
+    """Several fitted detectors and the statistics that make their scores comparable."""
+
+    members: dict[str, "Run"]
+    ensemble: Ensemble
+
+    def outputs(self, inputs: Inputs, sensors: Sequence[Sensor] | None) -> dict[str, Tensor]:
+        own = {name: member.model.outputs(inputs, sensors)["score"] for name, member in self.members.items()}
+        return {"score": self.ensemble.fuse(own).float(), **{MEMBER_PREFIX + name: score for name, score in own.items()}}
+
+    def scalings(self) -> dict[str, tuple[FeatureConfig, Scaling]]:
+        return {name: member.model.scalings()[""] for name, member in self.members.items()}
+
+    def rescaled(self, scalings: Mapping[str, Scaling]) -> "Fusing":
+        members = {name: replace(member, model=member.model.rescaled({"": scalings[name]})) for name, member in self.members.items()}
+        return replace(self, members=members)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return _prefixed("ensemble", self.ensemble.state())
+
+
+@dataclass
+class Diagnosing:
+    """A fitted classifier."""
+
+    recipe: ClassifierRecipe
+    faults: tuple[str, ...]
+    net: Classifier
+    image_scaling: Scaling | None
+    vector_scaling: Scaling | None
+
+    def outputs(self, inputs: Inputs, sensors: Sequence[Sensor] | None) -> dict[str, Tensor]:
+        x = tuple(scaling(inputs[config], sensors) for config, scaling in self.scalings().values())
+        diagnosis = self.net.diagnose(self.net(x if len(x) > 1 else x[0]))
+        columns = {FAULT_PREFIX + name: diagnosis.fault_probability[:, i] for i, name in enumerate(self.faults)}
+        probability = diagnosis.abnormal_probability
+        return {"score": probability, "abnormal_probability": probability, "fault": diagnosis.fault, **columns}
+
+    def scalings(self) -> dict[str, tuple[FeatureConfig, Scaling]]:
+        named = {"image": (self.recipe.image, self.image_scaling), "vector": (self.recipe.vector, self.vector_scaling)}
+        return {name: (config, scaling) for name, (config, scaling) in named.items() if config is not None and scaling is not None}
+
+    def rescaled(self, scalings: Mapping[str, Scaling]) -> "Diagnosing":
+        return replace(self, image_scaling=scalings.get("image"), vector_scaling=scalings.get("vector"))
+
+    def tensors(self) -> dict[str, Tensor]:
+        own = _prefixed("net", self.net.state_dict())
+        for name, (_, scaling) in self.scalings().items():
+            own |= _prefixed(f"{name}_scaling", scaling.state())
+        return own
+
+
+@dataclass
+class Run:
+    """A finished training: its recipe, the corpus' facts it holds for, and the fitted model."""
+
+    recipe: Recipe
+    facts: CorpusFacts
+    model: Detecting | Fusing | Diagnosing
+    histories: dict[Sensor, SensorHistory] = field(default_factory=dict)
+    """what is known of each sensor's own past: the state of its later records depends on it"""
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return tuple(self.model.members) if isinstance(self.model, Fusing) else ()
+
+    @property
+    def faults(self) -> tuple[str, ...] | None:
+        return self.model.faults if isinstance(self.model, Diagnosing) else None
+
+    def score(
+        self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, sensors: Sequence[Sensor] | None = None
+    ) -> Float[Tensor, "batch"]:
+        """Anomaly scores, higher = more abnormal. `sensors` are (unit, sensor_id); None or unknown: against the fleet's baseline.
+
+        Raises RunMismatch where rate or length are not those of the training corpus.
+        """
+        return self.outputs(waveforms, sample_rate_hz, sensors)["score"]
+
+    @torch.inference_mode()
+    def outputs(
+        self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, sensors: Sequence[Sensor] | None = None
+    ) -> dict[str, Tensor]:
+        """`score`, a column a member of an ensemble, and a classifier's probabilities and fault number, by their names in the scores table."""
+        self.check(sample_rate_hz, waveforms.shape[1])
+        chunks = []
+        for start in range(0, len(waveforms), CHUNK):
+            part = slice(start, start + CHUNK)
+            chunks.append(self.model.outputs(Inputs(waveforms[part], self.facts), None if sensors is None else sensors[part]))
+        return {name: torch.cat([chunk[name] for chunk in chunks]).cpu() for name in chunks[0]} if chunks else {}
+
+    def check(self, sample_rate_hz: float, num_samples: int) -> None:
+        """Raises RunMismatch where a record of this rate and length is none this run was trained for."""
+        if (sample_rate_hz, num_samples) != (self.facts.sample_rate_hz, self.facts.num_samples):
+            raise RunMismatch(
+                f"the run was trained on records of {self.facts.num_samples} samples at {self.facts.sample_rate_hz:g} Hz, "
+                f"the input has {num_samples} at {sample_rate_hz:g} Hz: train a run for it, or correct --sample-rate-hz"
+            )
+
+    def known(self, sensors: Sequence[Sensor]) -> np.ndarray:
+        """bool a record: its sensor has a baseline in the run, or in the calibration that it was given."""
+        return np.logical_and.reduce([scaling.known(sensors) for _, scaling in _all_scalings(self.model).values()])
+
+    def states(self, waveforms: Float[np.ndarray, "batch samples"], sensors: Sequence[Sensor]) -> list[State]:
+        """What the machine was doing in each record."""
+        found: list[State] = []
+        for start in range(0, len(waveforms), CHUNK):
+            part = waveforms[start : start + CHUNK]
+            history = [self.histories.get(sensor) for sensor in sensors[start : start + CHUNK]]
+            found += states(state_statistics(part, self.facts.sample_rate_hz), mains_snr_db(part, self.facts), history)
+        return found
+
+    def fault_names(self, number: Tensor) -> list[str]:
+        """The `fault` column of a classifier's outputs, in words."""
+        names = {NO_FAULT: NORMAL, UNKNOWN_FAULT: UNKNOWN, **dict(enumerate(self.faults or ()))}
+        return [names[i] for i in number.tolist()]
+
+    def calibrated(self, calibration: pa.Table) -> "Run":
+        """The same run with the sensors of a calibration table added to its baselines."""
+        rows = calibration.to_pylist()
+        extended = {}
+        for name, (_, scaling) in _all_scalings(self.model).items():
+            own = [row for row in rows if row["member"] == name]
+            table = [torch.tensor([row[column] for row in own]) for column in ("location", "scale")]
+            extended[name] = scaling.extend([(row["unit"], row["sensor_id"]) for row in own], *table) if own else scaling
+        histories = {(row["unit"], row["sensor_id"]): SensorHistory(row["median_rms"], row["mains_share"]) for row in rows}
+        return replace(self, model=self.model.rescaled(extended), histories=self.histories | histories)
+
+    def to(self, device: torch.device | str) -> "Run":
+        """Moves the nets to a device."""
+        nets = [self.model.net] if isinstance(self.model, Diagnosing) else []
+        for single in _singles(self.model):
+            nets += [single.detector] if isinstance(single.detector, nn.Module) else []
+        for net in nets:
+            net.to(device)
+        return self
+
+
+def _all_scalings(model: Detecting | Fusing | Diagnosing) -> dict[str, tuple[FeatureConfig, Scaling]]:
+    return model.scalings()
+
+
+def deep_members(run: Run) -> list[Detecting]:
+    """The deep detectors of a run: itself, or those of an ensemble in their order."""
+    return [single for single in _singles(run.model) if isinstance(single.detector, nn.Module)]
+
+
+def classical_members(run: Run) -> list[Detecting]:
+    """The classical detectors of a run: itself, or those of an ensemble in their order."""
+    return [single for single in _singles(run.model) if not isinstance(single.detector, nn.Module)]
+
+
+def _singles(model: Detecting | Fusing | Diagnosing) -> list[Detecting]:
+    if isinstance(model, Fusing):
+        return [cast(Detecting, member.model) for member in model.members.values()]
+    return [model] if isinstance(model, Detecting) else []
+
+
+def mains_snr_db(waveforms: Float[np.ndarray, "batch samples"], facts: CorpusFacts) -> np.ndarray | None:
+    """How far each record's mains line stands above the noise; None for a machine without one."""
+    if facts.mains_hz is None:
+        return None
+    return mains_frequency(torch.from_numpy(waveforms), facts.sample_rate_hz, facts.mains_hz).snr_db.numpy()
+
+
+def history_of(rms: np.ndarray, snr_db: np.ndarray | None) -> SensorHistory:
+    """A sensor's history from the levels (and the mains line's SNRs) of its records."""
+    share = None if snr_db is None else float(np.mean(has_mains_line(snr_db)))
+    return SensorHistory(float(np.median(rms)), share)
+
+
+# ---------------------------------------------------------------- the folder
+
+
+def begin(uri: str, recipe: Recipe, facts: CorpusFacts, identity: dict[str, Any], faults: tuple[str, ...] | None = None) -> bool:
+    """Writes recipe.json at the first start of a training; True where the same training is finished already.
+
+    `identity` is what the same command must find again (inputs, labels). Raises RunMismatch, showing both, where the folder is another's.
+    """
+    values = {
+        "recipe": to_json(recipe),
+        "hash": short_hash(recipe),
+        "facts": to_json(facts),
+        "faults": None if faults is None else list(faults),
+        "identity": identity,
+    }
+    name = objects.join(uri, "recipe.json")
+    try:
+        objects.write_json(name, values, exclusive=True)
+    except FileExistsError:
+        differing = differences(objects.read_json(name), json.loads(json.dumps(values)))
+        if differing:
+            lines = "\n".join(differing)
+            raise RunMismatch(f"{uri} was begun by another training; use another folder, or remove this one:\n{lines}") from None
+    return objects.exists(objects.join(uri, "_done.json"))
+
+
+def save(uri: str, run: Run, metrics: list[dict[str, Any]], environment: dict[str, Any]) -> None:
+    """Writes what training fitted beside the recipe.json that `begin` wrote, `_done.json` last."""
+    files = {
+        "scaling.json": {
+            "scalings": {name: scaling.facts() for name, (_, scaling) in run.model.scalings().items()} if not run.members else {},
+            "sensors": [
+                {"unit": unit, "sensor_id": sensor_id, "median_rms": h.median_rms, "mains_share": h.mains_share}
+                for (unit, sensor_id), h in sorted(run.histories.items())
+            ],
+        },
+        "environment.json": environment,
+    }
+    for name, values in files.items():
+        objects.write_json(objects.join(uri, name), values)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in run.model.tensors().items()}
+    objects.write_bytes(objects.join(uri, "model.safetensors"), to_safetensors(tensors))
+    objects.write_bytes(objects.join(uri, "metrics.jsonl"), "".join(_json_line(line) for line in metrics).encode())
+    finish_folder(uri, ["recipe.json", *files, "model.safetensors", "metrics.jsonl"], {"members": list(run.members)})
+
+
+def _json_line(values: dict[str, Any]) -> str:
+    return json.dumps(values, allow_nan=False) + "\n"
+
+
+def load(uri: str) -> Run:
+    """A finished run, its files checked against their checksums; ensembles with their members.
+
+    Raises ObjectMissing for a folder that is no finished run, ValueError where a file is not what training wrote.
+    """
+    check_finished(uri)
+    facts_of_run = objects.read_json(objects.join(uri, "recipe.json"))
+    recipe = from_json(AnyRecipe, facts_of_run["recipe"], objects.join(uri, "recipe.json"))  # type: ignore[arg-type]
+    facts = from_json(CorpusFacts, facts_of_run["facts"], objects.join(uri, "recipe.json"))
+    scaling = objects.read_json(objects.join(uri, "scaling.json"))
+    tensors = from_safetensors(objects.read_bytes(objects.join(uri, "model.safetensors")))
+    histories = {(row["unit"], row["sensor_id"]): SensorHistory(row["median_rms"], row["mains_share"]) for row in scaling["sensors"]}
+    model: Detecting | Fusing | Diagnosing
+    match recipe:
+        case EnsembleRecipe():
+            ensemble = Ensemble(recipe.fusion)
+            ensemble.load(_part(tensors, "ensemble"))
+            model = Fusing({name: load(objects.join(uri, "members", name)) for name in recipe.members}, ensemble)
+        case ClassifierRecipe():
+            model = _load_classifier(recipe, tuple(facts_of_run["faults"]), facts, tensors, scaling["scalings"])
+        case ClassicalRecipe() | DeepRecipe():
+            model = _load_detector(recipe, facts, tensors, scaling["scalings"][""])
+    return Run(recipe, facts, model, histories)
+
+
+def _load_detector(recipe: ClassicalRecipe | DeepRecipe, facts: CorpusFacts, tensors: dict[str, Tensor], scaling: dict) -> Detecting:
+    feature = build_feature(recipe.feature, facts.mains_hz)
+    fitted = Scaling.load(recipe.scaling, feature.shape, _part(tensors, "scaling"), scaling)
+    own = _part(tensors, "detector")
+    if isinstance(recipe, DeepRecipe):
+        net = build_deep(recipe.detector, feature.shape)
+        net.load_state_dict(own)
+        return Detecting(recipe, fitted, net.eval(), tensors["training_scores"])
+    detector = build(recipe.detector, len(columns_of(feature, recipe.detector.blocks)))
+    detector.load(own)
+    return Detecting(recipe, fitted, detector, tensors["training_scores"])
+
+
+def _load_classifier(
+    recipe: ClassifierRecipe, faults: tuple[str, ...], facts: CorpusFacts, tensors: dict[str, Tensor], scalings: dict
+) -> Diagnosing:
+    fitted: dict[str, Scaling] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, config, scaling in (("image", recipe.image, recipe.image_scaling), ("vector", recipe.vector, recipe.vector_scaling)):
+        if config is not None:
+            shapes[name] = build_feature(config, facts.mains_hz).shape
+            fitted[name] = Scaling.load(scaling, shapes[name], _part(tensors, f"{name}_scaling"), scalings[name])
+    net = build_classifier(recipe, len(faults), shapes)
+    net.load_state_dict(_part(tensors, "net"))
+    return Diagnosing(recipe, faults, cast(Classifier, net.eval()), fitted.get("image"), fitted.get("vector"))
+
+
+def build_classifier(recipe: ClassifierRecipe, num_faults: int, shapes: Mapping[str, tuple[int, ...]]) -> Classifier:
+    """The net of a classifier's recipe for inputs of these shapes ("image", "vector")."""
+    return Classifier(recipe.detector, num_faults, shapes.get("image"), shapes["vector"][0] if "vector" in shapes else None)
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}

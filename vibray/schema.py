@@ -1,0 +1,164 @@
+"""The tables that flow from stage to stage: column names, types, units. Two stages share what stands here and nothing else.
+
+A record's key everywhere is (corpus, record_id). A sensor's identity is (unit, sensor_id).
+"""
+
+from enum import StrEnum
+
+import pyarrow as pa
+
+FORMAT_VERSION = 1
+"""Version of every JSON file and table that vibray writes; a reader refuses another one by name."""
+
+
+class Reason(StrEnum):
+    """Why a line was set aside: a closed list. Nothing that failed ever becomes zeros."""
+
+    NOT_JSON = "not JSON"
+    NOT_AN_OBJECT = "not an object"
+    MISSING_FIELD = "missing field"
+    BAD_TIME = "bad time"
+    BAD_SENSOR_ID = "bad sensor_id"
+    NOT_A_NUMBER = "not a number"
+    NAN_OR_INFINITE = "NaN or infinite"
+    WRONG_LENGTH = "wrong length"
+    CONSTANT = "constant"
+    CLIPPED = "clipped"
+    LINE_TOO_LONG = "line too long"
+    TRUNCATED_STREAM = "truncated stream"
+
+
+class State(StrEnum):
+    """What the machine was doing while a record was taken, by the rules of decide/state.py. It never changes a score."""
+
+    ENERGISED = "energised"
+    OFF = "off"
+    TRANSIENT = "transient"
+    SENSOR_FAULT = "sensor_fault"
+    UNKNOWN = "unknown"
+
+
+NORMAL = "normal"
+"""The label of a healthy record; any other label is the name of a fault."""
+
+KEY = ("corpus", "record_id")
+SENSOR = ("unit", "sensor_id")
+
+TIME = pa.timestamp("ms", tz="UTC")
+
+
+def vector(size: int) -> pa.DataType:
+    """Column type of a vector of `size` float32 values."""
+    return pa.list_(pa.float32(), size)
+
+
+ORIGIN = pa.schema(
+    [
+        pa.field("corpus", pa.string(), nullable=False),
+        pa.field("record_id", pa.string(), nullable=False),  # <key of the shard>@<byte offset>, or <key>#<index> in a .json list
+        pa.field("line", pa.int64()),  # 1-based; null where it cannot be known (parts that begin after byte 0, .json lists)
+        pa.field("unit", pa.string(), nullable=False),
+        pa.field("sensor_id", pa.string(), nullable=False),
+        pa.field("measured_at", TIME, nullable=False),
+        pa.field("sample_rate_hz", pa.float64(), nullable=False),
+        pa.field("content_hash", pa.string(), nullable=False),  # blake2b, 128 bits, hexadecimal, of the little-endian float32 waveform
+    ]
+)
+"""A record's columns without its waveform: where it comes from."""
+
+BAD_RECORDS = pa.schema(
+    [
+        pa.field("corpus", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),  # key of the shard relative to --input
+        pa.field("offset", pa.int64(), nullable=False),  # byte offset in the decompressed stream; the index in a .json list
+        pa.field("line", pa.int64()),
+        pa.field("reason", pa.string(), nullable=False),  # a Reason
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("head", pa.string(), nullable=False),  # the first 200 characters
+    ]
+)
+
+
+def records(num_samples: int) -> pa.Schema:
+    """Records in flight: origin and waveform (float32, in the sensor's own physical unit)."""
+    return ORIGIN.append(pa.field("waveform", vector(num_samples), nullable=False))
+
+
+def features(num_samples: int, vectors: dict[str, int]) -> pa.Schema:
+    """The features table: a record, its level, and one fixed-size column a vector feature, `vectors` mapping its name to its size."""
+    level = [
+        pa.field("rms", pa.float32(), nullable=False),  # of the waveform minus its mean; with mains_snr_db, the sensor's history
+        pa.field("mains_snr_db", pa.float32()),  # the mains line above the noise; null for a machine without one
+    ]
+    return pa.schema([*records(num_samples), *level, *(pa.field(name, vector(size), nullable=False) for name, size in vectors.items())])
+
+
+MEMBER_PREFIX = "score_"
+"""Column of an ensemble's member: score_<member>."""
+
+FAULT_PREFIX = "fault_p_"
+"""Column of a fault's probability in the diagnoses: fault_p_<fault>."""
+
+
+def scores(members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None) -> pa.Schema:
+    """The scores table. `faults` is None for a detector; a classifier's run adds the diagnoses (`faults` may be empty)."""
+    fields = [
+        *ORIGIN,
+        pa.field("state", pa.string(), nullable=False),  # a State
+        pa.field("calibrated", pa.bool_(), nullable=False),  # the sensor is known to the run or to the calibration
+        pa.field("score", pa.float32(), nullable=False),  # the higher, the more abnormal
+        *(pa.field(MEMBER_PREFIX + name, pa.float32(), nullable=False) for name in members),
+    ]
+    if faults is not None:
+        fields += [
+            pa.field("abnormal_probability", pa.float32(), nullable=False),  # equals `score`
+            pa.field("fault", pa.string(), nullable=False),  # "normal", "unknown" or the fault's name
+            pa.field("fault_probability", pa.float32()),  # null where `fault` names none
+            *(pa.field(FAULT_PREFIX + name, pa.float32(), nullable=False) for name in faults),
+        ]
+    return pa.schema(fields)
+
+
+def evidence(num_samples: int, members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None) -> pa.Schema:
+    """The highest records of a part: their row of the scores table and the waveform, so that a report never reads an archive again."""
+    return scores(members, faults).append(pa.field("waveform", vector(num_samples), nullable=False))
+
+
+CALIBRATION = pa.schema(
+    [
+        pa.field("member", pa.string(), nullable=False),  # a member of an ensemble; "" for a run that is none
+        pa.field("unit", pa.string(), nullable=False),
+        pa.field("sensor_id", pa.string(), nullable=False),
+        pa.field("num_records", pa.int64(), nullable=False),
+        pa.field("first_at", TIME, nullable=False),
+        pa.field("last_at", TIME, nullable=False),
+        pa.field("location", pa.list_(pa.float32()), nullable=False),  # robust statistics, flattened
+        pa.field("scale", pa.list_(pa.float32()), nullable=False),
+        pa.field("median_rms", pa.float64(), nullable=False),  # the sensor's own history, for the state of its later records
+        pa.field("mains_share", pa.float64()),  # share of its records with a mains line; null without a mains frequency
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),  # of the same records, against their own statistics
+    ]
+)
+
+UNDECIDED, LABEL_NORMAL, LABEL_ABNORMAL = -1, 0, 1
+
+PSEUDO_LABELS = pa.schema(
+    [
+        pa.field("corpus", pa.string(), nullable=False),
+        pa.field("record_id", pa.string(), nullable=False),
+        pa.field("label", pa.int8(), nullable=False),  # 0 normal, 1 abnormal, -1 undecided
+        pa.field("weight", pa.float32(), nullable=False),
+        pa.field("origin", pa.string(), nullable=False),  # human, threshold, classifier
+        pa.field("round", pa.int32(), nullable=False),
+    ]
+)
+
+UNIT_SCORES = pa.schema(
+    [
+        pa.field("corpus", pa.string(), nullable=False),
+        pa.field("unit", pa.string(), nullable=False),
+        pa.field("measured_at", TIME, nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("alarm", pa.bool_(), nullable=False),
+    ]
+)

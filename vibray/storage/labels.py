@@ -1,0 +1,160 @@
+"""Labels: a JSON Lines file of people's judgements, met with the keys of records."""
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vibray.schema import KEY, ORIGIN, SENSOR
+from vibray.storage.objects import read_bytes
+from vibray.storage.records import parse_time
+
+NUM_SHOWN = 5
+
+KEY_COLUMNS = (*KEY, *SENSOR, "measured_at")
+"""Columns of a table that labels can be matched with."""
+
+LABELS = pa.schema([ORIGIN.field("corpus"), ORIGIN.field("record_id"), pa.field("label", pa.string(), nullable=False)])
+
+
+class LabelError(ValueError):
+    """A labels file that cannot be read, or rows of it that meet no record, more than one, or contradict each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A row of a labels file; `line` is where it stands. It names a record by its id, or by sensor and time."""
+
+    line: int
+    label: str
+    corpus: str | None
+    record_id: str | None
+    unit: str | None
+    sensor_id: str | None
+    measured_at: datetime | None
+
+    def __str__(self) -> str:
+        names = ("label", "corpus", "record_id", "unit", "sensor_id", "measured_at")
+        return f"line {self.line}: " + ", ".join(f"{name} {getattr(self, name)}" for name in names if getattr(self, name) is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """`table` (corpus, record_id, label) has one row a labelled record; `num_quarantined` rows met a record that was set aside."""
+
+    table: pa.Table
+    num_rows: int
+    num_quarantined: int
+
+
+def read_labels(uri: str, timezone: str = "UTC") -> list[Label]:
+    """The rows of a labels file; other fields are let pass, a time without a zone is read in `timezone`. Raises LabelError."""
+    zone = ZoneInfo(timezone)
+    lines = read_bytes(uri).removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    return [_label(text, number, f"{uri}, line {number}", zone) for number, text in enumerate(lines, 1) if text.strip()]
+
+
+def _label(text: bytes, number: int, where: str, zone: ZoneInfo) -> Label:
+    try:
+        row = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise LabelError(f"{where} is not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise LabelError(f"{where} is not a JSON object")
+    for name in ("label", "corpus", "record_id", "unit", "sensor_id"):
+        if name in row and not (isinstance(row[name], str) and row[name]):
+            raise LabelError(f"{where}: {name} must be a text that is not empty")
+    if "label" not in row:
+        raise LabelError(f'{where} has no label: "normal", or the name of a fault')
+    time = None
+    if "record_id" not in row:
+        if "sensor_id" not in row or "data_time" not in row:
+            raise LabelError(f"{where} names no record: give record_id, or sensor_id and data_time")
+        try:
+            time, _ = parse_time(row["data_time"], zone)
+        except (ValueError, OverflowError) as error:
+            raise LabelError(f"{where}: data_time {row['data_time']!r} is no time: {error}") from None
+    return Label(number, row["label"], row.get("corpus"), row.get("record_id"), row.get("unit"), row.get("sensor_id"), time)
+
+
+def match_labels(rows: list[Label], keys: pa.Table, bad_records: pa.Table | None = None, timezone: str = "UTC") -> Matched:
+    """The labelled records among `keys` (a table with KEY_COLUMNS, of one or more corpora, without duplicates).
+
+    A row that meets no record but one of `bad_records` (by its place in the shard, or by the sensor and time its head shows) is counted.
+    Raises LabelError, with counts and examples, where a row meets no record or several, or two rows give one record different labels.
+    """
+    candidates = _candidates(rows, keys)
+    aside = _quarantined(bad_records, ZoneInfo(timezone)) if bad_records is not None else set()
+    labels: dict[tuple[str, str], Label] = {}
+    none, several, against = [], [], []
+    num_quarantined = 0
+    for row in rows:
+        found = [key for key, unit in candidates.get(_place(row), ()) if row.corpus in (None, key[0]) and row.unit in (None, unit)]
+        if len(found) > 1:
+            several.append(f"{row} ({len(found)} records)")
+        elif found and labels.setdefault(found[0], row).label != row.label:
+            against.append(f"{row}, but line {labels[found[0]].line} says {labels[found[0]].label}")
+        elif not found and _is_aside(row, aside):
+            num_quarantined += 1
+        elif not found:
+            none.append(str(row))
+    _refuse(len(rows), none, several, against)
+    table = pa.table([[key[0] for key in labels], [key[1] for key in labels], [row.label for row in labels.values()]], schema=LABELS)
+    return Matched(table, len(rows), num_quarantined)
+
+
+def _refuse(num_rows: int, none: list[str], several: list[str], against: list[str]) -> None:
+    kinds = (
+        (none, "meet no record (was another input labelled?)"),
+        (several, "meet more than one record (name record_id, or the unit or corpus too)"),
+        (against, "contradict another row"),
+    )
+    lines = []
+    for examples, what in kinds:
+        if examples:
+            lines.append(f"{len(examples)} of {num_rows} label rows {what}:")
+            lines += [f"  {text}" for text in examples[:NUM_SHOWN]] + (["  ..."] if len(examples) > NUM_SHOWN else [])
+    if lines:
+        raise LabelError("\n".join(lines))
+
+
+def _place(row: Label) -> tuple[Any, ...]:
+    return (row.record_id,) if row.record_id is not None else (row.sensor_id, row.measured_at)
+
+
+def _candidates(rows: list[Label], keys: pa.Table) -> dict[tuple[Any, ...], list[tuple[tuple[str, str], str]]]:
+    """Place -> [(key, unit)] of the records that a label could mean; the table may be far longer than the labels."""
+    ids = pa.array([row.record_id for row in rows if row.record_id is not None], pa.string())
+    sensors = pa.array([row.sensor_id for row in rows if row.record_id is None], pa.string())
+    near = keys.select(list(KEY_COLUMNS)).filter(pc.field("record_id").isin(ids) | pc.field("sensor_id").isin(sensors))
+    places: dict[tuple[Any, ...], list[tuple[tuple[str, str], str]]] = {}
+    for corpus, record_id, unit, sensor_id, time in zip(*(near[name].to_pylist() for name in KEY_COLUMNS), strict=True):
+        for place in ((record_id,), (sensor_id, time)):
+            places.setdefault(place, []).append(((corpus, record_id), unit))
+    return places
+
+
+_IN_HEAD = re.compile(r'"(sensor_id|data_time)"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+
+def _quarantined(bad: pa.Table, zone: ZoneInfo) -> set[tuple[Any, ...]]:
+    """Places, with their corpus and without, of the records that were set aside."""
+    places: set[tuple[Any, ...]] = set()
+    for corpus, shard, offset, head in zip(*(bad[name].to_pylist() for name in ("corpus", "shard", "offset", "head")), strict=True):
+        found: list[tuple[Any, ...]] = [(f"{shard}@{offset}",), (f"{shard}#{offset}",)]
+        try:
+            fields = {name: json.loads(text) for name, text in _IN_HEAD.findall(head)}
+            found.append((fields["sensor_id"], parse_time(fields["data_time"], zone)[0]))
+        except (KeyError, ValueError, OverflowError):
+            pass
+        places.update(item for place in found for item in (place, (corpus, *place)))
+    return places
+
+
+def _is_aside(row: Label, aside: set[tuple[Any, ...]]) -> bool:
+    return (_place(row) if row.corpus is None else (row.corpus, *_place(row))) in aside

@@ -1,0 +1,160 @@
+"""The plan of a job: which objects, and which byte ranges of them, form which part. Fixed at the first start, read afterwards."""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+from vibray.config import short_hash
+from vibray.storage import objects
+from vibray.storage.objects import ObjectInfo, join
+from vibray.storage.shards import read_lines, suffix
+
+LINES_PER_PART = 2000
+"""Their waveforms (8192 float32) are 65 MB: one block of Ray Data."""
+
+BYTES_PER_PART = 150_000_000
+"""2,000 lines of 75 kB: the cut where no line could be measured."""
+
+LINES_MEASURED = 32
+
+
+class PlanMismatch(ValueError):
+    """The folder was begun by another job: another input, corpus, recipe or set of facts."""
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """A byte range of a plain shard, which is one part; or a whole shard that cannot be cut by bytes, which is a chain of parts.
+
+    A part of a chain ends after `max_lines` lines, or earlier where its lines reach `max_bytes`; both are None for a byte range.
+    """
+
+    id: str
+    key: str
+    etag: str
+    size: int
+    start: int
+    end: int | None
+    max_lines: int | None
+    max_bytes: int | None
+
+    @property
+    def chain(self) -> bool:
+        """True for a chain of parts."""
+        return self.max_lines is not None
+
+    def part_id(self, number: int) -> str:
+        """The id of the part; of a chain, of its part `number` (from 0)."""
+        return f"{self.id}-{number}" if self.chain else self.id
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which bytes form which part. `base_uri` is the folder that keys are relative to; `ignored` are objects that are no shards."""
+
+    base_uri: str
+    corpus: str
+    identity: dict[str, Any]
+    parts: tuple[PartPlan, ...]
+    ignored: tuple[str, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all shards, as they are stored."""
+        return sum({part.key: part.size for part in self.parts}.values())
+
+
+def make_plan(
+    input_uri: str,
+    corpus: str,
+    identity: dict[str, Any],
+    lines_per_part: int = LINES_PER_PART,
+    bytes_per_part: int | None = None,
+) -> Plan:
+    """Lists the input and cuts it: plain shards by bytes, compressed ones and .json lists as one chain each.
+
+    `bytes_per_part` None measures the first lines of the largest plain shard, so that a part is about `lines_per_part` lines.
+    Raises FileNotFoundError where there is no input, and ValueError where no object is a shard.
+    """
+    found = objects.list_objects(input_uri)
+    shards = [info for info in found if suffix(info.key)]
+    if not shards:
+        raise ValueError(f"{input_uri} holds no shard: none of its {len(found)} objects ends in .jsonl or .json (.gz, .zst)")
+    single = len(found) == 1 and objects.exists(input_uri)
+    base_uri = objects.absolute(objects.parent(input_uri) if single else input_uri)
+    if bytes_per_part is None:
+        bytes_per_part = _measure(base_uri, shards, lines_per_part)
+    return Plan(
+        base_uri=base_uri,
+        corpus=corpus,
+        identity=json.loads(json.dumps(identity)),
+        parts=tuple(part for info in shards for part in _parts_of(info, lines_per_part, bytes_per_part)),
+        ignored=tuple(info.key for info in found if not suffix(info.key)),
+    )
+
+
+def _measure(base_uri: str, shards: list[ObjectInfo], lines_per_part: int) -> int:
+    plain = [info for info in shards if suffix(info.key) == ".jsonl" and info.size > 0]
+    if not plain:
+        return BYTES_PER_PART
+    largest = max(plain, key=lambda info: (info.size, info.key))
+    lines = read_lines(join(base_uri, largest.key), etag=largest.etag)
+    sizes = [line.size + 1 for line, _ in zip(lines, range(LINES_MEASURED), strict=False)]
+    return max(int(median(sizes)) * lines_per_part, 1 << 20) if sizes else BYTES_PER_PART
+
+
+def _parts_of(info: ObjectInfo, lines_per_part: int, bytes_per_part: int) -> list[PartPlan]:
+    if suffix(info.key) != ".jsonl":
+        # lines of a chain may be of any length: twice the usual bytes bound its parts without cutting ordinary ones
+        return [_part(info, 0, None, lines_per_part, 2 * bytes_per_part)]
+    num_parts = max(1, -(-info.size // bytes_per_part))
+    cuts = [i * info.size // num_parts for i in range(num_parts + 1)]
+    return [_part(info, start, end, None, None) for start, end in pairwise(cuts)]
+
+
+def _part(info: ObjectInfo, start: int, end: int | None, max_lines: int | None, max_bytes: int | None) -> PartPlan:
+    name = short_hash([info.key, info.etag, info.size, start, end, max_lines, max_bytes])
+    return PartPlan(name, info.key, info.etag, info.size, start, end, max_lines, max_bytes)
+
+
+def start_plan(folder_uri: str, plan: Callable[[], Plan], identity: dict[str, Any]) -> Plan:
+    """The plan of a folder: the one that stands there, or at the first start what `plan` makes, written once.
+
+    Objects that arrived after the first start are in no part. Uploads that a killed job left open are aborted.
+    Raises PlanMismatch where the folder was begun with another `identity`.
+    """
+    try:
+        standing = read_plan(folder_uri)
+    except FileNotFoundError:
+        with suppress(FileExistsError):  # another process was first
+            objects.write_json(join(folder_uri, "plan.json"), asdict(plan()), exclusive=True)
+        standing = read_plan(folder_uri)
+    else:
+        objects.abort_uploads(folder_uri)
+    differing = differences(standing.identity, json.loads(json.dumps(identity)))
+    if differing:
+        raise PlanMismatch(f"{folder_uri} was begun by another job; use another folder, or remove this one:\n" + "\n".join(differing))
+    return standing
+
+
+def read_plan(folder_uri: str) -> Plan:
+    """The plan of a folder of parts. Raises ObjectMissing (a FileNotFoundError) where there is none."""
+    values = objects.read_json(join(folder_uri, "plan.json"))
+    parts = tuple(PartPlan(**part) for part in values.pop("parts"))
+    return Plan(**{**values, "parts": parts, "ignored": tuple(values["ignored"])})
+
+
+def differences(there: Any, here: Any, name: str = "") -> list[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = sorted(there.keys() | here.keys())
+        return [line for key in keys for line in differences(there.get(key), here.get(key), f"{name}.{key}" if name else key)]
+    return [] if there == here else [f"  {name}: {_brief(there)} in the folder, {_brief(here)} now"]
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 100 else f"{text[:80]}... ({short_hash(value)})"

@@ -1,0 +1,100 @@
+"""From a part of the plan to its tables: shards.py and records.py joined, in bounded memory; a pure generator that a worker runs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from vibray.storage.objects import join
+from vibray.storage.plan import PartPlan
+from vibray.storage.records import BadRecord, CorpusFacts, Record, parse_line, parse_object, to_tables
+from vibray.storage.shards import Broken, RawItem, RawLine, read_lines
+
+ROWS_PER_BATCH = 500
+"""Parsed lines that wait as Python objects before they become columns."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReadPart:
+    """One part, read: its records and bad_records tables and what was counted."""
+
+    part_id: str
+    key: str
+    start: int
+    number: int
+    last: bool
+    records: pa.Table
+    bad: pa.Table
+    num_read: int
+    num_naive: int
+    num_fitted: int
+
+    @property
+    def marker(self) -> dict[str, Any]:
+        """What `commit_part` wants to know of it."""
+        names = ("key", "start", "number", "last", "num_read", "num_naive", "num_fitted")
+        return {name: getattr(self, name) for name in names}
+
+
+class _Tables:
+    """Records and bad records of one part, turned into columns batch by batch."""
+
+    def __init__(self, num_samples: int):
+        self.num_samples = num_samples
+        self.batches: list[tuple[pa.Table, pa.Table]] = []
+        self.records: list[Record] = []
+        self.bad: list[BadRecord] = []
+        self.num_read = self.num_naive = self.num_fitted = 0
+
+    def add(self, row: Record | BadRecord) -> None:
+        self.num_read += 1
+        if isinstance(row, Record):
+            self.records.append(row)
+            self.num_naive += row.naive_time
+            self.num_fitted += row.fitted
+        else:
+            self.bad.append(row)
+        if len(self.records) + len(self.bad) >= ROWS_PER_BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        self.batches.append(to_tables(self.records, self.bad, self.num_samples))
+        self.records, self.bad = [], []
+
+    def part(self, plan: PartPlan, number: int, last: bool) -> ReadPart:
+        self.flush()
+        records, bad = (pa.concat_tables(tables).combine_chunks() for tables in zip(*self.batches, strict=True))
+        return ReadPart(
+            plan.part_id(number), plan.key, plan.start, number, last, records, bad, self.num_read, self.num_naive, self.num_fitted
+        )
+
+
+def read_shard(
+    part: PartPlan, facts: CorpusFacts, corpus: str, base_uri: str, numbers_done: frozenset[int] = frozenset()
+) -> Iterator[ReadPart]:
+    """Reads a byte range, giving one ReadPart, or a chain, giving one for each number not done; the lines of those done are not parsed.
+
+    `base_uri` is the plan's. Raises ObjectChanged where the object is not the planned one, UnitError where a unit cannot be told.
+    """
+    number, num_lines, num_bytes = 0, 0, 0
+    tables = _Tables(facts.num_samples)
+    for raw in read_lines(join(base_uri, part.key), part.start, part.end, part.etag):
+        if part.max_lines and part.max_bytes and (num_lines >= part.max_lines or num_bytes >= part.max_bytes):
+            if number not in numbers_done:
+                yield tables.part(part, number, last=False)
+            number, num_lines, num_bytes = number + 1, 0, 0
+            tables = _Tables(facts.num_samples)
+        num_lines, num_bytes = num_lines + 1, num_bytes + raw.size
+        if number not in numbers_done:
+            tables.add(_parse(raw, part.key, corpus, facts))
+    if number not in numbers_done:
+        yield tables.part(part, number, last=True)
+
+
+def _parse(raw: RawLine | RawItem | Broken, shard: str, corpus: str, facts: CorpusFacts) -> Record | BadRecord:
+    if isinstance(raw, RawLine):
+        return parse_line(raw.raw, shard, raw.offset, raw.line, corpus, facts)
+    if isinstance(raw, RawItem):
+        return parse_object(raw.value, shard, raw.offset, corpus, facts)
+    return BadRecord(corpus, shard, raw.offset, raw.line, raw.reason, raw.detail, raw.head)

@@ -1,0 +1,122 @@
+"""Who computes which record when: global batches from one seeded permutation, whatever the number of workers."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vibray.train.reduce import World
+
+Inputs = Tensor | tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The records to train on. `targets` and `weights` are indexed as `read` is: by row number, not by position in `indices`."""
+
+    read: Callable[[np.ndarray], Inputs]
+    """row numbers (int64, at least one) -> scaled inputs, one row each; a tuple for a net of several inputs"""
+    indices: np.ndarray
+    """row numbers that take part"""
+    targets: np.ndarray | None = None
+    weights: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.indices) == 0:
+            raise ValueError("there is no record to train on: are all of them left out by labels, trimming or duplicates?")
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This worker's slice of a global batch; it may be empty."""
+
+    x: Inputs
+    target: Tensor | None
+    weight: Tensor
+    """float64 [slice]"""
+    total_weight: float
+    """sum of the weights of the whole global batch"""
+    start: int
+    """where in the global batch the slice begins"""
+    size: int
+    """records in the global batch"""
+
+
+class Batches:
+    """Global batches of at most `batch_size` records; worker r takes slice r of each. Every record comes exactly once an epoch.
+
+    The order is a permutation seeded by (seed, epoch). The batches of an epoch differ in size by one record at most: a last batch of one
+    record would leave the batch norms the statistics of that record. Slices differ by one record at most, too.
+
+    `window` is for a table too large to be read in any order: blocks of an eighth of a window change places, and rows change places
+    inside a window only, so that a reader needs to hold no more than that.
+    """
+
+    def __init__(self, rows: TrainingSet, batch_size: int, seed: int, world: World, window: int | None = None):
+        self.rows, self.batch_size, self.seed, self.world, self.window = rows, batch_size, seed, world, window
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Row numbers in the order of an epoch, the same on every worker."""
+        random = np.random.default_rng((self.seed, epoch))
+        indices = np.asarray(self.rows.indices, dtype=np.int64)
+        if self.window is None or self.window >= len(indices):
+            return random.permutation(indices)
+        block = max(self.window // 8, 1)
+        blocks = [indices[start : start + block] for start in range(0, len(indices), block)]
+        moved = np.concatenate([blocks[i] for i in random.permutation(len(blocks))])
+        return np.concatenate([random.permutation(moved[start : start + self.window]) for start in range(0, len(moved), self.window)])
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """This worker's slices of the global batches of an epoch."""
+        order = self.order(epoch)
+        for indices in np.array_split(order, -(-len(order) // self.batch_size)):
+            ends = _ends(len(indices), self.world)
+            yield self._batch(indices[slice(*ends)], indices, ends[0])
+
+    def shares(self) -> Iterator[Batch]:
+        """This worker's share of all records, each exactly once and in the order of `indices`."""
+        indices = np.asarray(self.rows.indices, dtype=np.int64)
+        start, stop = _ends(len(indices), self.world)
+        for at in range(start, stop, self.batch_size):
+            part = indices[at : min(at + self.batch_size, stop)]
+            yield self._batch(part, part, 0)
+
+    def _batch(self, mine: np.ndarray, whole: np.ndarray, start: int) -> Batch:
+        x = self.rows.read(mine if len(mine) else whole[:1])
+        if len(mine) == 0:
+            x = tuple(part[:0] for part in x) if isinstance(x, tuple) else x[:0]
+        target = None if self.rows.targets is None else torch.from_numpy(self.rows.targets[mine])
+        weights = np.ones(len(whole)) if self.rows.weights is None else self.rows.weights[whole].astype(np.float64)
+        weight = torch.from_numpy(weights[start : start + len(mine)])
+        return Batch(x, target, weight, float(weights.sum()), start, len(whole))
+
+    @torch.no_grad()
+    def collect(self, net: nn.Module, figures: Callable[[Batch], Tensor]) -> np.ndarray:
+        """What `figures` makes of each record, the net being in eval mode: float64, all records in the order of `indices`, on every worker.
+
+        The mode of the net is put back. Every worker has to call it.
+        """
+        training = net.training
+        net.eval()
+        rows = [figures(batch).double().cpu().numpy() for batch in self.shares()]
+        net.train(training)
+        if not rows:  # fewer records than workers: the shape of a row is still needed
+            rows = [figures(self._batch(self.rows.indices[:1], self.rows.indices[:1], 0)).double().cpu().numpy()[:0]]
+        return self.world.gather(np.concatenate(rows))
+
+
+def _ends(count: int, world: World) -> tuple[int, int]:
+    """First and behind-last position of this worker's slice; earlier workers have the longer ones."""
+    base, longer = divmod(count, world.size)
+    start = world.rank * base + min(world.rank, longer)
+    return start, start + base + (world.rank < longer)
+
+
+def to(x: Inputs, device: torch.device) -> Inputs:
+    """Inputs on another device."""
+    return tuple(part.to(device, non_blocking=True) for part in x) if isinstance(x, tuple) else x.to(device, non_blocking=True)

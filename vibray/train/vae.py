@@ -1,0 +1,51 @@
+"""Training the VAE: the weight of the KL divergence rises from 0, so that the decoder learns to use the latent map first."""
+
+import torch
+from torch import Tensor
+
+from vibray.models.vae import Vae
+from vibray.train.batches import Batch, Batches, TrainingSet, to
+from vibray.train.checkpoints import Checkpoints
+from vibray.train.fit import EpochMetrics, OptimConfig, Progress, Report, fit, silent
+from vibray.train.guards import GuardReport, Trained, score_guards
+from vibray.train.reduce import World
+
+
+def beta_at(epoch: int, beta: float, warmup_epochs: int) -> float:
+    """The weight in force in an epoch: linear from 0 in epoch 0 to `beta` from epoch `warmup_epochs` on."""
+    return beta * min(1.0, epoch / warmup_epochs) if warmup_epochs else beta
+
+
+def train_vae(net: Vae, rows: TrainingSet, optim: OptimConfig, report: Report = silent, checkpoints: Checkpoints | None = None) -> Trained:
+    """Trains a VAE (or, with beta = 0, an autoencoder) in place, on all workers of the process group; each has to call it.
+
+    With `checkpoints` a training that was stopped goes on where it was. The guards are those on the scores; they are not raised.
+    """
+    world = World.current()
+    world.align(net)
+    batches = Batches(rows, optim.batch_size, optim.seed, world)
+    found = checkpoints.latest("train") if checkpoints else None
+    progress = found.restore(net) if found else Progress()
+
+    def warm_up() -> None:
+        net.beta = beta_at(progress.epoch, net.config.beta, net.config.warmup_epochs)
+
+    def on_epoch(epoch: int, metrics: EpochMetrics) -> bool | None:
+        figures = {**metrics.values(), "beta": net.beta}
+        warm_up()
+        if checkpoints and world.rank == 0:
+            checkpoints.save("train", net, progress)
+        return report("train", epoch, figures)
+
+    warm_up()
+    fit(net, batches, optim, on_epoch, progress)
+    net.beta = net.config.beta
+    net.eval()
+    device = next(net.parameters()).device
+
+    def score(batch: Batch) -> Tensor:
+        return net.score(net(to(batch.x, device)))
+
+    with torch.no_grad():
+        scores = batches.collect(net, score)
+    return Trained(scores, GuardReport(score_guards(scores)))
