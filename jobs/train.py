@@ -22,7 +22,7 @@ from vibray.recipes import NAMED, Recipe
 if TYPE_CHECKING:
     NamedRecipe = Recipe
 else:
-    NamedRecipe = Union[
+    NamedRecipe = Union[  # noqa: UP007 (built, not written)
         tuple(
             Annotated[
                 type(make()),

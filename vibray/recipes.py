@@ -93,7 +93,7 @@ AnyRecipe = Annotated[Recipe, Field(discriminator="kind")]
 @lru_cache(maxsize=32)  # a feature keeps its filters: one object a process and config
 def build_feature(config: FeatureConfig, mains_hz: float | None):
     """The feature of a config; one that needs the mains frequency is given the corpus's own."""
-    if hasattr(config, "mains_hz") and getattr(config, "mains_hz") is None:
+    if hasattr(config, "mains_hz") and config.mains_hz is None:
         config = replace(config, mains_hz=mains_hz)  # type: ignore[call-arg]
     match config:
         case CwtImageConfig():

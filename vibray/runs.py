@@ -1,4 +1,4 @@
-"""A run: what training fitted, in memory and as a folder. Everything that was fitted is here, nothing is computed from the batch at hand."""
+"""A run: what training fitted, in memory and as a folder. All that was fitted is here, nothing is computed from the batch at hand."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -35,9 +35,9 @@ from vibray.recipes import (
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX, NORMAL, State
 from vibray.signal.harmonics import mains_frequency
 from vibray.storage import objects
+from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import check_finished, finish_folder
 from vibray.storage.plan import differences
-from vibray.storage.corpus import CorpusFacts
 
 CHUNK = 64
 """Records whose images stand in memory at once."""
@@ -177,7 +177,7 @@ class Run:
     def outputs(
         self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, sensors: Sequence[Sensor] | None = None
     ) -> dict[str, Tensor]:
-        """`score`, a column a member of an ensemble, and a classifier's probabilities and fault number, by their names in the scores table."""
+        """`score`, a column a member of an ensemble, a classifier's probabilities and fault number, by their names in the scores table."""
         self.check(sample_rate_hz, waveforms.shape[1])
         chunks = []
         for start in range(0, len(waveforms), CHUNK):

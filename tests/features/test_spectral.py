@@ -15,7 +15,7 @@ DEFAULT = Spectral(SpectralConfig())
 def test_slow_twin(rate: float, length: int) -> None:
     x = (3 + np.random.default_rng(0).standard_normal((2, length))).astype(np.float32)
     vectors = DEFAULT(torch.from_numpy(x), rate).numpy()
-    assert vectors.shape == (2, 320)
+    assert vectors.shape == (2, 335)
     for record, vector in zip(x, vectors, strict=True):
         blocks = {name: vector[part] for name, part in DEFAULT.blocks.items()}
         np.testing.assert_allclose(np.r_[blocks["log_mean"], blocks["log_cv"]], reference.log_mean_and_cv(record), atol=1e-5)
@@ -25,7 +25,7 @@ def test_slow_twin(rate: float, length: int) -> None:
 
 def test_a_line_stands_in_its_band_and_does_not_move() -> None:
     t = np.arange(8192) / 8192
-    hz = np.array(DEFAULT.frequencies_hz(8192.0))
+    hz = np.array(DEFAULT.frequencies_hz(8192.0), float)
     noise = 1e-3 * np.random.default_rng(1).standard_normal(8192)
     vector = DEFAULT(torch.from_numpy(np.sin(2 * np.pi * 1024 * t) + noise).float()[None], 8192.0)[0].numpy()
     bands, log_cv = DEFAULT.blocks["bands"], DEFAULT.blocks["log_cv"]
@@ -48,10 +48,10 @@ def test_movement_sees_what_the_mean_spectrum_hides() -> None:
 
 def test_names_frequencies_and_blocks() -> None:
     names, hz = DEFAULT.columns(), DEFAULT.frequencies_hz(8192.0)
-    assert len(set(names)) == len(names) == len(hz) == 320
-    sizes = {"log_mean": 64, "log_cv": 64, "bands": 64, "movement": 128}
+    assert len(set(names)) == len(names) == len(hz) == 335
+    sizes = {"time": 15, "log_mean": 64, "log_cv": 64, "bands": 64, "movement": 128}
     assert {name: part.stop - part.start for name, part in DEFAULT.blocks.items()} == sizes
-    assert (hz[0], hz[63]) == (64, 4096)
+    assert hz[:15] == (None,) * 15 and (hz[15], hz[78]) == (64, 4096)
     assert hz[names.index("band01")] == 36  # bins 1 to 8 of 8 Hz
     assert hz[names.index("movement_512_peak_band32")] == pytest.approx((249 + 256) / 2 * 16)
 
@@ -59,7 +59,7 @@ def test_names_frequencies_and_blocks() -> None:
 def test_other_sizes_and_those_that_cannot_be() -> None:
     config = SpectralConfig(stft_window=64, stft_hop=16, welch_window=256, num_bands=32, windows=(), movement_bands=8)
     small = Spectral(config)
-    assert small.shape == (96,) and small(torch.randn(2, 256), 1000.0).shape == (2, 96)
+    assert small.shape == (111,) and small(torch.randn(2, 256), 1000.0).shape == (2, 111)
     with pytest.raises(ValueError, match="need 1024 samples; a record has 1023"):
         DEFAULT.check(8192.0, 1023)
     for change in ({"stft_window": 127}, {"stft_hop": 0}, {"num_bands": 60}, {"movement_bands": 48}, {"windows": (128, 2)}):
@@ -74,4 +74,4 @@ def test_batch_mates_pickle_and_silence() -> None:
     assert vectors.isfinite().all() and vectors.dtype == torch.float32
     torch.testing.assert_close(DEFAULT(x[65:], 8192.0), vectors[65:], rtol=1e-6, atol=1e-6)
     assert torch.equal(pickle.loads(pickle.dumps(DEFAULT))(x[:3], 8192.0), DEFAULT(x[:3], 8192.0))
-    assert DEFAULT(x[:0], 8192.0).shape == (0, 320)
+    assert DEFAULT(x[:0], 8192.0).shape == (0, 335)

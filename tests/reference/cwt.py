@@ -29,7 +29,7 @@ def seed_image(waveform: np.ndarray, sample_rate_hz: float) -> np.ndarray:
 
 
 def analytic_image(waveform: np.ndarray, sample_rate_hz: float, rows_hz: tuple[float, ...], columns: int, ends: str = "odd") -> np.ndarray:
-    """The analytic image, (2, rows, columns), on exactly 3 sigma of extension; `ends` also offers "zero" and "circular", which are wrong."""
+    """The analytic image, (2, rows, columns), with exactly 3 sigma of extension; ends "zero" and "circular" are there to be wrong."""
     x = waveform.astype(np.float64)
     x = x - x.mean()
     n = len(x)

@@ -7,15 +7,14 @@ import scipy.signal
 def log_bands(waveform: np.ndarray, sample_rate_hz: float) -> np.ndarray:
     """ln of the mean power of 64 bands of 8 bins of a 1024-point Welch spectrum, DC dropped."""
     x = waveform.astype(np.float64)
-    _, psd = scipy.signal.welch(x - x.mean(), sample_rate_hz, "hann", 1024, 512, detrend=False)
+    _, psd = scipy.signal.welch(x - x.mean(), sample_rate_hz, "hann", 1024, 512, detrend=False)  # type: ignore[arg-type]
     return np.array([np.log(np.mean(psd[1 + 8 * b : 9 + 8 * b])) for b in range(64)])
 
 
 def _magnitudes(waveform: np.ndarray, window: int) -> np.ndarray:
     x = waveform.astype(np.float64)
-    _, _, stft = scipy.signal.stft(
-        x - x.mean(), 1.0, "hann", window, window // 2, detrend=False, boundary=None, padded=False, scaling="spectrum"
-    )
+    options = {"noverlap": window // 2, "detrend": False, "boundary": None, "padded": False, "scaling": "spectrum"}
+    _, _, stft = scipy.signal.stft(x - x.mean(), 1.0, "hann", window, **options)
     return np.abs(stft)[1:]
 
 

@@ -1,15 +1,17 @@
 """Slow twin of the Zerone vector: scipy and numpy, one record, one number at a time, in float64."""
 
+import itertools
+
 import numpy as np
 import scipy.signal
 import scipy.stats
 
 
-def time_statistics(x: np.ndarray) -> list[float]:
+def time_statistics(x: np.ndarray) -> np.ndarray:
     mean_abs = np.mean(np.abs(x))
     rms = np.sqrt(np.mean(x**2))
-    crossings = sum(bool(np.signbit(a)) != bool(np.signbit(b)) for a, b in zip(x[:-1], x[1:], strict=True))
-    return [
+    crossings = sum(bool(np.signbit(a)) != bool(np.signbit(b)) for a, b in itertools.pairwise(x))
+    statistics = [
         np.mean(x),
         rms,
         np.var(x),
@@ -26,15 +28,16 @@ def time_statistics(x: np.ndarray) -> list[float]:
         np.max(x) / np.mean(x**4) ** 0.25,
         rms / mean_abs,
     ]
+    return np.array(statistics)
 
 
 def zerone(waveform: np.ndarray, sample_rate_hz: float) -> np.ndarray:
     x = waveform.astype(np.float64)
     xc = x - x.mean()
     n = len(x)
-    _, _, stft = scipy.signal.stft(xc, sample_rate_hz, "hann", 128, 64, detrend=False, boundary=None, padded=False, scaling="spectrum")
+    _, _, stft = scipy.signal.stft(xc, sample_rate_hz, "hann", 128, 64, detrend=False, boundary=None, padded=False, scaling="spectrum")  # type: ignore[arg-type]
     frames = np.abs(stft)[1:].mean(axis=0)
-    f, density = scipy.signal.welch(xc, sample_rate_hz, "hann", 4096, 2048, nfft=n, detrend=False)
+    f, density = scipy.signal.welch(xc, sample_rate_hz, "hann", 4096, 2048, nfft=n, detrend=False)  # type: ignore[arg-type]
     hz = np.arange(1, int(np.floor(sample_rate_hz / 2)) + 1)
     psd = np.interp(hz, f[f >= 1], density[f >= 1])
     single = [psd[hz == h][0] for h in range(1, 1001)]

@@ -1,4 +1,4 @@
-"""The spectral vector: mean spectrum, its variation over time, equal Welch bands and what moves inside a record. Any rate and length."""
+"""The spectral vector: time statistics, mean spectrum and its variation, equal Welch bands, what moves in a record. Any rate and length."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vibray.config import STRICT
 from vibray.signal.psd import band_means, welch_psd
+from vibray.signal.statistics import TIME_STATISTICS, time_statistics
 from vibray.signal.stft import stft_magnitude
 from vibray.signal.waveform import centred
 
@@ -55,8 +56,9 @@ class SpectralConfig:
 
 
 class Spectral:
-    """Four blocks, of the record minus its mean; Hann windows are periodic, nothing is padded, the DC bin is dropped everywhere.
+    """Five blocks. All but `time` are of the record minus its mean; Hann windows are periodic, nothing is padded, DC bins are dropped.
 
+    * `time`: the 15 statistics of signal/statistics.py, of the raw record.
     * `log_mean`: ln of the mean over time of |STFT|, per bin.
     * `log_cv`: ln of its coefficient of variation over time (population std over mean), per bin.
     * `bands`: ln of the mean power density of equal bands of a Welch spectrum; with the defaults, 64 bands of 8 bins of 1024 samples.
@@ -69,8 +71,8 @@ class Spectral:
     def __init__(self, config: SpectralConfig) -> None:
         self.config = config
         bins, moved = config.stft_window // 2, 2 * config.movement_bands * len(config.windows)
-        ends = np.cumsum([0, bins, bins, config.num_bands, moved]).tolist()
-        names = ("log_mean", "log_cv", "bands", "movement")
+        ends = np.cumsum([0, len(TIME_STATISTICS), bins, bins, config.num_bands, moved]).tolist()
+        names = ("time", "log_mean", "log_cv", "bands", "movement")
         self.blocks: dict[str, slice] = {name: slice(ends[i], ends[i + 1]) for i, name in enumerate(names)}
         self.shape: tuple[int, ...] = (ends[-1],)
 
@@ -87,6 +89,7 @@ class Spectral:
         bins, bands = range(1, c.stft_window // 2 + 1), range(1, c.num_bands + 1)
         moved = [f"movement_{w}_{what}_band{i:02d}" for w in c.windows for what in ("std", "peak") for i in range(1, c.movement_bands + 1)]
         return (
+            *TIME_STATISTICS,
             *(f"log_mean_bin{i:02d}" for i in bins),
             *(f"log_cv_bin{i:02d}" for i in bins),
             *(f"band{i:02d}" for i in bands),
@@ -94,7 +97,7 @@ class Spectral:
         )
 
     def frequencies_hz(self, sample_rate_hz: float) -> tuple[float | None, ...]:
-        """Frequency of each number's bin, or the middle of its band's bins, in Hz."""
+        """Frequency of each number's bin, or the middle of its band's bins, in Hz; None for a time statistic."""
         c = self.config
 
         def middles(window: int, num_bands: int) -> list[float]:
@@ -103,7 +106,7 @@ class Spectral:
 
         stft = middles(c.stft_window, c.stft_window // 2)
         moved = [f for w in c.windows for _ in range(2) for f in middles(w, c.movement_bands)]
-        return (*stft, *stft, *middles(c.welch_window, c.num_bands), *moved)
+        return (*[None] * len(TIME_STATISTICS), *stft, *stft, *middles(c.welch_window, c.num_bands), *moved)
 
     def __call__(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch dims"]:
         """The vectors, float32. Raises ValueError as `check` does."""
@@ -122,6 +125,7 @@ class Spectral:
         psd = welch_psd(xc, sample_rate_hz, c.welch_window, c.welch_window)[:, 1:]
         return torch.cat(
             [
+                time_statistics(waveforms),
                 torch.log(mean + AMPLITUDE_FLOOR),
                 torch.log(std / (mean + AMPLITUDE_FLOOR) + CV_FLOOR),
                 torch.log(band_means(psd, c.num_bands) + POWER_FLOOR),

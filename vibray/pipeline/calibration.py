@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import ray.data
 import torch
 
 from vibray import schema
@@ -15,7 +14,7 @@ from vibray.features.scaling import Sensor
 from vibray.pipeline import session
 from vibray.pipeline.parts_job import sensors_of, waveforms_of
 from vibray.pipeline.progress import Progress
-from vibray.pipeline.reading import WORK_CPUS, pack, read_parts, unpack
+from vibray.pipeline.reading import pack, read_parts, unpack
 from vibray.pipeline.scoring import run_identity
 from vibray.runs import CHUNK, Inputs, Run, history_of, load, mains_snr_db
 from vibray.storage import objects
@@ -47,9 +46,8 @@ def calibrate(
         print(
             f"calibrate the sensors of {input_uri} that {run_uri} does not know: {shards} shards, {plan.num_bytes / 2**20:,.1f} MiB to read"
         )
-        print(
-            f"  the earliest {records_per_sensor} records of each are kept in memory: {4e-6 * records_per_sensor * run.facts.num_samples:.1f} MB a sensor"
-        )
+        megabytes = 4e-6 * records_per_sensor * run.facts.num_samples
+        print(f"  the earliest {records_per_sensor} records of each are kept in memory: {megabytes:.1f} MB a sensor")
         print("dry run: nothing was written")
         return
     if _finished(calibration_uri, identity):

@@ -152,9 +152,8 @@ def print_decisions(table: ScoresTable, cuts: Cuts | GroupedCuts, labels: pa.Tab
     overall = overall_of(cuts)
     rate = realised_rate(overall, table.scores["score"].to_numpy())
     nominal = "" if overall.nominal_rate is None else f", nominal {overall.kind} {overall.nominal_rate:.3g}"
-    print(
-        f"{overall.method} on {overall.num_scores:,} {overall.scale} scores: normal <= {overall.normal_below:.6g}, anomaly >= {overall.anomaly_above:.6g}{nominal}"
-    )
+    print(f"{overall.method} on {overall.num_scores:,} {overall.scale} scores:", end=" ")
+    print(f"normal <= {overall.normal_below:.6g}, anomaly >= {overall.anomaly_above:.6g}{nominal}")
     print(f"  {rate:.2%} of all scores are at or above the cut")
     if overall.kind == "rate":
         print("  that is a rate of the corpus, faults included, and no false-alarm probability: no trusted normals were used")

@@ -19,7 +19,6 @@ import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig
 from ray.train import ScalingConfig as RayScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.util.queue import Empty, Queue
 
 from vibray.config import short_hash
 from vibray.features.scaling import Scaling, ScalingConfig, ScalingFit
@@ -76,22 +75,50 @@ class DeepJob:
 
 def train_deep(jobs: Sequence[DeepJob], table: TrainingTable, num_workers: int, cache_gb: float, use_gpu: bool) -> None:
     """Trains the jobs one after another in one group of workers, showing their progress. Each writes its own finished run folder."""
-    queue = Queue(actor_options={"num_cpus": 0})
+    board = ray.remote(num_cpus=0)(Board).remote()
     scratch = "vibray-" + hashlib.blake2b(jobs[0].run_uri.encode(), digest_size=8).hexdigest()
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"jobs": ray.put(list(jobs)), "table": ray.put(table), "cache_gb": cache_gb, "scratch": scratch, "queue": queue},
+        train_loop_config={"jobs": ray.put(list(jobs)), "table": ray.put(table), "cache_gb": cache_gb, "scratch": scratch, "board": board},
         scaling_config=RayScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=None if use_gpu else {"CPU": 1}),
         run_config=_run_config(jobs[0].run_uri),
     )
-    watcher = threading.Thread(target=_watch, args=(queue,), daemon=True)
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(board, over), daemon=True)
     watcher.start()
     try:
         trainer.fit()
     finally:
-        queue.put(None)
+        over.set()
         watcher.join(timeout=10)
-        queue.shutdown()
+    failure = ray.get(board.failure.remote())
+    if failure is not None:
+        raise TrainingFailed(failure)
+
+
+class TrainingFailed(ValueError):
+    """A worker met an error that starting again would not mend."""
+
+
+class Board:
+    """Where workers leave what a person should see, and the error for which starting again is no use."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[str, int, int, dict[str, Any]]] = []
+        self.failed: str | None = None
+
+    def tell(self, label: str, done: int, total: int, figures: dict[str, Any]) -> None:
+        self.messages.append((label, done, total, figures))
+
+    def take(self) -> list[tuple[str, int, int, dict[str, Any]]]:
+        taken, self.messages = self.messages, []
+        return taken
+
+    def fail(self, text: str) -> None:
+        self.failed = self.failed or text
+
+    def failure(self) -> str | None:
+        return self.failed
 
 
 def _run_config(run_uri: str) -> RunConfig:
@@ -106,23 +133,21 @@ def _run_config(run_uri: str) -> RunConfig:
     )
 
 
-def _watch(queue: Queue) -> None:
+def _watch(board: Any, over: threading.Event) -> None:
     bars: dict[str, Progress] = {}
     while True:
-        try:
-            message = queue.get(timeout=1)
-        except Empty:
-            continue
-        except Exception:  # the queue's actor is gone: the training is over
+        last = over.wait(timeout=0.5)
+        for label, done, total, figures in ray.get(board.take.remote()):
+            if total == 0:
+                print(label, flush=True)
+                continue
+            if label not in bars:
+                bars[label] = Progress(label, total)
+            bars[label].at(done, **figures)
+            if done >= total:
+                bars.pop(label).close()
+        if last:
             return
-        if message is None:
-            break
-        label, done, total, facts = message
-        if label not in bars:
-            bars[label] = Progress(label, total)
-        bars[label].at(done, **facts)
-        if done >= total:
-            bars[label].close()
 
 
 # ---------------------------------------------------------------- one worker
@@ -141,6 +166,7 @@ class Worker:
     scratch: Path
     cache_bytes: int
     tell: Callable[..., None]
+    """label, done, total, figures: a bar of progress; a total of 0: a line of text"""
 
     def wait(self) -> None:
         if self.world.size > 1:
@@ -177,6 +203,19 @@ class Worker:
 
 
 def _worker(config: dict[str, Any]) -> None:
+    """What Ray Train runs. An error in the data or the recipe is told once; the group that Ray starts again then ends at once."""
+    board = config["board"]
+    if ray.get(board.failure.remote()) is not None:
+        return
+    try:
+        _train(config)
+    except (ValueError, ArithmeticError) as error:
+        ray.get(board.fail.remote(str(error)))
+        if World.current().size > 1:
+            raise  # the other workers may wait for this one: only ending the group frees them
+
+
+def _train(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     table: TrainingTable = ray.get(config["table"])
     world = World.current()
@@ -184,7 +223,7 @@ def _worker(config: dict[str, Any]) -> None:
 
     def tell(label: str, done: int, total: int, **facts: Any) -> None:
         if world.rank == 0:
-            config["queue"].put((label, done, total, facts))
+            config["board"].tell.remote(label, done, total, facts)
 
     waveforms = NodeArray(scratch / "waveforms", len(table), (table.facts.num_samples,)).rows
     table.fill(waveforms, context.get_local_rank(), context.get_local_world_size(), lambda done, total: tell("waveforms", done, total))
@@ -264,7 +303,9 @@ def _guard_lines(worker: Worker, job: DeepJob, recipe: DeepRecipe, detecting: De
     if isinstance(detecting.detector, DeepSvdd) and recipe.optim.epochs:
         guards = guards.with_guard(injected_faults_guard(*_injected_scores(worker, job, recipe, detecting)))
     for guard in guards.guards:
-        worker.tell(f"guard: {guard.name}", 1, 1, passed=guard.passed, detail=guard.detail)
+        worker.tell(f"guard {guard.name}: {'held' if guard.passed else 'TRIPPED'} ({guard.detail})", 0, 0)
+    for warning in guards.warnings:
+        worker.tell(f"warning: {warning}", 0, 0)
     guards.check()
     return [{"stage": "guards", **guards.values()}]
 

@@ -46,9 +46,7 @@ class Clock:
         self.seconds[name] = time.perf_counter() - start
 
 
-def demo(
-    folder: str, num_units: int = 8, sensors_per_unit: int = 2, epochs: int = 12, report_to: str | None = None
-) -> dict[str, Any]:
+def demo(folder: str, num_units: int = 8, sensors_per_unit: int = 2, epochs: int = 12, report_to: str | None = None) -> dict[str, Any]:
     """Generates three corpora of one fleet under `folder` and runs every stage on them. Returns the figures of the closing table."""
     folder, clock = objects.absolute(folder), Clock()
 
@@ -142,7 +140,7 @@ def print_table(folder: str, figures: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def local_s3(bucket: str = "vibray-demo") -> Iterator[str]:
-    """An S3 endpoint over HTTP on this machine's loopback, and an empty bucket in it; gives its URI. The AWS variables point there meanwhile.
+    """The URI of an empty bucket on an S3 endpoint over HTTP on this machine's loopback; the AWS variables point there meanwhile.
 
     Raises ValueError where the package that serves it is not installed.
     """

@@ -27,7 +27,7 @@ VECTORS = ("spectral", "zerone", "harmonic")
 CONFIGS: dict[str, VectorConfig] = {"spectral": SpectralConfig(), "zerone": ZeroneConfig(), "harmonic": HarmonicConfig()}
 
 MAINS_TOLERANCE = 0.01
-"""A mains line further than this from where it should stand, relatively, means another sample rate: 8192 Hz read as 10,000 Hz is .22 off."""
+"""A mains line further than this from where it should stand, relatively, means another sample rate: 8192 Hz read as 10,000 is .22 off."""
 
 MAINS_SNR_DB = 10.0
 MAINS_MIN_RECORDS = 5

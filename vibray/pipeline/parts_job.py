@@ -75,16 +75,15 @@ class PartsJob:
                 progress.add(row["num_kept"], set_aside=bad)
 
     def preview(self, work: Callable[[pa.Table], object]) -> None:
-        """A dry run: the plan, the first bad lines, and what one core would take, from a timed `work` on the first records. Writes nothing."""
+        """A dry run: the plan, the first bad lines, and what one core takes, from a timed `work` on the first records. Writes nothing."""
         try:
             plan, state = read_plan(self.folder_uri), "begun"
         except FileNotFoundError:
             plan, state = self.plan(), "new"
         todo = missing(plan, done_parts(self.folder_uri))
         print(f"{self.verb} {self.input_uri} -> {self.folder_uri} ({state})")
-        print(
-            f"  {len({part.key for part in plan.parts})} shards, {plan.num_bytes / 2**20:,.1f} MiB, {len(plan.parts)} parts or chains, {len(todo)} to do"
-        )
+        shards = len({part.key for part in plan.parts})
+        print(f"  {shards} shards, {plan.num_bytes / 2**20:,.1f} MiB, {len(plan.parts)} parts or chains, {len(todo)} to do")
         if plan.ignored:
             print(f"  {len(plan.ignored)} objects are no shards and are left alone, as {plan.ignored[0]}")
         if todo:

@@ -36,7 +36,7 @@ def report(
     decisions_uri: str | None = None,
     labels_uri: str | None = None,
     title: str = "vibray report",
-    config: ReportConfig = ReportConfig(),  # noqa: B008 (frozen)
+    config: ReportConfig = ReportConfig(),
     explain: bool = True,
 ) -> None:
     """Runs the stage; see jobs/report.py."""

@@ -143,7 +143,7 @@ class ScoreParts:
 
 def summarise(scores_uri: str, parts: Parts) -> None:
     """Prints and writes summary.json: the account, the states, the spread of the scores."""
-    table = parts.read(["score", "unit", "sensor_id"], schema=schema.scores())
+    table = parts.read(["score"], schema=schema.scores())
     states: Counter[str] = Counter()
     for marker in parts.markers.values():
         states.update(marker["states"])
@@ -163,10 +163,7 @@ def summarise(scores_uri: str, parts: Parts) -> None:
     objects.write_json(objects.join(scores_uri, "summary.json"), summary)
     print("states: " + ", ".join(f"{count:,} {state}" for state, count in sorted(states.items())))
     if uncalibrated:
-        sensors = len(set(sensors_of(table)))
-        print(
-            f"{uncalibrated:,} records are of sensors that neither the run nor a calibration knows ({sensors} sensors in all): they raise no alarm;"
-        )
+        print(f"{uncalibrated:,} records are of sensors that neither the run nor a calibration knows: they raise no alarm;")
         print("  jobs/calibrate.py makes a calibration of their earliest records")
     if quantiles:
         print("scores: " + json.dumps({name: round(value, 5) for name, value in quantiles.items()}))

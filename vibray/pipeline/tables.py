@@ -54,7 +54,7 @@ class PartRows:
 
 @dataclass(frozen=True)
 class TrainingTable:
-    """The records of one or several features tables: where each comes from and where its row lies. Waveforms and vectors stay in storage."""
+    """The records of one or several features tables: where each comes from and where its row lies. Waveforms stay in storage."""
 
     facts: CorpusFacts
     vectors: dict[str, Any]
@@ -95,7 +95,7 @@ class TrainingTable:
         return replace(self, index=self.index.take(pa.array(rows)), part=self.part[rows], row=self.row[rows])
 
     def part_rows(self) -> list[PartRows]:
-        """The parts that hold records of the table, each with its rows; concatenated they are the table, if it is in the order of the parts."""
+        """The parts that hold records of the table, each with its rows; together they are a table in the order of the parts."""
         return [PartRows(self.parts[p], self.row[self.part == p]) for p in np.unique(self.part)]
 
     def fill(self, waveforms: np.ndarray, rank: int, size: int, progress: Callable[[int, int], None]) -> None:

@@ -153,9 +153,8 @@ def check_features(recipe: Recipe, table: TrainingTable) -> None:
             continue
         stored = table.vectors.get(config.kind)
         if stored is None:
-            raise TrainingError(
-                f"the features table has no {config.kind} vector (it has {', '.join(table.vectors) or 'none'}): featurize with --vectors {config.kind}"
-            )
+            has = ", ".join(table.vectors) or "none"
+            raise TrainingError(f"the features table has no {config.kind} vector (it has {has}): featurize with --vectors {config.kind}")
         if stored != to_json(config):
             raise TrainingError(f"the recipe's {config.kind} is not the table's:\n  recipe {to_json(config)}\n  table  {stored}")
 
@@ -326,9 +325,8 @@ class _Plan:
                 targets[i, 0], weights[i] = label, weight
         if not met:
             corpora = ", ".join(sorted({c for c, _ in of}))
-            raise TrainingError(
-                f"none of the pseudo-labels of {uri} (corpus {corpora}) is of a record in {', '.join(self.table.corpora)}: give its --features too"
-            )
+            here = ", ".join(self.table.corpora)
+            raise TrainingError(f"no pseudo-label of {uri} (corpus {corpora}) is of a record in {here}: give its --features too")
 
 
 def _numbered(parts: list[PartRows], table: TrainingTable) -> Iterator[tuple[PartRows, int]]:

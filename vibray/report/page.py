@@ -22,7 +22,7 @@ NUM_OVERVIEW = 500
 """From so many records on, the counts of the whole corpus over time are drawn."""
 
 
-def render(data: ReportData, config: ReportConfig = ReportConfig()) -> str:  # noqa: B008 (frozen)
+def render(data: ReportData, config: ReportConfig = ReportConfig()) -> str:
     """The report as one HTML page, a function of its arguments only."""
     # select_autoescape() looks at the name's ending and would leave .j2 unescaped
     loader = jinja2.PackageLoader("vibray", "report")
@@ -109,8 +109,8 @@ def _notes(data: ReportData, inputs: tuple[tables.Input, ...], sensors: tuple[ta
     if unknown:
         records = int((~data.calibrated).sum())
         yield (
-            f"Sensors known to neither the run nor a calibration: {len(unknown):,} (records: {records:,}). They are scored against the fleet's "
-            "baseline and raise no alarm; jobs/calibrate.py makes a calibration."
+            f"Sensors known to neither the run nor a calibration: {len(unknown):,} (records: {records:,}). They are scored against the "
+            "fleet's baseline and raise no alarm; jobs/calibrate.py makes a calibration."
         )
     if num_shown < len(data.explanations):
         yield f"{len(data.explanations):,} records have explanations, {num_shown:,} records are shown."

@@ -157,28 +157,34 @@ def fit(net: Any, batches: Batches, optim: OptimConfig, on_epoch: OnEpoch, progr
     """
     progress = Progress() if progress is None else progress
     while progress.epoch < optim.epochs:
-        metrics = _train_epoch(net, batches, optim, progress)
-        progress.epoch += 1
-        if on_epoch(progress.epoch - 1, metrics):
-            return
+        free = _trainable(net)
+        with distributed(net, batches.world) as forward:
+            while progress.epoch < optim.epochs and _trainable(net) == free:
+                metrics = _train_epoch(net, forward, batches, optim, progress)
+                progress.epoch += 1
+                if on_epoch(progress.epoch - 1, metrics):
+                    return
 
 
-def _train_epoch(net: Any, batches: Batches, optim: OptimConfig, progress: Progress) -> EpochMetrics:
+def _trainable(net: nn.Module) -> list[str]:
+    return [name for name, parameter in net.named_parameters() if parameter.requires_grad]
+
+
+def _train_epoch(net: Any, forward: Callable[..., Any], batches: Batches, optim: OptimConfig, progress: Progress) -> EpochMetrics:
     epoch, world = progress.epoch, batches.world
     optimiser = progress.prepare(net, optim)
     losses, totals = [], []
     net.train()
-    with distributed(net, world) as forward:
-        for step, batch in enumerate(batches.epoch(epoch)):
-            if batch.total_weight == 0:
-                continue
-            loss = _loss(net, forward, batch, _noise(net, batch, (optim.seed, epoch, step)), optim.precision)
-            optimiser.zero_grad(set_to_none=True)
-            # the gradients are averaged over the workers, and the loss is a sum over them
-            (loss * world.size).backward()
-            optimiser.step()
-            losses.append(loss.detach())
-            totals.append(batch.total_weight)
+    for step, batch in enumerate(batches.epoch(epoch)):
+        if batch.total_weight == 0:
+            continue
+        loss = _loss(net, forward, batch, _noise(net, batch, (optim.seed, epoch, step)), optim.precision)
+        optimiser.zero_grad(set_to_none=True)
+        # the gradients are averaged over the workers, and the loss is a sum over them
+        (loss * world.size).backward()
+        optimiser.step()
+        losses.append(loss.detach())
+        totals.append(batch.total_weight)
     if not losses:
         raise ValueError("every record to train on has weight 0")
     steps = world.sum(torch.stack(losses)).cpu().numpy()

@@ -97,7 +97,7 @@ def distributed(net: nn.Module, world: World) -> Iterator[Callable[..., Any]]:
     """The net's `forward` for training: among several workers its gradients are averaged and its batch norms see the global batch.
 
     Every worker has to enter; all leave with rank 0's weights and buffers of the start. Only parameters that require a gradient on entering
-    take part, so that a net is wrapped anew after unfreezing. Buffers are not broadcast at each forward: that would overwrite on all
+    take part: after unfreezing it is to be entered anew. Buffers are not broadcast at each forward: that would overwrite on all
     workers what was set on one.
     """
     if world.size == 1 or not any(parameter.requires_grad for parameter in net.parameters()):
@@ -105,12 +105,13 @@ def distributed(net: nn.Module, world: World) -> Iterator[Callable[..., Any]]:
         return
     for norm in batch_norms(net):
         norm.reduce = all_reduce_sum
-    wrapped = DistributedDataParallel(net, broadcast_buffers=False)
+    wrapped = [DistributedDataParallel(net, broadcast_buffers=False)]
     try:
-        yield wrapped
+        yield lambda *inputs: wrapped[0](*inputs)
     finally:
         for norm in batch_norms(net):
             norm.reduce = None
-        # the wrapper's hooks hang on the parameters until it is collected, and would reduce the next one's gradients a second time
-        del wrapped
+        # the wrapper's hooks hang on the parameters until it is collected, and would reduce the next one's gradients a second time;
+        # the caller holds the function above, not the wrapper
+        wrapped.clear()
         gc.collect()

@@ -1,0 +1,65 @@
+"""What several rooms' tests share: one local Ray, an S3 endpoint over loopback HTTP, the real gearbox records."""
+
+import logging
+import os
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from vibray.storage import objects
+
+BUCKETS = count()
+
+
+@pytest.fixture(scope="session")
+def gfd() -> Path:
+    """The folder of real gearbox records that VIBRAY_GFD names."""
+    folder = os.environ.get("VIBRAY_GFD")
+    if not folder or not Path(folder, "unlabelled").is_dir():
+        pytest.skip("VIBRAY_GFD names no folder of gearbox records (README: your own records, step by step)")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """One local Ray for the whole session."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=400 << 20,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def endpoint():
+    server_module = pytest.importorskip("moto.server", reason="moto[server] is not installed (extra [test])")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(endpoint, monkeypatch):
+    """An s3:// URI of a bucket of its own, the AWS variables being set for it."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "an-access-key",
+        "AWS_SECRET_ACCESS_KEY": "a-secret-that-nobody-may-print",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{next(BUCKETS)}"
+    objects._s3().call_s3("create_bucket", Bucket=name)
+    return f"s3://{name}"

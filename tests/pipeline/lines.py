@@ -1,0 +1,59 @@
+"""Small shards of made-up machines: a hum at 100 Hz with harmonics, noise, and on request a fault."""
+
+import gzip
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+
+from vibray.storage.corpus import CorpusFacts
+
+NUM_SAMPLES = 2048
+RATE_HZ = 8192.0
+FACTS = CorpusFacts(RATE_HZ, NUM_SAMPLES, unit_pattern=r"^(t\d+)-", signal_unit="g")
+
+START = datetime(2024, 3, 1, tzinfo=UTC)
+
+BAD_LINES = (b'{"data_time": "2024-03-01T00:00:00Z"}', b"not json", b"[]")
+
+
+def waveform(rng: np.random.Generator, sensor: int, fault: bool = False) -> np.ndarray:
+    """One record, in g."""
+    t = np.arange(NUM_SAMPLES) / RATE_HZ
+    gain = 1 + 0.3 * sensor
+    x = sum(gain / k * np.cos(2 * np.pi * 100 * k * t + rng.uniform(0, 2 * np.pi)) * rng.normal(1, 0.05) for k in range(1, 7))
+    x = x + 0.1 * gain * rng.standard_normal(NUM_SAMPLES)
+    if fault:
+        x = x + 0.6 * gain * np.cos(2 * np.pi * 1730 * t) * (1 + np.cos(2 * np.pi * 20 * t))
+    return x
+
+
+def rows(count: int, seed: int = 0, num_sensors: int = 2, fault_share: float = 0.0, unit: str = "t1", first: int = 0):
+    """(line as dict, label row) one a record."""
+    rng = np.random.default_rng([seed, first])
+    for i in range(first, first + count):
+        sensor = i % num_sensors
+        fault = rng.random() < fault_share
+        values = ",".join(f"{v:.5g}" for v in waveform(rng, sensor, fault))
+        time = (START + timedelta(minutes=10 * i, days=seed)).isoformat().replace("+00:00", "Z")
+        key = {"sensor_id": f"{unit}-s{sensor}", "data_time": time}
+        yield {**key, "signal_value": values}, {**key, "unit": unit, "label": "tone" if fault else "normal"}
+
+
+def write_shard(path: Path, count: int, bad: int = 0, **options) -> list[dict]:
+    """Writes a shard (.jsonl or .jsonl.gz), `bad` broken lines among its records; returns the label rows."""
+    made = list(rows(count, **options))
+    lines = [json.dumps(line).encode() for line, _ in made]
+    for i in range(bad):
+        lines.insert(3 * i, BAD_LINES[i % len(BAD_LINES)])
+    data = b"\n".join(lines) + b"\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    return [label for _, label in made]
+
+
+def write_labels(path: Path, labels: list[dict]) -> Path:
+    """Writes a labels file."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in labels))
+    return path

@@ -1,0 +1,221 @@
+"""Featurize, train, score, label, evaluate, report with a classical recipe on small records: every stage real, minutes saved."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.pipeline.lines import FACTS, RATE_HZ, write_labels, write_shard
+from vibray import runs
+from vibray.decide.thresholds import ConformalConfig, MadConfig, PercentileConfig
+from vibray.pipeline.calibration import calibrate
+from vibray.pipeline.decisions import DecisionsMismatch, label, read_cuts
+from vibray.pipeline.evaluation import evaluate
+from vibray.pipeline.featurize import featurize
+from vibray.pipeline.reporting import report
+from vibray.pipeline.scoring import CalibrationMismatch, score
+from vibray.pipeline.tables import InputsDiffer, open_features, open_scores
+from vibray.pipeline.training import TrainingError, TrainingJob, train
+from vibray.recipes import banded, baselines, cwt_svdd, mahalanobis, zerone_mahalanobis
+from vibray.storage import objects
+from vibray.storage.parts import Parts
+from vibray.storage.plan import PlanMismatch
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory, local_ray):
+    """A featurized pool, a trained run, scores of pool and test: what most tests start from."""
+    folder = tmp_path_factory.mktemp("line")
+    write_shard(folder / "pool" / "a.jsonl.gz", 60, bad=3, seed=1)
+    write_shard(folder / "pool" / "b.jsonl", 40, seed=2)
+    labels = write_shard(folder / "test" / "a.jsonl", 60, seed=3, fault_share=0.5)
+    write_labels(folder / "test_labels.jsonl", labels)
+    featurize(str(folder / "pool"), str(folder / "features"), FACTS, lines_per_part=25)
+    train(TrainingJob((str(folder / "features"),), str(folder / "run"), banded()))
+    for name in ("pool", "test"):
+        score(str(folder / "run"), str(folder / name), str(folder / f"scores-{name}"), RATE_HZ, lines_per_part=25)
+    return folder
+
+
+def scored(folder) -> dict[str, float]:
+    table = Parts(str(folder)).read(["record_id", "score"])
+    return dict(zip(table["record_id"].to_pylist(), table["score"].to_pylist(), strict=True))
+
+
+def test_what_was_read_is_what_was_kept_and_set_aside(line):
+    for name in ("features", "scores-pool"):
+        parts = Parts(str(line / name))
+        parts.check_accounts()
+        assert (parts.total("num_read"), parts.total("num_kept"), parts.total("num_bad")) == (103, 100, 3)
+        assert parts.reasons == {"missing field": 1, "not JSON": 1, "not an object": 1}
+        assert len(parts.markers) == 5
+
+
+def test_features_hold_the_vectors_that_the_corpus_allows(line):
+    facts = objects.read_json(str(line / "features" / "feature.json"))
+    assert set(facts["vectors"]) == {"spectral", "harmonic"}  # Zerone is for 8192 samples
+    table = Parts(str(line / "features")).read()
+    assert table.schema.field("spectral").type.list_size == len(facts["vectors"]["spectral"]["columns"])
+    assert np.isfinite(table["mains_snr_db"].to_numpy()).all()
+
+
+def test_a_run_scores_the_same_in_memory_and_in_bulk(line):
+    run = runs.load(str(line / "run"))
+    table = Parts(str(line / "scores-test")).read(["record_id", "score", "calibrated", "state"])
+    assert all(table["calibrated"].to_pylist())
+    evidence = Parts(str(line / "scores-test")).read(name="evidence")
+    w = np.array(evidence["waveform"].to_pylist(), np.float32)
+    sensors = list(zip(evidence["unit"].to_pylist(), evidence["sensor_id"].to_pylist(), strict=True))
+    import torch
+
+    again = run.score(torch.from_numpy(w), RATE_HZ, sensors).numpy()
+    np.testing.assert_allclose(again, evidence["score"].to_numpy(), rtol=1e-6)
+
+
+def test_a_run_refuses_another_rate(line):
+    with pytest.raises(runs.RunMismatch, match=r"8192 Hz.*10000 Hz"):
+        score(str(line / "run"), str(line / "test"), str(line / "scores-other"), 10000.0)
+    assert not (line / "scores-other").exists()
+
+
+def test_scores_do_not_depend_on_the_parts(line, tmp_path):
+    score(str(line / "run"), str(line / "pool"), str(tmp_path / "scores"), RATE_HZ, lines_per_part=7)
+    assert scored(tmp_path / "scores") == scored(line / "scores-pool")
+
+
+def test_a_stopped_scoring_goes_on_and_changes_nothing(line, tmp_path, capsys):
+    arguments = (str(line / "run"), str(line / "pool"), str(tmp_path / "scores"), RATE_HZ)
+    score(*arguments, lines_per_part=25)
+    before, files = scored(tmp_path / "scores"), {p: p.read_bytes() for p in (tmp_path / "scores").glob("part-*")}
+    gone = sorted((tmp_path / "scores" / "_done").iterdir())[1:3]
+    for marker in gone:  # killed between data and marker
+        marker.unlink()
+    with pytest.raises(ValueError, match="not finished"):
+        open_scores([str(tmp_path / "scores")])
+    score(*arguments, lines_per_part=25)
+    assert scored(tmp_path / "scores") == before
+    assert {p: p.read_bytes() for p in (tmp_path / "scores").glob("part-*")} == files
+    capsys.readouterr()
+    score(*arguments, lines_per_part=25)
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_another_job_on_a_folder_is_refused(line):
+    with pytest.raises(PlanMismatch, match="corpus"):
+        score(str(line / "run"), str(line / "pool"), str(line / "scores-pool"), RATE_HZ, corpus="other", lines_per_part=25)
+    with pytest.raises(runs.RunMismatch, match="detector"):
+        train(TrainingJob((str(line / "features"),), str(line / "run"), mahalanobis()))
+
+
+def test_a_finished_training_says_so(line, capsys):
+    train(TrainingJob((str(line / "features"),), str(line / "run"), banded()))
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_training_wants_features_that_fit(line, tmp_path):
+    with pytest.raises(ValueError, match="8192 samples"):
+        train(TrainingJob((str(line / "features"),), str(tmp_path / "run"), zerone_mahalanobis()))
+    with pytest.raises(InputsDiffer, match="both corpus 'pool'"):
+        open_features([str(line / "features"), str(line / "features")])
+    with pytest.raises(TrainingError, match="normals-only"):
+        train(TrainingJob((str(line / "features"),), str(tmp_path / "run"), banded(), labels=str(line / "test_labels.jsonl")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_cuts_labels_figures_and_report(line, tmp_path, capsys):
+    pool, test = (str(line / "scores-pool"),), (str(line / "scores-test"),)
+    label(pool, str(tmp_path / "decisions"), PercentileConfig())
+    cuts = read_cuts(str(tmp_path / "decisions"))
+    assert cuts.kind == "rate"
+    with np.load(tmp_path / "decisions" / "pseudo_labels.npz", allow_pickle=False) as saved:
+        assert set(saved) == {"scores", "indices", "pseudo_normal", "pseudo_anomaly", "uncertain", "t_normal", "t_anomaly", "keys"}
+        assert saved["indices"].dtype == np.int64
+        assert len(saved["pseudo_normal"]) + len(saved["pseudo_anomaly"]) + len(saved["uncertain"]) == len(saved["scores"]) == 100
+        assert list(saved["keys"]) == sorted(saved["keys"])
+    assert (tmp_path / "decisions" / "score_distribution.png").read_bytes().startswith(b"\x89PNG")
+
+    result = evaluate(test, str(line / "test_labels.jsonl"), str(tmp_path / "decisions"))
+    assert result["auroc"] > 0.95
+    assert result["counts"]["labelled"] == 60
+    assert json.loads((line / "scores-test" / "evaluation.json").read_text())["auroc"] == result["auroc"]
+
+    report(test, str(tmp_path / "report" / "index.html"), str(tmp_path / "decisions"), str(line / "test_labels.jsonl"))
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "t1-s0" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    alarms = (tmp_path / "report" / "alarms.csv").read_text().splitlines()
+    assert alarms[0].startswith("unit,sensor,time,score,cut,record")
+    assert len(alarms) - 1 == result["at_cut"]["true_alarms"] + result["at_cut"]["false_alarms"]
+
+
+def test_a_dry_run_writes_nothing(line, tmp_path, capsys):
+    featurize(str(line / "pool"), str(tmp_path / "features"), FACTS, dry_run=True)
+    score(str(line / "run"), str(line / "pool"), str(tmp_path / "scores"), RATE_HZ, dry_run=True)
+    train(TrainingJob((str(line / "features"),), str(tmp_path / "run"), cwt_svdd(), dry_run=True)) if False else None
+    label((str(line / "scores-pool"),), str(tmp_path / "decisions"), MadConfig(), dry_run=True)
+    calibrate(str(line / "run"), str(line / "pool"), str(tmp_path / "calibration"), RATE_HZ, dry_run=True)
+    assert list(tmp_path.iterdir()) == []
+    out = capsys.readouterr().out
+    assert "missing field" in out
+    assert out.count("dry run: nothing was written") == 4
+
+
+def test_trusted_normals_alone(line, tmp_path):
+    """Cuts and detectors fitted on what a person calls normal: the rate is then a false-alarm probability."""
+    write_shard(tmp_path / "raw" / "a.jsonl", 30, seed=9)
+    labels = write_shard(tmp_path / "raw" / "b.jsonl", 30, seed=10, fault_share=0.3)
+    file = write_labels(tmp_path / "labels.jsonl", labels)
+    featurize(str(tmp_path / "raw"), str(tmp_path / "features"), FACTS)
+    train(TrainingJob((str(tmp_path / "features"),), str(tmp_path / "run"), banded(), labels=str(file), normals_only=True))
+    normals = sum(row["label"] == "normal" for row in labels)
+    metrics = [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert metrics[-1]["num_records"] == normals
+    score(str(tmp_path / "run"), str(tmp_path / "raw"), str(tmp_path / "scores"), RATE_HZ)
+    label((str(tmp_path / "scores"),), str(tmp_path / "decisions"), ConformalConfig(q=0.1), labels_uri=str(file))
+    assert read_cuts(str(tmp_path / "decisions")).kind == "false-alarm probability"
+    with pytest.raises(DecisionsMismatch, match="other decisions"):
+        label((str(tmp_path / "scores"),), str(tmp_path / "decisions"), ConformalConfig(q=0.2), labels_uri=str(file))
+
+
+def test_sensors_that_training_did_not_see(line, tmp_path, capsys):
+    """Scored against the fleet's baseline and without alarms; against their own once they are calibrated."""
+    write_shard(tmp_path / "new" / "a.jsonl", 60, seed=20, unit="t7")
+    arguments = (str(line / "run"), str(tmp_path / "new"), str(tmp_path / "scores"), RATE_HZ)
+    score(*arguments)
+    assert "neither the run nor a calibration knows" in capsys.readouterr().out
+    assert not any(Parts(str(tmp_path / "scores")).read(["calibrated"])["calibrated"].to_pylist())
+
+    calibrate(str(line / "run"), str(tmp_path / "new"), str(tmp_path / "calibration"), RATE_HZ, records_per_sensor=25)
+    table = objects.read_table(str(tmp_path / "calibration" / "calibration.parquet"))
+    assert table["num_records"].to_pylist() == [25, 25]
+    assert table["sensor_id"].to_pylist() == ["t7-s0", "t7-s1"]
+    score(*arguments[:2], str(tmp_path / "calibrated"), RATE_HZ, calibration_uri=str(tmp_path / "calibration"))
+    after = Parts(str(tmp_path / "calibrated")).read(["record_id", "score", "calibrated"])
+    assert all(after["calibrated"].to_pylist())
+    assert np.median(after["score"].to_numpy()) < np.median(list(scored(tmp_path / "scores").values()))
+
+    again = str(tmp_path / "again")  # the earliest by time, whatever the parts
+    calibrate(str(line / "run"), str(tmp_path / "new"), again, RATE_HZ, records_per_sensor=25)
+    assert objects.read_table(objects.join(again, "calibration.parquet")).equals(table)
+
+    train(TrainingJob((str(line / "features"),), str(tmp_path / "other"), mahalanobis()))
+    with pytest.raises(CalibrationMismatch, match="not with"):
+        score(str(tmp_path / "other"), *arguments[1:2], str(tmp_path / "x"), RATE_HZ, calibration_uri=str(tmp_path / "calibration"))
+
+
+def test_an_ensemble_of_finished_runs_and_one_that_trains_its_members(line, tmp_path):
+    train(TrainingJob((str(line / "features"),), str(tmp_path / "baselines"), baselines()))
+    score(str(tmp_path / "baselines"), str(line / "test"), str(tmp_path / "scores"), RATE_HZ)
+    result = evaluate((str(tmp_path / "scores"),), str(line / "test_labels.jsonl"))
+    assert set(result["auroc_by_member"]) == {"rms", "iforest", "banded", "mahalanobis"}
+
+    members = tuple(str(tmp_path / "baselines" / "members" / name) for name in ("banded", "mahalanobis"))
+    from vibray.recipes import EnsembleRecipe
+
+    train(TrainingJob((str(line / "features"),), str(tmp_path / "taken"), EnsembleRecipe(), members=members))
+    run = runs.load(str(tmp_path / "taken"))
+    assert run.members == ("banded", "mahalanobis")
+    member = run.model.members["banded"].model
+    assert float(member.training_scores[1]) > 0

@@ -1,0 +1,48 @@
+"""A part that travels as one row arrives as it was."""
+
+import numpy as np
+
+from tests.pipeline.lines import FACTS, write_shard
+from vibray.pipeline.reading import pack, read_parts, unpack
+from vibray.storage.parts import missing
+from vibray.storage.plan import make_plan
+from vibray.storage.reading import read_shard
+
+
+def test_a_part_survives_its_packing(tmp_path):
+    write_shard(tmp_path / "raw" / "a.jsonl", 7, bad=2)
+    plan = make_plan(str(tmp_path / "raw"), "raw", {})
+    (read,) = read_shard(plan.parts[0], FACTS, "raw", plan.base_uri)
+    row = pack(read)
+    assert row.num_rows == 1
+    (back,) = unpack(row)
+    assert back.marker == read.marker
+    assert back.records.equals(read.records)
+    assert back.bad.equals(read.bad)
+    assert back.bad.num_rows == 2
+
+
+def test_ray_neither_glues_nor_slices_parts(local_ray, tmp_path):
+    for number, lines in enumerate((1, 23, 5, 40)):
+        write_shard(tmp_path / "raw" / f"{number}.jsonl.gz", lines, seed=number)
+    plan = make_plan(str(tmp_path / "raw"), "raw", {}, lines_per_part=10)
+    sizes = {}
+    for batch in read_parts(plan, FACTS, missing(plan, {})).iter_batches(batch_size=None, batch_format="pyarrow"):
+        for read in unpack(batch):
+            sizes.setdefault(read.key, []).append((read.number, read.records.num_rows, read.last))
+    found = {key: [rows for _, rows, _ in sorted(parts)] for key, parts in sizes.items()}
+    assert found == {"0.jsonl.gz": [1], "1.jsonl.gz": [10, 10, 3], "2.jsonl.gz": [5], "3.jsonl.gz": [10, 10, 10, 10]}
+    assert all([last for *_, last in sorted(parts)] == [False] * (len(parts) - 1) + [True] for parts in sizes.values())
+
+
+def test_parts_that_are_done_are_not_read_again(local_ray, tmp_path):
+    write_shard(tmp_path / "raw" / "a.jsonl.gz", 25)
+    plan = make_plan(str(tmp_path / "raw"), "raw", {}, lines_per_part=10)
+    todo = [(plan.parts[0], frozenset({0, 2}))]
+    reads = [
+        read for batch in read_parts(plan, FACTS, todo).iter_batches(batch_size=None, batch_format="pyarrow") for read in unpack(batch)
+    ]
+    assert [read.number for read in reads] == [1]
+    every = list(read_shard(plan.parts[0], FACTS, "raw", plan.base_uri))
+    assert reads[0].records.equals(every[1].records)
+    assert np.unique([read.part_id for read in every]).size == 3
