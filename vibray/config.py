@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 STRICT = ConfigDict(extra="forbid")
 """Every config carries `@with_config(STRICT)`: a plain dataclass would let unknown fields pass silently."""
-
-T = TypeVar("T")
 
 
 def to_json(config: object, config_type: Any = None) -> dict[str, Any]:
@@ -17,8 +15,8 @@ def to_json(config: object, config_type: Any = None) -> dict[str, Any]:
     return TypeAdapter(config_type or type(config)).dump_python(config, mode="json")
 
 
-def from_json(config_type: type[T], values: dict[str, Any], where: str = "config") -> T:
-    """The config read back from JSON values; `where` names the file in the error.
+def from_json(config_type: Any, values: dict[str, Any], where: str = "config") -> Any:
+    """The config, a dataclass or a union of them, read back from JSON values; `where` names the file in the error.
 
     Raises ValueError with one line a wrong or unknown field.
     """

@@ -33,6 +33,8 @@ from vibray.train.fit import OptimConfig
 VectorConfig = ZeroneConfig | SpectralConfig | HarmonicConfig
 ImageConfig = CwtImageConfig | HeteroImageConfig | ZeroneImageConfig
 FeatureConfig = VectorConfig | ImageConfig
+Vector = Zerone | Spectral | Harmonic
+Image = CwtImage | HeteroImage | ZeroneImage
 DeepConfig = DeepSvddConfig | VaeConfig
 
 
@@ -91,23 +93,34 @@ AnyRecipe = Annotated[Recipe, Field(discriminator="kind")]
 
 
 @lru_cache(maxsize=32)  # a feature keeps its filters: one object a process and config
-def build_feature(config: FeatureConfig, mains_hz: float | None):
-    """The feature of a config; one that needs the mains frequency is given the corpus's own."""
-    if hasattr(config, "mains_hz") and config.mains_hz is None:
-        config = replace(config, mains_hz=mains_hz)  # type: ignore[call-arg]
+def build_vector(config: VectorConfig, mains_hz: float | None) -> Vector:
+    """The vector feature of a config; one that needs the mains frequency is given the corpus's own."""
+    match config:
+        case ZeroneConfig():
+            return Zerone(config)
+        case SpectralConfig():
+            return Spectral(config)
+        case HarmonicConfig():
+            return Harmonic(config if config.mains_hz is not None else replace(config, mains_hz=mains_hz))
+
+
+@lru_cache(maxsize=32)
+def build_image(config: ImageConfig, mains_hz: float | None) -> Image:
+    """The image feature of a config; one that needs the mains frequency is given the corpus's own."""
     match config:
         case CwtImageConfig():
             return CwtImage(config)
         case HeteroImageConfig():
-            return HeteroImage(config)
-        case ZeroneConfig():
-            return Zerone(config)
+            return HeteroImage(config if config.mains_hz is not None else replace(config, mains_hz=mains_hz))
         case ZeroneImageConfig():
             return ZeroneImage(config)
-        case SpectralConfig():
-            return Spectral(config)
-        case HarmonicConfig():
-            return Harmonic(config)
+
+
+def build_feature(config: FeatureConfig, mains_hz: float | None) -> Vector | Image:
+    """The feature of a config, vector or image."""
+    if isinstance(config, ZeroneConfig | SpectralConfig | HarmonicConfig):
+        return build_vector(config, mains_hz)
+    return build_image(config, mains_hz)
 
 
 def build_deep(config: DeepConfig, in_shape: tuple[int, ...]) -> DeepSvdd | Vae:
@@ -119,7 +132,7 @@ def build_deep(config: DeepConfig, in_shape: tuple[int, ...]) -> DeepSvdd | Vae:
             return Vae(config, in_shape)
 
 
-def columns_of(feature: Zerone | Spectral | Harmonic, names: tuple[str, ...]) -> list[int]:
+def columns_of(feature: Vector, names: tuple[str, ...]) -> list[int]:
     """Column numbers of a vector feature's blocks, or of single columns, in the order named; none named: all.
 
     Raises ValueError for a name that the feature has not.
@@ -237,9 +250,21 @@ def ensemble() -> EnsembleRecipe:
     return EnsembleRecipe(members={"svdd": cwt_svdd(), "vae": cwt_vae()})
 
 
+def small_ensemble() -> EnsembleRecipe:
+    """Deep SVDD and VAE on small images with a narrow trunk, 30 epochs: for CPUs."""
+    recipe = small(ensemble(), 30)
+    assert isinstance(recipe, EnsembleRecipe)
+    return recipe
+
+
 def baselines() -> EnsembleRecipe:
     """The simple baselines side by side, each a column of the scores: RMS, Isolation Forest, B64 and the default."""
-    members = {"rms": rms(), "iforest": iforest(), "banded": banded(), "mahalanobis": mahalanobis()}
+    members: dict[str, ClassicalRecipe | DeepRecipe] = {
+        "rms": rms(),
+        "iforest": iforest(),
+        "banded": banded(),
+        "mahalanobis": mahalanobis(),
+    }
     return EnsembleRecipe(members=members, fusion=EnsembleConfig(weights=tuple((name, 1.0) for name in members), fusion="mean"))
 
 
@@ -285,6 +310,7 @@ NAMED: dict[str, Callable[[], Recipe]] = {
     "cwt-ae": cwt_ae,
     "hetero-vae": hetero_vae,
     "ensemble": ensemble,
+    "small-ensemble": small_ensemble,
     "baselines": baselines,
     "classifier": classifier,
     "zerone-classifier": zerone_classifier,

@@ -30,6 +30,7 @@ from vibray.recipes import (
     Recipe,
     build_deep,
     build_feature,
+    build_vector,
     columns_of,
 )
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX, NORMAL, State
@@ -79,7 +80,7 @@ class Detecting:
             net = cast(Any, self.detector)
             return {"score": net.score(net(x)).float()}
         assert isinstance(self.recipe, ClassicalRecipe)
-        feature = build_feature(self.recipe.feature, inputs.facts.mains_hz)
+        feature = build_vector(self.recipe.feature, inputs.facts.mains_hz)
         return {"score": self.detector.score(x[:, columns_of(feature, self.recipe.detector.blocks)]).float()}
 
     def scalings(self) -> dict[str, tuple[FeatureConfig, Scaling]]:
@@ -126,8 +127,8 @@ class Diagnosing:
     vector_scaling: Scaling | None
 
     def outputs(self, inputs: Inputs, sensors: Sequence[Sensor] | None) -> dict[str, Tensor]:
-        x = tuple(scaling(inputs[config], sensors) for config, scaling in self.scalings().values())
-        diagnosis = self.net.diagnose(self.net(x if len(x) > 1 else x[0]))
+        x = [scaling(inputs[config], sensors) for config, scaling in self.scalings().values()]
+        diagnosis = self.net.diagnose(self.net(x[0] if len(x) == 1 else (x[0], x[1])))
         columns = {FAULT_PREFIX + name: diagnosis.fault_probability[:, i] for i, name in enumerate(self.faults)}
         probability = diagnosis.abnormal_probability
         return {"score": probability, "abnormal_probability": probability, "fault": diagnosis.fault, **columns}
@@ -322,7 +323,7 @@ def load(uri: str) -> Run:
     """
     check_finished(uri)
     facts_of_run = objects.read_json(objects.join(uri, "recipe.json"))
-    recipe = from_json(AnyRecipe, facts_of_run["recipe"], objects.join(uri, "recipe.json"))  # type: ignore[arg-type]
+    recipe = from_json(AnyRecipe, facts_of_run["recipe"], objects.join(uri, "recipe.json"))
     facts = from_json(CorpusFacts, facts_of_run["facts"], objects.join(uri, "recipe.json"))
     scaling = objects.read_json(objects.join(uri, "scaling.json"))
     tensors = from_safetensors(objects.read_bytes(objects.join(uri, "model.safetensors")))
@@ -348,7 +349,8 @@ def _load_detector(recipe: ClassicalRecipe | DeepRecipe, facts: CorpusFacts, ten
         net = build_deep(recipe.detector, feature.shape)
         net.load_state_dict(own)
         return Detecting(recipe, fitted, net.eval(), tensors["training_scores"])
-    detector = build(recipe.detector, len(columns_of(feature, recipe.detector.blocks)))
+    columns = columns_of(build_vector(recipe.feature, facts.mains_hz), recipe.detector.blocks)
+    detector = build(recipe.detector, len(columns))
     detector.load(own)
     return Detecting(recipe, fitted, detector, tensors["training_scores"])
 

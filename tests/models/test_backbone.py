@@ -12,8 +12,8 @@ def test_the_trunk_is_torchvisions_resnet18_up_to_bias_and_activation():
     from torchvision.models import resnet18
 
     torch.manual_seed(0)
-    theirs = resnet18()
-    theirs.fc = nn.Identity()
+    theirs: nn.Module = resnet18()
+    theirs.fc = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
     for module in list(theirs.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.ReLU):
@@ -85,7 +85,8 @@ def test_batch_norm_against_torch(shape, reduce):
         (theirs(twin) * weight).sum().backward()
         torch.testing.assert_close(x.grad, twin.grad, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-12, atol=1e-12)
-    ours.eval(), theirs.eval()
+    for norm in (ours, theirs):
+        norm.eval()
     torch.testing.assert_close(ours(x), theirs(x))
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from vibray.models.classifier import NO_FAULT, UNKNOWN_FAULT, Classifier, Classi
 TINY = TrunkConfig(width=4)
 
 
-def net(inputs="image", num_faults=3, **changes) -> Classifier:
+def net(inputs: Any = "image", num_faults=3, **changes) -> Classifier:
     torch.manual_seed(0)
     shapes = {"image": {"image_shape": (1, 32, 32)}, "vector": {"vector_size": 5}}
     shapes["union"] = shapes["image"] | shapes["vector"]

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from vibray import schema
-from vibray.storage.labels import LabelError, drop_duplicates, match_labels, read_labels
+from vibray.storage.labels import LabelError, match_labels, read_labels
 
 TIME = "2023-12-04T00:00:00.000Z"
 
@@ -133,23 +133,3 @@ def test_times_without_a_zone(read):
     [label] = read({"label": "normal", "sensor_id": "t", "data_time": "2023-12-04T08:00:00"}, timezone="Asia/Shanghai")
     assert label.measured_at == datetime(2023, 12, 4, tzinfo=UTC)
     assert match_labels([label], KEYS).table["record_id"].to_pylist() == ["a@9"]
-
-
-def test_duplicates_keep_the_lowest_key_whatever_the_order():
-    rows = [
-        row(record_id="b@0"),
-        row(record_id="a@5", sensor_id="t"),
-        row(record_id="a@0"),
-        row("b", "a@0"),
-        row(record_id="c@0", content_hash="i"),
-        row(record_id="d@0", time="2023-12-04T00:00:00.001Z"),
-        row(record_id="e@0", unit="v"),
-    ]
-    expected = {("c", "a@5"), ("b", "a@0"), ("c", "c@0"), ("c", "d@0"), ("c", "e@0")}
-    for order in (rows, rows[::-1]):
-        table, num_dropped = drop_duplicates(keys(*order))
-        assert num_dropped == 2
-        found = [(r["corpus"], r["record_id"]) for r in table.to_pylist()]
-        assert set(found) == expected
-        assert found == [(r["corpus"], r["record_id"]) for r in order if (r["corpus"], r["record_id"]) in expected]
-    assert drop_duplicates(keys()) == (keys(), 0)

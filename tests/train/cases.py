@@ -4,6 +4,7 @@ import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,7 +145,7 @@ def wrappers() -> Result:
     net = Autoencoder(deep_svdd())
     for _ in range(2):
         losses(net, 5, 4, torch.float32, 1)
-    return {"alive": np.array(sum(isinstance(found, DistributedDataParallel) for found in gc.get_objects()))}
+    return {"alive": np.array(sum(type(found) is DistributedDataParallel for found in gc.get_objects()))}
 
 
 STAGES = {"one_class": one_class, "soft_boundary": soft_boundary, "pretraining": pretraining, "vae": vae}
@@ -176,5 +177,6 @@ def work(rank: int, size: int, folder: str) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
     results = {name: case() for name, case in cases().items()}
-    np.savez(Path(folder, f"rank{rank}.npz"), **flat(results))
+    arrays: dict[str, Any] = {**flat(results)}
+    np.savez(Path(folder, f"rank{rank}.npz"), **arrays)
     dist.destroy_process_group()

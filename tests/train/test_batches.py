@@ -64,6 +64,7 @@ def test_shares_are_all_records_once_and_in_order(size):
 
 def test_an_empty_slice_has_the_shape_of_a_row():
     last = list(batches(5, batch_size=2, size=2, rank=1).epoch(0))[-1]
+    assert isinstance(last.x, torch.Tensor)
     assert last.x.shape == (0, 1)
     assert last.weight.shape == (0,)
     assert last.total_weight == 1

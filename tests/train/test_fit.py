@@ -12,7 +12,7 @@ from vibray.train.reduce import World
 class Line(nn.Module):
     """y = a x, squared error; the loss of a record is known on paper."""
 
-    noise_shape = None
+    noise_shape: tuple[int, ...] | None = None
 
     def __init__(self):
         super().__init__()
@@ -97,10 +97,15 @@ def test_a_loss_that_is_no_number_is_an_error():
 
 
 def test_parameters_that_become_trainable_join_the_optimiser():
-    net = Line()
-    net.b = nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=False)
-    net.forward = lambda x: net.a * x + net.b
-    seen = []
+    class Shifted(Line):
+        def __init__(self):
+            super().__init__()
+            self.b = nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=False)
+
+        def forward(self, x):
+            return self.a * x + self.b
+
+    net, seen = Shifted(), []
 
     def on_epoch(epoch, metrics):
         seen.append(net.b.item())
@@ -116,7 +121,9 @@ def test_noise_is_the_global_batchs_whoever_asks():
     net.noise_shape = (3,)
 
     def noise(start, count, step=0):
-        return _noise(net, Batch(torch.empty(count), None, torch.ones(count), 5.0, start, 5), (0, 1, step))
+        drawn = _noise(net, Batch(torch.empty(count), None, torch.ones(count), 5.0, start, 5), (0, 1, step))
+        assert drawn is not None
+        return drawn
 
     whole = noise(0, 5)
     assert torch.equal(torch.cat([noise(0, 2), noise(2, 3)]), whole)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch import multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 from tests.train import cases
 from vibray.models.backbone import TrunkConfig, batch_norms
@@ -14,7 +14,7 @@ from vibray.train.reduce import World, distributed
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory) -> list[dict[str, np.ndarray]]:
     folder = tmp_path_factory.mktemp("workers")
-    multiprocessing.spawn(cases.work, args=(2, str(folder)), nprocs=2)
+    spawn(cases.work, args=(2, str(folder)), nprocs=2)
     return [dict(np.load(folder / f"rank{rank}.npz", allow_pickle=False)) for rank in range(2)]
 
 

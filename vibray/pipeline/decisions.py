@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from vibray.config import from_json, to_json
 from vibray.decide.cuts import Cuts, CutsWarning, GroupedCuts, realised_rate
@@ -109,7 +108,7 @@ def fit_cuts(
 
     With `normals_only`, on those that a person calls normal alone: their rate is then a false-alarm probability.
     """
-    fit_on = ~pc.is_in(scores["state"], pa.array([str(s) for s in UNDECIDED_STATES])).to_numpy() & scores["calibrated"].to_numpy()
+    fit_on = ~np.isin(scores["state"].to_pylist(), UNDECIDED_STATES) & scores["calibrated"].to_numpy()
     if not fit_on.any():
         raise ValueError("no record can be used to fit cuts: all are off, in transition, of a faulty sensor or of one without calibration")
     normal = None
@@ -163,8 +162,8 @@ def print_decisions(table: ScoresTable, cuts: Cuts | GroupedCuts, labels: pa.Tab
         own = sum(group.cuts is not None for group in cuts.groups)
         print(f"  {own} of {len(cuts.groups)} groups (by {cuts.by}) have cuts of their own, the others those of all")
     names = {LABEL_NORMAL: "normal", LABEL_ABNORMAL: "abnormal", UNDECIDED: "undecided"}
-    counts = {name: int(pc.sum(pc.equal(labels["label"], value)).as_py() or 0) for value, name in names.items()}
-    human = int(pc.sum(pc.equal(labels["origin"], "human")).as_py() or 0)
+    found, human = labels["label"].to_numpy(), labels["origin"].to_pylist().count("human")
+    counts = {name: int((found == value).sum()) for value, name in names.items()}
     print(f"pseudo-labels: {', '.join(f'{count:,} {name}' for name, count in counts.items())} ({human} human)")
 
 

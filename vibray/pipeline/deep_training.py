@@ -355,8 +355,8 @@ def _train_classifier(worker: Worker, job: DeepJob, recipe: ClassifierRecipe) ->
     net.to(worker.device)
 
     def read_all(index: np.ndarray) -> Any:
-        parts = tuple(read(index) for read in reads)
-        return parts if len(parts) > 1 else parts[0]
+        parts = [read(index) for read in reads]
+        return parts[0] if len(parts) == 1 else tuple(parts)
 
     lines: list[dict[str, Any]] = []
     report = _epoch_report(worker, objects.last_segment(job.run_uri), {"train": recipe.optim.epochs}, lines)

@@ -70,8 +70,8 @@ def demo(folder: str, num_units: int = 8, sensors_per_unit: int = 2, epochs: int
     with clock.stage("train the classifier"):
         recipe = small(classifier(), 3 * epochs)
         assert isinstance(recipe, ClassifierRecipe)
-        labels = {"labels": at("labels", "labelled.jsonl"), "pseudo_labels": at("decisions", "pool"), "init_from": at("runs", "ensemble")}
-        train(TrainingJob(both, at("runs", "classifier"), recipe, **labels))
+        job = TrainingJob(both, at("runs", "classifier"), recipe, labels=at("labels", "labelled.jsonl"))
+        train(replace(job, pseudo_labels=at("decisions", "pool"), init_from=at("runs", "ensemble")))
     figures = {}
     with clock.stage("score and diagnose the test set"):
         for run in ("ensemble", "baselines", "classifier"):

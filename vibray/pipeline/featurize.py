@@ -13,7 +13,7 @@ from vibray.features.spectral import SpectralConfig
 from vibray.features.zerone import ZeroneConfig
 from vibray.pipeline.parts_job import PartsJob, sensors_of, summary_row, vector_column, waveforms_of
 from vibray.pipeline.reading import unpack
-from vibray.recipes import FeatureConfig, VectorConfig, build_feature
+from vibray.recipes import VectorConfig, build_image, build_vector
 from vibray.runs import CHUNK, mains_snr_db
 from vibray.signal.harmonics import mains_line_hz
 from vibray.storage import objects
@@ -72,7 +72,7 @@ def allowed_vectors(vectors: tuple[str, ...], facts: CorpusFacts) -> tuple[list[
     stored, left_out = [], {}
     for name in vectors:
         try:
-            build_feature(CONFIGS[name], facts.mains_hz).check(facts.sample_rate_hz, facts.num_samples)
+            build_vector(CONFIGS[name], facts.mains_hz).check(facts.sample_rate_hz, facts.num_samples)
             stored.append(name)
         except ValueError as error:
             left_out[name] = str(error)
@@ -83,7 +83,7 @@ def write_feature_json(features_uri: str, parts: Parts, facts: CorpusFacts, conf
     """feature.json: the corpus' facts, and name and frequency of every column of every vector."""
     vectors = {}
     for name, config in configs.items():
-        feature = build_feature(config, facts.mains_hz)
+        feature = build_vector(config, facts.mains_hz)
         vectors[name] = {
             "config": to_json(config),
             "columns": list(feature.columns()),
@@ -105,7 +105,7 @@ class MakeFeatures:
     def __init__(self, features_uri: str, facts: CorpusFacts, configs: dict[str, VectorConfig], store_images: bool):
         torch.set_num_threads(1)  # a worker a core: more threads only spin against one another
         self.features_uri, self.facts, self.store_images = features_uri, facts, store_images
-        self.configs: dict[str, FeatureConfig] = {**configs}
+        self.configs = configs
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         for read in unpack(batch):
@@ -118,7 +118,7 @@ class MakeFeatures:
 
     def table(self, records: pa.Table) -> pa.Table:
         """The features table of some records."""
-        features = {name: build_feature(config, self.facts.mains_hz) for name, config in self.configs.items()}
+        features = {name: build_vector(config, self.facts.mains_hz) for name, config in self.configs.items()}
         shape = schema.features(self.facts.num_samples, {name: feature.shape[0] for name, feature in features.items()})
         w = waveforms_of(records)
         if not len(w):
@@ -137,7 +137,7 @@ class MakeFeatures:
 
     def images(self, records: pa.Table) -> pa.Table:
         """The default CWT image of some records, float16, a binary column with its shape beside it."""
-        feature = build_feature(CwtImageConfig(), None)
+        feature = build_image(CwtImageConfig(), None)
         chunks = torch.from_numpy(waveforms_of(records)).split(CHUNK)
         images = [image for chunk in chunks if len(chunk) for image in feature(chunk, self.facts.sample_rate_hz).half().numpy()]
         shape = [list(image.shape) for image in images]

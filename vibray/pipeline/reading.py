@@ -31,7 +31,7 @@ def read_parts(plan: Plan, facts: CorpusFacts, todo: Todo) -> ray.data.Dataset:
     ray.data.DataContext.get_current().target_max_block_size = 1 << 20  # no row waits for another: each is a block of its own
     rows = [{"part": json.dumps(to_json(part)), "done": sorted(done)} for part, done in todo]
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        _read,
+        _read,  # type: ignore[arg-type] (Ray's type knows no generators of tables)
         fn_kwargs={"base_uri": plan.base_uri, "corpus": plan.corpus, "facts": facts},
         batch_size=1,
         batch_format="pyarrow",

@@ -11,7 +11,7 @@ import torch
 from vibray.decide.cuts import Cuts, GroupedCuts, realised_rate
 from vibray.explain.grad_cam import grad_cam
 from vibray.explain.residual import moved_columns, residual_map
-from vibray.features.cwt_image import CwtImageConfig
+from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.models.classifier import Classifier
 from vibray.models.deep_svdd import DeepSvdd
 from vibray.models.vae import Vae
@@ -19,7 +19,7 @@ from vibray.pipeline.decisions import check_decisions, labels_of, overall_of, re
 from vibray.pipeline.evaluation import evaluate_table
 from vibray.pipeline.parts_job import sensors_of, waveforms_of
 from vibray.pipeline.tables import ScoresTable, open_scores
-from vibray.recipes import ClassicalRecipe, ImageConfig, build_feature, columns_of
+from vibray.recipes import ClassicalRecipe, build_vector, columns_of
 from vibray.report.alarms import alarms_csv
 from vibray.report.data import Bars, Explanation, Map, ReportConfig, ReportData
 from vibray.report.page import render
@@ -135,12 +135,12 @@ def explanations(data: ReportData, table: ScoresTable, config: ReportConfig) -> 
 def _maps(run: Run, waveforms: torch.Tensor, sensors: list[tuple[str, str]]) -> list[list[Map]]:
     facts, made = run.facts, []
 
-    def maps(title: str, config: ImageConfig, values: torch.Tensor) -> list[Map]:
-        rows_hz = build_feature(config, facts.mains_hz).rows_hz(facts.sample_rate_hz)
+    def maps(title: str, config: CwtImageConfig, values: torch.Tensor) -> list[Map]:
+        rows_hz = CwtImage(config).rows_hz(facts.sample_rate_hz)
         return [Map(title, v.numpy(), tuple(rows_hz), facts.num_samples / facts.sample_rate_hz) for v in values.detach()]
 
-    def images(config: ImageConfig, scaling: Any) -> torch.Tensor:
-        return scaling(build_feature(config, facts.mains_hz)(waveforms, facts.sample_rate_hz), sensors)
+    def images(config: CwtImageConfig, scaling: Any) -> torch.Tensor:
+        return scaling(CwtImage(config)(waveforms, facts.sample_rate_hz), sensors)
 
     for member in deep_members(run):
         config, net = member.recipe.feature, member.detector
@@ -183,7 +183,7 @@ def _all_moved(run: Run, waveforms: torch.Tensor, sensors: list[tuple[str, str]]
 def _moved(member: Detecting, run: Run, waveforms: torch.Tensor, sensors: list[tuple[str, str]]) -> list[Bars]:
     """Columns of a classical detector's vector (harmonics, bands) that moved furthest from the sensor's own baseline."""
     assert isinstance(member.recipe, ClassicalRecipe)
-    feature = build_feature(member.recipe.feature, run.facts.mains_hz)
+    feature = build_vector(member.recipe.feature, run.facts.mains_hz)
     columns = columns_of(feature, member.recipe.detector.blocks)
     hz = feature.frequencies_hz(run.facts.sample_rate_hz)
     names = [feature.columns()[i] + ("" if hz[i] is None else f" ({hz[i]:.4g} Hz)") for i in columns]

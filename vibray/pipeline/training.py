@@ -25,6 +25,7 @@ from vibray.recipes import (
     EnsembleRecipe,
     Recipe,
     build_feature,
+    build_vector,
     columns_of,
 )
 from vibray.runs import Detecting, Fusing, Run, begin, load, save
@@ -32,7 +33,7 @@ from vibray.schema import BAD_RECORDS, LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, UND
 from vibray.storage import objects
 from vibray.storage.labels import match_labels, read_labels
 from vibray.storage.parts import Parts, check_finished
-from vibray.train.classical import Rows, fit_detector, fit_scaling, score_parts
+from vibray.train.classical import Map, Rows, fit_detector, fit_scaling, score_parts
 
 T = TypeVar("T")
 
@@ -251,14 +252,14 @@ class _Plan:
         rows = self.rows
         table = self.table.take(rows[np.argsort(self.table.part[rows], kind="stable")])
         parts = table.part_rows()
-        feature = build_feature(recipe.feature, table.facts.mains_hz)
+        feature = build_vector(recipe.feature, table.facts.mains_hz)
         columns = columns_of(feature, recipe.detector.blocks)
         load_rows = _VectorLoader(
             recipe.feature.kind, {p.uri: (np.flatnonzero(table.part == i)) for p, i in _numbered(parts, table)}, table
         )
         scaling = fit_scaling(ScalingFit(recipe.scaling, feature.shape), parts, load_rows, _on_ray("scaling"))
         detector = fit_detector(build(recipe.detector, len(columns)), scaling, columns, parts, load_rows, _on_ray("fit"))
-        scores = score_parts(detector, scaling, columns, parts, load_rows, _on_ray("score")).numpy()
+        scores = score_parts(detector, scaling, columns, parts, load_rows, _on_ray("score"))
         model = Detecting(recipe, scaling, detector, score_statistics(scores))
         save(run_uri, Run(recipe, table.facts, model, table.histories), [_score_line(scores)], session.environment())
 
@@ -348,10 +349,10 @@ class _VectorLoader:
         return Rows(torch.from_numpy(vectors.copy()), [self.table.sensors[i] for i in at], self.table.key_hash[at])
 
 
-def _on_ray(label: str) -> Callable[[Callable[[Any], T], Sequence[Any]], Iterator[T]]:
+def _on_ray(label: str) -> Map:
     """A map over parts on Ray's workers, results in order, at most two tasks a core waiting."""
 
-    def run(function: Callable[[Any], T], parts: Sequence[Any]) -> Iterator[T]:
+    def run(function: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
         shared = ray.put(function)
         task = ray.remote(num_cpus=1)(_call)
         waiting: list[Any] = []

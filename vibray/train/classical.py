@@ -7,10 +7,10 @@ parts, so the result does not depend on who computed what.
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from jaxtyping import Float, UInt64
 from torch import Tensor
 
@@ -29,49 +29,53 @@ class Rows:
     key_hash: UInt64[np.ndarray, "batch"]
 
 
-class Map(Protocol):
-    def __call__(self, function: Callable[[Any], Any], parts: Sequence[Any], /) -> Iterable[Any]: ...
+Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""A function over parts, its results in the order of the parts."""
+
+Load = Callable[[Any], Rows]
+"""A part to its unscaled rows."""
 
 
-def fit_scaling(fit: ScalingFit, parts: Sequence[P], load: Callable[[P], Rows], run: Map = map) -> Scaling:
+def fit_scaling(fit: ScalingFit, parts: Sequence[P], load: Load, run: Map = map) -> Scaling:
     """One pass: the robust statistics of the whole corpus and of its sensors. `load` gives the unscaled rows of a part."""
-
-    def collect(part: P) -> ScalingFit:
-        rows, own = load(part), copy.deepcopy(fit)
-        own.update(rows.x, rows.sensors, rows.key_hash)
-        return own
-
     total = copy.deepcopy(fit)
-    for own in run(collect, parts):
+    for own in run(partial(_collected, fit, load), parts):
         total.merge(own)
     return total.finish()
 
 
-def fit_detector(
-    detector: Fitted, scaling: Scaling, columns: list[int], parts: Sequence[P], load: Callable[[P], Rows], run: Map = map
-) -> Fitted:
+def fit_detector(detector: Fitted, scaling: Scaling, columns: list[int], parts: Sequence[P], load: Load, run: Map = map) -> Fitted:
     """As many passes as the detector asks for over its columns of the scaled rows. Returns the fitted detector."""
     while True:
         start = copy.deepcopy(detector)  # what a worker begins with: the earlier passes' state, nothing of this one's
-
-        def one_pass(part: P, start: Fitted = start) -> Fitted:
-            rows, own = load(part), copy.deepcopy(start)
-            own.update(scaling(rows.x, rows.sensors)[:, columns], rows.key_hash)
-            return own
-
-        for own in run(one_pass, parts):
+        for own in run(partial(_passed, start, scaling, columns, load), parts):
             detector.merge(own)
         if not detector.finish():
             return detector
 
 
 def score_parts(
-    detector: Fitted, scaling: Scaling, columns: list[int], parts: Sequence[P], load: Callable[[P], Rows], run: Map = map
-) -> Float[Tensor, "records"]:
+    detector: Fitted, scaling: Scaling, columns: list[int], parts: Sequence[P], load: Load, run: Map = map
+) -> Float[np.ndarray, "records"]:
     """The scores of all training records, in the order of the parts."""
+    return np.concatenate(list(run(partial(_scored, detector, scaling, columns, load), parts)))
 
-    def score(part: P) -> np.ndarray:
-        rows = load(part)
-        return detector.score(scaling(rows.x, rows.sensors)[:, columns]).numpy()
 
-    return torch.from_numpy(np.concatenate(list(run(score, parts))))
+# what a worker does with a part: functions of the module, because a closure may hold what cannot be sent
+
+
+def _collected(fit: ScalingFit, load: Load, part: Any) -> ScalingFit:
+    rows, own = load(part), copy.deepcopy(fit)
+    own.update(rows.x, rows.sensors, rows.key_hash)
+    return own
+
+
+def _passed(start: Fitted, scaling: Scaling, columns: list[int], load: Load, part: Any) -> Fitted:
+    rows, own = load(part), copy.deepcopy(start)
+    own.update(scaling(rows.x, rows.sensors)[:, columns], rows.key_hash)
+    return own
+
+
+def _scored(detector: Fitted, scaling: Scaling, columns: list[int], load: Load, part: Any) -> np.ndarray:
+    rows = load(part)
+    return detector.score(scaling(rows.x, rows.sensors)[:, columns]).numpy()
