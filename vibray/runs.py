@@ -156,6 +156,8 @@ class Run:
     model: Detecting | Fusing | Diagnosing
     histories: dict[Sensor, SensorHistory] = field(default_factory=dict)
     """what is known of each sensor's own past: the state of its later records depends on it"""
+    device: str = "cpu"
+    """where features are made and nets run"""
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -183,7 +185,9 @@ class Run:
         chunks = []
         for start in range(0, len(waveforms), CHUNK):
             part = slice(start, start + CHUNK)
-            chunks.append(self.model.outputs(Inputs(waveforms[part], self.facts), None if sensors is None else sensors[part]))
+            chunks.append(
+                self.model.outputs(Inputs(waveforms[part].to(self.device), self.facts), None if sensors is None else sensors[part])
+            )
         return {name: torch.cat([chunk[name] for chunk in chunks]).cpu() for name in chunks[0]} if chunks else {}
 
     def check(self, sample_rate_hz: float, num_samples: int) -> None:
@@ -196,7 +200,7 @@ class Run:
 
     def known(self, sensors: Sequence[Sensor]) -> np.ndarray:
         """bool a record: its sensor has a baseline in the run, or in the calibration that it was given."""
-        return np.logical_and.reduce([scaling.known(sensors) for _, scaling in _all_scalings(self.model).values()])
+        return np.logical_and.reduce([scaling.known(sensors) for _, scaling in self.model.scalings().values()])
 
     def states(self, waveforms: Float[np.ndarray, "batch samples"], sensors: Sequence[Sensor]) -> list[State]:
         """What the machine was doing in each record."""
@@ -216,25 +220,21 @@ class Run:
         """The same run with the sensors of a calibration table added to its baselines."""
         rows = calibration.to_pylist()
         extended = {}
-        for name, (_, scaling) in _all_scalings(self.model).items():
+        for name, (_, scaling) in self.model.scalings().items():
             own = [row for row in rows if row["member"] == name]
             table = [torch.tensor([row[column] for row in own]) for column in ("location", "scale")]
             extended[name] = scaling.extend([(row["unit"], row["sensor_id"]) for row in own], *table) if own else scaling
         histories = {(row["unit"], row["sensor_id"]): SensorHistory(row["median_rms"], row["mains_share"]) for row in rows}
         return replace(self, model=self.model.rescaled(extended), histories=self.histories | histories)
 
-    def to(self, device: torch.device | str) -> "Run":
-        """Moves the nets to a device."""
-        nets = [self.model.net] if isinstance(self.model, Diagnosing) else []
-        for single in _singles(self.model):
-            nets += [single.detector] if isinstance(single.detector, nn.Module) else []
+    def to(self, device: str) -> "Run":
+        """Moves the nets to a device, such as cuda, where the features are then made too."""
+        nets = [self.model.net] if isinstance(self.model, Diagnosing) else [m.detector for m in _singles(self.model)]
         for net in nets:
-            net.to(device)
+            if isinstance(net, nn.Module):
+                net.to(device)
+        self.device = device
         return self
-
-
-def _all_scalings(model: Detecting | Fusing | Diagnosing) -> dict[str, tuple[FeatureConfig, Scaling]]:
-    return model.scalings()
 
 
 def deep_members(run: Run) -> list[Detecting]:

@@ -18,10 +18,10 @@ START = datetime(2024, 3, 1, tzinfo=UTC)
 BAD_LINES = (b'{"data_time": "2024-03-01T00:00:00Z"}', b"not json", b"[]")
 
 
-def waveform(rng: np.random.Generator, sensor: int, fault: bool = False) -> np.ndarray:
+def waveform(rng: np.random.Generator, sensor: int, fault: bool = False, gain: float = 1.0) -> np.ndarray:
     """One record, in g."""
     t = np.arange(NUM_SAMPLES) / RATE_HZ
-    gain = 1 + 0.3 * sensor
+    gain *= 1 + 0.3 * sensor
     x = sum(gain / k * np.cos(2 * np.pi * 100 * k * t + rng.uniform(0, 2 * np.pi)) * rng.normal(1, 0.05) for k in range(1, 7))
     x = x + 0.1 * gain * rng.standard_normal(NUM_SAMPLES)
     if fault:
@@ -29,13 +29,13 @@ def waveform(rng: np.random.Generator, sensor: int, fault: bool = False) -> np.n
     return x
 
 
-def rows(count: int, seed: int = 0, num_sensors: int = 2, fault_share: float = 0.0, unit: str = "t1", first: int = 0):
+def rows(count: int, seed: int = 0, num_sensors: int = 2, fault_share: float = 0.0, unit: str = "t1", gain: float = 1.0):
     """(line as dict, label row) one a record."""
-    rng = np.random.default_rng([seed, first])
-    for i in range(first, first + count):
+    rng = np.random.default_rng(seed)
+    for i in range(count):
         sensor = i % num_sensors
         fault = rng.random() < fault_share
-        values = ",".join(f"{v:.5g}" for v in waveform(rng, sensor, fault))
+        values = ",".join(f"{v:.5g}" for v in waveform(rng, sensor, fault, gain))
         time = (START + timedelta(minutes=10 * i, days=seed)).isoformat().replace("+00:00", "Z")
         key = {"sensor_id": f"{unit}-s{sensor}", "data_time": time}
         yield {**key, "signal_value": values}, {**key, "unit": unit, "label": "tone" if fault else "normal"}

@@ -77,8 +77,8 @@ def row_groups(scores: pa.Table, by: Literal["unit", "sensor"]) -> list[tuple[st
 
 def _require_both_classes(label: np.ndarray, from_cut: np.ndarray, by_cut: np.ndarray) -> None:
     for which, name, remedy in (
-        (LABEL_NORMAL, "normal", "raise the normal cut (--method.normal), or choose percentile"),
-        (LABEL_ABNORMAL, "abnormal", "lower the abnormal cut (--method.anomaly or --method.q), or choose percentile"),
+        (LABEL_NORMAL, "normal", "raise the normal cut (--normal), or choose percentile"),
+        (LABEL_ABNORMAL, "abnormal", "lower the abnormal cut (--anomaly, or a larger --q), or choose percentile"),
     ):
         passed = int((by_cut == which).sum())
         why = f"{passed} of {len(label)} scores pass the cut" + (

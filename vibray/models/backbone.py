@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -27,9 +29,17 @@ def _declare_operators() -> torch.library.Library | None:
     return library
 
 
-_operators = _declare_operators()  # the declarations live as long as this reference
+@lru_cache(maxsize=1)
+def _torchvision() -> tuple[Any, torch.library.Library | None]:
+    """torchvision's residual block, and the declarations, which live as long as a reference to them does.
 
-from torchvision.models.resnet import BasicBlock  # noqa: E402
+    Imported by the first net that is built: it takes 2 s that workers without one need not spend.
+    """
+    declared = _declare_operators()
+    from torchvision.models.resnet import BasicBlock
+
+    return BasicBlock, declared
+
 
 LAYERS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 """The trunk's parts from the input up, as they are named for unfreezing."""
@@ -156,8 +166,9 @@ def _stage(in_channels: int, channels: int, stride: int) -> nn.Sequential:
     downsample = None
     if stride != 1 or in_channels != channels:
         downsample = nn.Sequential(nn.Conv2d(in_channels, channels, kernel_size=1, stride=stride, bias=False), BatchNorm(channels))
-    first = BasicBlock(in_channels, channels, stride, downsample, norm_layer=BatchNorm)
-    return nn.Sequential(first, BasicBlock(channels, channels, norm_layer=BatchNorm))
+    block, _ = _torchvision()
+    first = block(in_channels, channels, stride, downsample, norm_layer=BatchNorm)
+    return nn.Sequential(first, block(channels, channels, norm_layer=BatchNorm))
 
 
 def map_shape(in_shape: tuple[int, ...]) -> tuple[int, int]:

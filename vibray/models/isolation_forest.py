@@ -1,13 +1,12 @@
 """Isolation Forest, grown by scikit-learn, kept and scored as plain arrays: nothing read from storage is ever unpickled."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int, UInt64
 from pydantic import with_config
-from sklearn import ensemble
 from torch import Tensor
 
 from vibray.config import STRICT
@@ -61,14 +60,16 @@ class IsolationForest:
         reservoir = self._open()
         require(len(reservoir.rows), 2, "iforest")
         num_samples = min(self.config.samples_per_tree, len(reservoir.rows))
-        forest = ensemble.IsolationForest(n_estimators=self.config.num_trees, random_state=self.config.seed)
+        from sklearn.ensemble import IsolationForest as Forest  # 2 s that workers which only score need not spend
+
+        forest = Forest(n_estimators=self.config.num_trees, random_state=self.config.seed)
         self._take(forest.set_params(max_samples=num_samples).fit(reservoir.rows))
         self.mean_depth = _mean_depth(np.array([num_samples]))[0]
         self.num_records = reservoir.num_offered
         self.reservoir = None
         return False
 
-    def _take(self, grown: ensemble.IsolationForest) -> None:
+    def _take(self, grown: Any) -> None:
         """The trees as (tree, node) arrays; a leaf is its own child, so that a walk of fixed length ends in it."""
         trees = [estimator.tree_ for estimator in grown.estimators_]
         shape = len(trees), max(tree.node_count for tree in trees)

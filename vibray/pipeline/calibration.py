@@ -3,9 +3,11 @@
 import dataclasses
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 import torch
 
 from vibray import schema
@@ -84,12 +86,11 @@ def earliest(run: Run, plan: Plan, records_per_sensor: int) -> dict[Sensor, pa.T
     with Progress("calibrate", None, "records") as progress:
         dataset = read_parts(plan, run.facts, todo)
         dataset = dataset.map_batches(
-            _Unknown,
-            fn_constructor_kwargs={"run": run, "k": records_per_sensor},
+            _first_of_unknown,  # type: ignore[arg-type] (Ray's type knows no generators of tables)
+            fn_kwargs={"run": ray.put(run), "k": records_per_sensor},
             batch_size=1,
             batch_format="pyarrow",
-            concurrency=1,
-            num_cpus=0.5,
+            num_cpus=WORK_CPUS,
         )
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             for read in unpack(batch):
@@ -99,17 +100,13 @@ def earliest(run: Run, plan: Plan, records_per_sensor: int) -> dict[Sensor, pa.T
     return kept
 
 
-class _Unknown:
+def _first_of_unknown(batch: pa.Table, run: Any, k: int) -> Iterator[pa.Table]:
     """Leaves of each part only the earliest records of sensors the run does not know, so that little travels to the driver."""
-
-    def __init__(self, run: Run, k: int):
-        self.run, self.k = run, k
-
-    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        for read in unpack(batch):
-            unknown = read.records.filter(pa.array(~self.run.known(sensors_of(read.records)))) if read.records.num_rows else read.records
-            tables = [first_records([table], self.k) for _, table in by_sensor(unknown)]
-            yield pack(dataclasses.replace(read, records=pa.concat_tables([unknown.slice(0, 0), *tables]).combine_chunks()))
+    known = ray.get(run).known
+    for read in unpack(batch):
+        unknown = read.records.filter(pa.array(~known(sensors_of(read.records)))) if read.records.num_rows else read.records
+        tables = [first_records([table], k) for _, table in by_sensor(unknown)]
+        yield pack(dataclasses.replace(read, records=pa.concat_tables([unknown.slice(0, 0), *tables]).combine_chunks()))
 
 
 def by_sensor(records: pa.Table) -> Iterator[tuple[Sensor, pa.Table]]:

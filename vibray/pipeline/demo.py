@@ -26,7 +26,7 @@ from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts
 
-FACTS = CorpusFacts(sample_rate_hz=8192, unit_pattern=r"^(u\d+)-", signal_unit="g")
+FACTS = CorpusFacts(sample_rate_hz=8192.0, unit_pattern=r"^(u\d+)-", signal_unit="g")
 
 STEPS = (32, 5, 14)
 """Records of each sensor in the pool, among the labelled and in the test set, one after the other in time."""

@@ -1,5 +1,7 @@
 """Shards to the features table: records, their level, and the vector features that the corpus allows."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -58,11 +60,10 @@ def featurize(
         "images": to_json(CwtImageConfig()) if store_images else None,
     }
     job = PartsJob(input_uri, features_uri, corpus, facts, identity, lines_per_part, "featurize")
-    make = MakeFeatures(features_uri, facts, configs, store_images)
     if dry_run:
-        job.preview(make.table)
+        job.preview(MakeFeatures(facts, configs).table)
         return
-    parts = job.run(MakeFeatures, {"features_uri": features_uri, "facts": facts, "configs": configs, "store_images": store_images})
+    parts = job.run(make_features, {"features_uri": features_uri, "facts": facts, "configs": configs, "store_images": store_images})
     write_feature_json(features_uri, parts, facts, configs)
     warn_mains(parts, facts)
 
@@ -99,22 +100,24 @@ def write_feature_json(features_uri: str, parts: Parts, facts: CorpusFacts, conf
     objects.write_json(objects.join(features_uri, "feature.json"), values)
 
 
+def make_features(batch: pa.Table, features_uri: str, facts: CorpusFacts, configs: dict[str, VectorConfig], store_images: bool) -> pa.Table:
+    """The stage: parts of records in, parts of the features table out."""
+    torch.set_num_threads(1)  # a worker a core: more threads only spin against one another
+    make, marker = MakeFeatures(facts, configs), {}
+    for read in unpack(batch):
+        tables = {"": make.table(read.records), "bad": read.bad}
+        if store_images:
+            tables["images"] = make.images(read.records)
+        marker = commit_part(features_uri, read.part_id, tables, {**read.marker, "mains": make.mains(read.records)})
+    return summary_row(marker)
+
+
+@dataclass(frozen=True)
 class MakeFeatures:
-    """One worker's stage: a part of records in, a part of the features table out."""
+    """Tables made of records."""
 
-    def __init__(self, features_uri: str, facts: CorpusFacts, configs: dict[str, VectorConfig], store_images: bool):
-        torch.set_num_threads(1)  # a worker a core: more threads only spin against one another
-        self.features_uri, self.facts, self.store_images = features_uri, facts, store_images
-        self.configs = configs
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        for read in unpack(batch):
-            table = self.table(read.records)
-            tables = {"": table, "bad": read.bad}
-            if self.store_images:
-                tables["images"] = self.images(read.records)
-            marker = commit_part(self.features_uri, read.part_id, tables, {**read.marker, "mains": self.mains(read.records)})
-        return summary_row(marker)
+    facts: CorpusFacts
+    configs: dict[str, VectorConfig]
 
     def table(self, records: pa.Table) -> pa.Table:
         """The features table of some records."""

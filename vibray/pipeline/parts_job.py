@@ -23,6 +23,10 @@ PREVIEW_LINES = 64
 PREVIEW_BAD = 5
 
 
+Stage = Callable[..., pa.Table]
+"""What happens to a block of parts: (batch, **arguments) -> a summary row; a function of a module."""
+
+
 @dataclass(frozen=True)
 class PartsJob:
     """Input, output folder and what decides whether two commands are the same job."""
@@ -40,8 +44,8 @@ class PartsJob:
         """What a first start would fix."""
         return make_plan(self.input_uri, self.corpus, self.identity, self.lines_per_part)
 
-    def run(self, stage: type, stage_arguments: dict[str, Any], use_gpu: bool = False) -> Parts:
-        """Reads what is not done, hands each part to `stage` (a class, one object a worker, called with a block), shows progress.
+    def run(self, stage: Stage, stage_arguments: dict[str, Any], use_gpu: bool = False) -> Parts:
+        """Reads what is not done, hands each part to `stage`, shows progress. What a stage needs for all parts it keeps in its process.
 
         Returns the finished parts, their accounts checked. Raises PlanMismatch where the folder is another job's.
         """
@@ -57,16 +61,17 @@ class PartsJob:
         print_account(parts, plan.ignored)
         return parts
 
-    def _stream(self, plan: Plan, todo: Todo, stage: type, stage_arguments: dict[str, Any], use_gpu: bool) -> None:
+    def _stream(self, plan: Plan, todo: Todo, stage: Stage, stage_arguments: dict[str, Any], use_gpu: bool) -> None:
         num_workers = max(1, session.num_gpus() if use_gpu else min(session.num_cpus(), _most_parts(plan, todo)))
         dataset = read_parts(plan, self.facts, todo).map_batches(
             stage,
-            fn_constructor_kwargs=stage_arguments,
+            fn_kwargs=stage_arguments,
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=1 if use_gpu else WORK_CPUS,
             num_gpus=1 if use_gpu else None,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_workers),
+            # a process that has used a GPU for a task ends with it; on CPUs processes stay, and with them what they imported and loaded
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_workers) if use_gpu else ray.data.TaskPoolStrategy(num_workers),
         )
         bad = 0
         with Progress(self.verb, None, "records") as progress:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -52,16 +53,19 @@ def score(
     }
     job = PartsJob(input_uri, scores_uri, corpus, run.facts, identity, lines_per_part, "score")
     if dry_run:
-        job.preview(Scorer(run, scores_uri, evidence_per_part).tables)
+        job.preview(Scorer(run, evidence_per_part).tables)
         return
     session.check_nodes([objects.join(run_uri, "_done.json")])
+    use_gpu = session.num_gpus() > 0
     arguments = {
-        "run_uri": run_uri,
         "scores_uri": scores_uri,
+        "run_uri": run_uri,
+        "content": identity["run"]["content"],
         "calibration_uri": calibration_uri,
         "evidence_per_part": evidence_per_part,
+        "device": "cuda" if use_gpu else "cpu",
     }
-    parts = job.run(ScoreParts, arguments, use_gpu=session.num_gpus() > 0)
+    parts = job.run(score_parts, arguments, use_gpu)
     summarise(scores_uri, parts)
 
 
@@ -93,8 +97,8 @@ def load_calibrated(run_uri: str, calibration_uri: str | None) -> Run:
 class Scorer:
     """A part of records to its scores and its evidence."""
 
-    def __init__(self, run: Run, scores_uri: str, evidence_per_part: int):
-        self.run, self.scores_uri, self.evidence_per_part = run, scores_uri, evidence_per_part
+    def __init__(self, run: Run, evidence_per_part: int):
+        self.run, self.evidence_per_part = run, evidence_per_part
         self.schema = schema.scores(run.members, run.faults)
 
     def tables(self, records: pa.Table) -> dict[str, pa.Table]:
@@ -124,21 +128,23 @@ class Scorer:
         return {"": scored, "evidence": evidence.cast(evidence_schema)}
 
 
-class ScoreParts:
-    """One worker's stage: loads the run once, then scores part after part."""
+@lru_cache(maxsize=2)
+def _scorer(run_uri: str, content: str, calibration_uri: str | None, evidence_per_part: int, device: str) -> Scorer:
+    """One a process: the run is loaded once. `content` keeps another run that was put under the same URI from being taken for it."""
+    torch.set_num_threads(1)
+    return Scorer(load_calibrated(run_uri, calibration_uri).to(device), evidence_per_part)
 
-    def __init__(self, run_uri: str, scores_uri: str, calibration_uri: str | None, evidence_per_part: int):
-        torch.set_num_threads(1)
-        self.scorer = Scorer(load_calibrated(run_uri, calibration_uri), scores_uri, evidence_per_part)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        for read in unpack(batch):
-            tables = self.scorer.tables(read.records)
-            states = Counter(tables[""]["state"].to_pylist())
-            uncalibrated = tables[""].num_rows - sum(tables[""]["calibrated"].to_pylist())
-            more = {"states": dict(sorted(states.items())), "num_uncalibrated": uncalibrated}
-            marker = commit_part(self.scorer.scores_uri, read.part_id, {**tables, "bad": read.bad}, {**read.marker, **more})
-        return summary_row(marker)
+def score_parts(batch: pa.Table, scores_uri: str, **scorer: Any) -> pa.Table:
+    """The stage: parts of records in, parts of the scores table out."""
+    scoring, marker = _scorer(**scorer), {}
+    for read in unpack(batch):
+        tables = scoring.tables(read.records)
+        states = Counter(tables[""]["state"].to_pylist())
+        uncalibrated = tables[""].num_rows - sum(tables[""]["calibrated"].to_pylist())
+        more = {"states": dict(sorted(states.items())), "num_uncalibrated": uncalibrated}
+        marker = commit_part(scores_uri, read.part_id, {**tables, "bad": read.bad}, {**read.marker, **more})
+    return summary_row(marker)
 
 
 def summarise(scores_uri: str, parts: Parts) -> None:

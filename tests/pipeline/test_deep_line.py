@@ -1,0 +1,124 @@
+"""The line with networks: over S3 from end to end, and on two workers of Ray Train as on one."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.pipeline.lines import FACTS, write_shard
+from vibray import runs
+from vibray.features.cwt_image import CwtImageConfig
+from vibray.models.backbone import TrunkConfig
+from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
+from vibray.pipeline.demo import local_s3
+from vibray.pipeline.featurize import featurize
+from vibray.pipeline.training import TrainingJob, train
+from vibray.recipes import DeepRecipe, cwt_svdd
+from vibray.runs import Detecting
+from vibray.schema import Reason
+from vibray.storage import objects
+from vibray.storage.parts import Parts
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_demo_over_s3_as_a_newcomer_types_it(bucket, tmp_path):
+    """`python jobs/demo.py` with a folder in object storage: every stage real, on a smaller fleet."""
+    command = [sys.executable, "jobs/demo.py", "--folder", f"{bucket}/demo", "--num-units", "5", "--epochs", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "AUROC mahalanobis (baseline)" in done.stdout
+    for reason in Reason:
+        assert f" {reason}" in done.stdout
+
+    pool = Parts(f"{bucket}/demo/scores/pool")
+    assert set(pool.reasons) == {str(reason) for reason in Reason}
+    assert pool.total("num_kept") == 320
+    with np.load(io.BytesIO(objects.read_bytes(f"{bucket}/demo/decisions/pool/pseudo_labels.npz")), allow_pickle=False) as saved:
+        assert len(saved["indices"]) == 320
+    assert runs.load(f"{bucket}/demo/runs/classifier").faults == (
+        "core_looseness",
+        "dc_bias",
+        "fan_bearing",
+        "tap_changer",
+        "winding_looseness",
+    )
+    figures = {
+        run: objects.read_json(f"{bucket}/demo/scores/test-{run}/evaluation.json") for run in ("ensemble", "baselines", "classifier")
+    }
+    assert figures["baselines"]["auroc_by_member"]["mahalanobis"] > 0.7
+    assert figures["classifier"]["macro_f1"] is not None
+
+    keys = [info.key for info in objects.list_objects(f"{bucket}/demo", hidden=True)]
+    assert not [key for key in keys if key.endswith((".pkl", ".pickle", ".pt", ".pth"))]
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"]
+    texts = [objects.read_bytes(f"{bucket}/demo/{key}").decode() for key in keys if key.endswith((".json", ".html", ".csv", ".jsonl"))]
+    assert not any(secret in text for text in (*texts, done.stdout, done.stderr))
+    page = objects.read_bytes(f"{bucket}/demo/report/index.html").decode()
+    assert "u00-s1" in page and "Grad-CAM" in page
+
+
+def test_the_demo_brings_its_own_endpoint():
+    """`--s3`: an endpoint on loopback for the time of the job, the AWS variables as they were afterwards."""
+    pytest.importorskip("moto.server", reason="moto[server] is not installed (extra [test])")
+    before = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    with local_s3() as uri:
+        objects.write_bytes(f"{uri}/a", b"1")
+        assert [info.key for info in objects.list_objects(uri)] == ["a"]
+        assert os.environ["AWS_ENDPOINT_URL"].startswith("http://127.0.0.1:")
+    assert {name: value for name, value in os.environ.items() if name.startswith("AWS_")} == before
+
+
+def test_without_its_server_the_demo_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "moto.server", None)
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[test\]'"), local_s3():
+        pass
+
+
+def tiny(epochs: int) -> DeepRecipe:
+    """A Deep SVDD that trains in seconds."""
+    recipe = cwt_svdd()
+    image = CwtImageConfig(rows=32, columns=32, min_hz=60.0)
+    optim = replace(recipe.optim, epochs=epochs, batch_size=16)
+    detector = DeepSvddConfig(trunk=TrunkConfig(width=4), hidden=16, latent_dim=8)
+    return replace(recipe, feature=image, detector=detector, pretrain=replace(recipe.pretrain, epochs=1, batch_size=16), optim=optim)
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory, local_ray):
+    folder = tmp_path_factory.mktemp("deep")
+    write_shard(folder / "raw" / "a.jsonl.gz", 53, seed=5)
+    featurize(str(folder / "raw"), str(folder / "features"), FACTS)
+    return str(folder / "features")
+
+
+def test_two_workers_of_ray_train_are_one(features, tmp_path):
+    """The same losses, centre and radius: 53 records in batches of 16 leave slices of different length."""
+    lines, nets = [], []
+    for workers in (1, 2):
+        uri = str(tmp_path / f"run{workers}")
+        train(TrainingJob((features,), uri, tiny(2), num_workers=workers))
+        lines.append([json.loads(row) for row in Path(uri, "metrics.jsonl").read_text().splitlines()])
+        model = runs.load(uri).model
+        assert isinstance(model, Detecting) and isinstance(model.detector, DeepSvdd)
+        nets.append(model.detector)
+    losses = [[line["loss"] for line in part if "loss" in line] for part in lines]
+    assert len(losses[0]) == 3
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    np.testing.assert_allclose(nets[0].center.numpy(), nets[1].center.numpy(), atol=1e-4)
+    np.testing.assert_allclose(nets[0].radius.numpy(), nets[1].radius.numpy(), rtol=1e-3)
+    assert not list(Path(tmp_path, "run2", "checkpoints").glob("*.safetensors"))
+
+
+def test_an_error_in_the_recipe_is_told_once_and_not_tried_again(features, tmp_path):
+    recipe = tiny(1)
+    broken = replace(recipe, optim=replace(recipe.optim, lr=1e30))
+    with pytest.raises(ValueError, match="no longer finite"):
+        train(TrainingJob((features,), str(tmp_path / "run"), broken))
+    assert not (tmp_path / "run" / "_done.json").exists()

@@ -1,0 +1,67 @@
+"""Every named recipe goes to JSON and back, and nothing unknown passes."""
+
+import pytest
+
+from vibray.config import from_json, short_hash, to_json
+from vibray.recipes import NAMED, AnyRecipe, ClassicalRecipe, DeepRecipe, EnsembleRecipe, build_vector, columns_of, small
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_recipe_survives_json(name):
+    recipe = NAMED[name]()
+    values = to_json(recipe)
+    back = from_json(AnyRecipe, values)
+    assert back == recipe
+    assert type(back) is type(recipe)
+    assert short_hash(back) == short_hash(recipe)
+    assert NAMED[name].__doc__
+
+
+def test_recipes_differ_in_their_hash():
+    assert len({short_hash(make()) for make in NAMED.values()}) == len(NAMED)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_an_unknown_field_is_refused_wherever_it_stands(name):
+    values = to_json(NAMED[name]())
+
+    def nested(values):
+        yield values
+        for value in values.values():
+            if isinstance(value, dict):
+                yield from nested(value)
+
+    places = [place for place in nested(values) if place is not values.get("members")]
+    assert places
+    for place in places:
+        place["unheard_of"] = 1
+        with pytest.raises(ValueError, match="unheard_of"):
+            from_json(AnyRecipe, values, "recipe.json")
+        del place["unheard_of"]
+
+
+def test_text_is_not_taken_for_a_number():
+    values = to_json(NAMED["cwt-svdd"]())
+    values["optim"]["epochs"] = "80"
+    with pytest.raises(ValueError, match=r"recipe\.json.*\n.*epochs"):
+        from_json(AnyRecipe, values, "recipe.json")
+
+
+def test_columns_are_blocks_or_names_and_nothing_else():
+    recipe = NAMED["rms"]()
+    assert isinstance(recipe, ClassicalRecipe)
+    feature = build_vector(recipe.feature, None)
+    assert [feature.columns()[i] for i in columns_of(feature, ("rms",))] == ["rms"]
+    assert columns_of(feature, ()) == list(range(feature.shape[0]))
+    assert len(columns_of(feature, ("bands",))) == 64
+    with pytest.raises(ValueError, match=r"'band'.*bands"):
+        columns_of(feature, ("band",))
+
+
+def test_small_recipes_are_smaller_and_nothing_else():
+    recipe, smaller = NAMED["ensemble"](), small(NAMED["ensemble"](), 7)
+    assert isinstance(recipe, EnsembleRecipe) and isinstance(smaller, EnsembleRecipe)
+    for name, member in smaller.members.items():
+        own = recipe.members[name]
+        assert isinstance(member, DeepRecipe) and isinstance(own, DeepRecipe)
+        assert (member.optim.epochs, member.detector.trunk.width, member.scaling) == (7, 16, own.scaling)
