@@ -23,10 +23,12 @@ class Evaluate:
     """decisions folder whose cuts are judged"""
     output: str | None = None
     """JSON file for everything that is printed, and more; default: evaluation.json in the first scores folder"""
+    dry_run: bool = False
+    """print the figures; write nothing"""
 
 
 def main(args: Evaluate) -> None:
-    evaluate(args.scores, args.labels, args.decisions, args.output)
+    evaluate(args.scores, args.labels, args.decisions, args.output, args.dry_run)
 
 
 if __name__ == "__main__":

@@ -79,9 +79,9 @@ class ClassifierRecipe:
     """A classifier of faults, from a pretrained encoder, a vector or both."""
 
     kind: Literal["classifier"] = "classifier"
-    image: Annotated[ImageConfig, Field(discriminator="kind")] | None = CwtImageConfig()
+    image: Annotated[CwtImageConfig | HeteroImageConfig | ZeroneImageConfig | None, Field(discriminator="kind")] = CwtImageConfig()
     image_scaling: ScalingConfig = ScalingConfig(transform="log", by="fleet", per="row")
-    vector: Annotated[VectorConfig, Field(discriminator="kind")] | None = None
+    vector: Annotated[ZeroneConfig | SpectralConfig | HarmonicConfig | None, Field(discriminator="kind")] = None
     vector_scaling: ScalingConfig = ScalingConfig(by="fleet", clip=10.0)
     detector: ClassifierConfig = ClassifierConfig()
     optim: OptimConfig = OptimConfig(epochs=50, lr=1e-3, weight_decay=1e-4, method="adamw", schedule="plateau")

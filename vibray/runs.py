@@ -169,7 +169,7 @@ class Run:
 
     def score(
         self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, sensors: Sequence[Sensor] | None = None
-    ) -> Float[Tensor, "batch"]:
+    ) -> Float[Tensor, " batch"]:
         """Anomaly scores, higher = more abnormal. `sensors` are (unit, sensor_id); None or unknown: against the fleet's baseline.
 
         Raises RunMismatch where rate or length are not those of the training corpus.

@@ -48,6 +48,7 @@ def head(tmp_path_factory):
     port = next(p for p in iter(free_port, None) if not 10002 <= p <= 19999)
     folder = tmp_path_factory.mktemp("r")
     arguments = ["--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2", f"--temp-dir={folder}"]
+    arguments += [f"--dashboard-agent-listen-port={free_port()}"]  # the session's own Ray has the usual one
     log = (folder / "head.log").open("w")
     process = subprocess.Popen([RAY, "start", *arguments], env=environment, stdout=log, stderr=log, start_new_session=True)
     address = f"http://127.0.0.1:{dashboard}"
@@ -78,7 +79,7 @@ def _answers(url: str, token: str | None) -> bool:
 def submit(head, *words: str) -> subprocess.CompletedProcess:
     address, environment = head
     command = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--runtime-env", "cluster/runtime_env.yaml", "--", *words]
-    for _ in range(30):
+    for _ in range(10):
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
         if "No available agent" not in done.stderr:  # the dashboard answers some seconds before the node's agent is there
             break

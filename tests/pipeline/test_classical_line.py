@@ -154,10 +154,12 @@ def test_a_dry_run_writes_nothing(line, tmp_path, capsys):
     train(TrainingJob((str(line / "features"),), str(tmp_path / "run"), banded(), dry_run=True))
     label((str(line / "scores-pool"),), str(tmp_path / "decisions"), PercentileConfig(), dry_run=True)
     calibrate(str(line / "run"), str(line / "pool"), str(tmp_path / "calibration"), RATE_HZ, dry_run=True)
+    report((str(line / "scores-test"),), str(tmp_path / "report" / "index.html"), dry_run=True)
+    evaluate((str(line / "scores-test"),), str(line / "test_labels.jsonl"), None, str(tmp_path / "evaluation.json"), dry_run=True)
     assert list(tmp_path.iterdir()) == []
     out = capsys.readouterr().out
     assert "missing field" in out
-    assert out.count("dry run: nothing was written") == 5
+    assert out.count("dry run: nothing was written") == 7
 
 
 def test_trusted_normals_alone(line, tmp_path):

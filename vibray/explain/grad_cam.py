@@ -41,7 +41,7 @@ def grad_cam(
     return torch.where(largest > 0, cam / torch.where(largest > 0, largest, 1), 0)
 
 
-def _one_a_record(answers: Tensor, target: int | Tensor | None, batch: int) -> Float[Tensor, "batch"]:
+def _one_a_record(answers: Tensor, target: int | Tensor | None, batch: int) -> Float[Tensor, " batch"]:
     if answers.shape == (batch,):
         if target is not None:
             raise ValueError("a target is for class scores (batch, classes); this head returns one score a record")

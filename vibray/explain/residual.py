@@ -31,9 +31,9 @@ class Moved:
 
 
 def moved_columns(
-    values: Float[np.ndarray, "columns"] | Float[Tensor, "columns"],
-    location: Float[np.ndarray, "columns"] | Float[Tensor, "columns"],
-    scale: Float[np.ndarray, "columns"] | Float[Tensor, "columns"],
+    values: Float[np.ndarray, " columns"] | Float[Tensor, " columns"],
+    location: Float[np.ndarray, " columns"] | Float[Tensor, " columns"],
+    scale: Float[np.ndarray, " columns"] | Float[Tensor, " columns"],
     names: Sequence[str],
     top: int = 8,
 ) -> tuple[Moved, ...]:

@@ -127,7 +127,7 @@ def _ratios(energy: Float[Tensor, "batch lines"]) -> tuple[Tensor, ...]:
     return safe_ratio(first, total), safe_ratio(even[:, 1:].sum(-1), first).sqrt(), safe_ratio(odd.sum(-1), even.sum(-1)), entropy
 
 
-def _log_noise_density(gaps: Float[Tensor, "batch gaps"], duration_s: float) -> Float[Tensor, "batch"]:
+def _log_noise_density(gaps: Float[Tensor, "batch gaps"], duration_s: float) -> Float[Tensor, " batch"]:
     # power of noise in one bin is exponential: its median is ln 2 of its mean
     power = gaps.square().median(-1).values / 2 / math.log(2)
     return torch.log(power * duration_s / HANN_BINS + POWER_FLOOR)

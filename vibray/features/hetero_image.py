@@ -106,7 +106,7 @@ class HeteroImage:
 
 
 def folded(
-    waveforms: Float[Tensor, "batch samples"], period_samples: Float64[Tensor, "batch"], columns: int, phases: int
+    waveforms: Float[Tensor, "batch samples"], period_samples: Float64[Tensor, " batch"], columns: int, phases: int
 ) -> Float[Tensor, "batch phases columns"]:
     """The waveform read linearly at column start + (p + 1/2) / phases periods, p = 0 .. phases - 1; what lies past the last sample is
     read a period earlier. `period_samples` need not be whole; the record must hold two periods."""

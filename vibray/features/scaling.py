@@ -80,7 +80,7 @@ class ScalingFit:
         self.fleet = Reservoir(config.fleet_records, self.observed_shape)
         self.sensors: dict[Sensor, Reservoir] = {}
 
-    def update(self, x: Float[Tensor, "batch *shape"], sensors: Sequence[Sensor], key_hash: UInt64[np.ndarray, "batch"]) -> None:
+    def update(self, x: Float[Tensor, " batch *shape"], sensors: Sequence[Sensor], key_hash: UInt64[np.ndarray, " batch"]) -> None:
         """Takes a batch of raw feature values. Every record comes once.
 
         Raises ValueError on another shape, on as many sensors as there are not records, and on values that are not finite.
@@ -142,15 +142,15 @@ class Scaling:
         shape: tuple[int, ...],
         sensors: tuple[Sensor, ...],
         counts: dict[Sensor, int],
-        location: Float[Tensor, "table *statistic"],
-        scale: Float[Tensor, "table *statistic"],
+        location: Float[Tensor, " table *statistic"],
+        scale: Float[Tensor, " table *statistic"],
         constant: Float[Tensor, "*element"],
     ) -> None:
         self.config, self.shape, self.sensors, self.counts = config, shape, sensors, counts
         self.location, self.scale, self.constant = location, scale, constant
         self._row = {sensor: i + 1 for i, sensor in enumerate(sensors)}
 
-    def __call__(self, x: Float[Tensor, "batch *shape"], sensors: Sequence[Sensor] | None = None) -> Float[Tensor, "batch *shape"]:
+    def __call__(self, x: Float[Tensor, " batch *shape"], sensors: Sequence[Sensor] | None = None) -> Float[Tensor, " batch *shape"]:
         """Scaled values, float32, finite for finite input, on the device of `x`. Without a sensor that is known: by the fleet's.
 
         Raises ValueError on another shape, or on as many sensors as there are not records.
@@ -167,11 +167,11 @@ class Scaling:
         bound = self.config.clip or _FLOAT32.max
         return y.clamp(-bound, bound)
 
-    def known(self, sensors: Sequence[Sensor]) -> Bool[np.ndarray, "batch"]:
+    def known(self, sensors: Sequence[Sensor]) -> Bool[np.ndarray, " batch"]:
         """True for a sensor of the training corpus with at least min_records records, or of a calibration."""
         return np.array([sensor in self._row for sensor in sensors], dtype=bool)
 
-    def statistics_of(self, x: Float[Tensor, "records *shape"]) -> tuple[Float[Tensor, "*statistic"], Float[Tensor, "*statistic"]]:
+    def statistics_of(self, x: Float[Tensor, " records *shape"]) -> tuple[Float[Tensor, "*statistic"], Float[Tensor, "*statistic"]]:
         """(location, scale) of a new sensor from its records, by the formulas and the constant s of training.
 
         They are the fleet's unless by="sensor". Raises ValueError on fewer than min_records records.
@@ -234,7 +234,7 @@ class Scaling:
         return cls(config, shape, sensors, counts, state["location"], state["scale"], state["constant"])
 
 
-def _observed(x: Float[Tensor, "batch *shape"], config: ScalingConfig) -> Float[Tensor, "batch ..."]:
+def _observed(x: Float[Tensor, " batch *shape"], config: ScalingConfig) -> Float[Tensor, "batch ..."]:
     """What of a record enters the statistics: everything, or (channels, rows, evenly spaced columns)."""
     if config.per == "element":
         return x

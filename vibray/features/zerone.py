@@ -108,7 +108,7 @@ def _psd_by_hz(xc: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Flo
     return interpolated(psd[:, torch.from_numpy(kept).to(psd.device)], frequencies[kept], whole_hz)
 
 
-def _high_frequency_ratios(psd: Float[Tensor, "batch hz"], threshold_hz: int) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
+def _high_frequency_ratios(psd: Float[Tensor, "batch hz"], threshold_hz: int) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
     below, above = psd[:, : threshold_hz - 1], psd[:, threshold_hz - 1 :]
     means = above.mean(-1) / (below.mean(-1) + RATIO_FLOOR)
     integrals = torch.trapezoid(above) / (torch.trapezoid(psd) + RATIO_FLOOR)
@@ -117,9 +117,9 @@ def _high_frequency_ratios(psd: Float[Tensor, "batch hz"], threshold_hz: int) ->
 
 def pooled_over_sensors(
     vectors: Float[Tensor, "records dims"],
-    groups: Int64[Tensor, "records"],
+    groups: Int64[Tensor, " records"],
     how: Literal["mean", "energy", "max", "logsumexp"],
-    energies: Float[Tensor, "records"] | None = None,
+    energies: Float[Tensor, " records"] | None = None,
 ) -> Float[Tensor, "groups dims"]:
     """Vectors of the sensors of a unit at one time, pooled to one vector: row g of the result is over the records with groups == g.
 
@@ -135,7 +135,7 @@ def pooled_over_sensors(
     return torch.stack([_pooled(vectors[groups == g], None if energies is None else energies[groups == g], how) for g in range(num_groups)])
 
 
-def _pooled(vectors: Float[Tensor, "sensors dims"], energies: Float[Tensor, "sensors"] | None, how: str) -> Float[Tensor, "dims"]:
+def _pooled(vectors: Float[Tensor, "sensors dims"], energies: Float[Tensor, " sensors"] | None, how: str) -> Float[Tensor, " dims"]:
     match how:
         case "mean":
             return vectors.mean(0)

@@ -202,6 +202,6 @@ class Decoder(nn.Module):
         return self.layers(x)[:, :, :height, :width]
 
 
-def per_record(values: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch"]:
+def per_record(values: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
     """Mean over every dimension but the first."""
     return values.flatten(1).mean(dim=1)

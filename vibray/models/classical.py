@@ -36,7 +36,7 @@ class Rms:
             raise ValueError(f"rms: the score is one column of the feature, but {config.blocks} are {dims}")
         self.num_records = 0
 
-    def update(self, x: Float[Tensor, "batch dims"], key_hash: UInt64[np.ndarray, "batch"]) -> None:
+    def update(self, x: Float[Tensor, "batch dims"], key_hash: UInt64[np.ndarray, " batch"]) -> None:
         self.num_records += len(vectors(x, 1))
 
     def merge(self, other: "Rms") -> None:
@@ -45,7 +45,7 @@ class Rms:
     def finish(self) -> bool:
         return False
 
-    def score(self, x: Float[Tensor, "batch dims"]) -> Float[Tensor, "batch"]:
+    def score(self, x: Float[Tensor, "batch dims"]) -> Float[Tensor, " batch"]:
         return vectors(x, 1)[:, 0]
 
     def state(self) -> dict[str, Tensor]:
@@ -82,7 +82,7 @@ class Mahalanobis:
         self.config, self.dims = config, dims
         self.moments: Moments | None = Moments(dims)
 
-    def update(self, x: Float[Tensor, "batch dims"], key_hash: UInt64[np.ndarray, "batch"]) -> None:
+    def update(self, x: Float[Tensor, "batch dims"], key_hash: UInt64[np.ndarray, " batch"]) -> None:
         _open(self.moments).update(vectors(x, self.dims))
 
     def merge(self, other: "Mahalanobis") -> None:
@@ -106,7 +106,7 @@ class Mahalanobis:
         self.moments = None
         return False
 
-    def score(self, x: Float[Tensor, "batch dims"]) -> Float[Tensor, "batch"]:
+    def score(self, x: Float[Tensor, "batch dims"]) -> Float[Tensor, " batch"]:
         d = vectors(x, self.dims) - self.mean.to(x.device)
         return (d @ self.whitening.to(x.device)).norm(dim=1)
 
@@ -149,7 +149,7 @@ class Pca:
         self.config, self.dims = config, dims
         self.moments: Moments | None = Moments(dims)
 
-    def update(self, x: Float[Tensor, "batch dims"], key_hash: UInt64[np.ndarray, "batch"]) -> None:
+    def update(self, x: Float[Tensor, "batch dims"], key_hash: UInt64[np.ndarray, " batch"]) -> None:
         _open(self.moments).update(vectors(x, self.dims))
 
     def merge(self, other: "Pca") -> None:
@@ -171,7 +171,7 @@ class Pca:
         self.moments = None
         return False
 
-    def score(self, x: Float[Tensor, "batch dims"]) -> Float[Tensor, "batch"]:
+    def score(self, x: Float[Tensor, "batch dims"]) -> Float[Tensor, " batch"]:
         d, components = vectors(x, self.dims) - self.mean.to(x.device), self.components.to(x.device)
         return (d - d @ components @ components.T).norm(dim=1)
 

@@ -42,7 +42,7 @@ class ClassifierConfig:
 class Logits:
     """Uncalibrated answers. `fault` has no columns where no fault is labelled."""
 
-    abnormal: Float[Tensor, "batch"]
+    abnormal: Float[Tensor, " batch"]
     fault: Float[Tensor, "batch faults"]
 
 
@@ -50,9 +50,9 @@ class Logits:
 class Diagnosis:
     """Calibrated answers. `fault` is a fault's number, NO_FAULT or UNKNOWN_FAULT."""
 
-    abnormal_probability: Float[Tensor, "batch"]
+    abnormal_probability: Float[Tensor, " batch"]
     fault_probability: Float[Tensor, "batch faults"]
-    fault: Int[Tensor, "batch"]
+    fault: Int[Tensor, " batch"]
 
 
 class Classifier(nn.Module):
@@ -111,7 +111,7 @@ class Classifier(nn.Module):
         logits = self.head[-1](h)
         return Logits(logits[:, 0], logits[:, 1:])
 
-    def loss(self, out: Logits, target: Int[Tensor, "batch 2"]) -> Float[Tensor, "batch"]:
+    def loss(self, out: Logits, target: Int[Tensor, "batch 2"]) -> Float[Tensor, " batch"]:
         """Binary cross-entropy where the label is known, plus cross-entropy over the faults where a fault is; each weighed by its class."""
         label, fault = target[:, 0], target[:, 1]
         bce = F.binary_cross_entropy_with_logits(out.abnormal, label.clamp_min(0).to(out.abnormal.dtype), reduction="none")
@@ -121,7 +121,7 @@ class Classifier(nn.Module):
         ce = F.cross_entropy(out.fault, fault.clamp_min(0), reduction="none")
         return loss + torch.where(fault >= 0, self.fault_weight[fault.clamp_min(0)] * ce, 0.0)
 
-    def score(self, out: Logits) -> Float[Tensor, "batch"]:
+    def score(self, out: Logits) -> Float[Tensor, " batch"]:
         """Calibrated probability that a record is abnormal."""
         return torch.sigmoid(out.abnormal / self.temperature[0])
 

@@ -15,7 +15,7 @@ from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig, Embedded
 # labels as in schema.py: 0 normal, 1 abnormal, -1 undecided
 
 
-def semi_supervised(label: Int[Tensor, "batch"]) -> Int[Tensor, "batch"]:
+def semi_supervised(label: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
     """The paper's y of a label: normal (0) is +1, abnormal (1) is -1, undecided (-1) is 0.
 
     Raises ValueError for any other label.
@@ -25,7 +25,7 @@ def semi_supervised(label: Int[Tensor, "batch"]) -> Int[Tensor, "batch"]:
     return torch.where(label == 0, 1, torch.where(label == 1, -1, 0))
 
 
-def deep_sad_loss(distance: Float[Tensor, "batch"], y: Int[Tensor, "batch"], eps: float, ceiling: float) -> Float[Tensor, "batch"]:
+def deep_sad_loss(distance: Float[Tensor, " batch"], y: Int[Tensor, " batch"], eps: float, ceiling: float) -> Float[Tensor, " batch"]:
     """Deep SAD loss of each record: d where y is 0 or +1, 1 / (d + eps), at most `ceiling`, where y is -1. `distance` is squared.
 
     Source: Ruff et al. 2020, "Deep Semi-Supervised Anomaly Detection", eq. 7; how much labels count is left to the records' weights.
@@ -59,6 +59,6 @@ class DeepSad(DeepSvdd):
         super().__init__(DeepSvddConfig(trunk=config.trunk, hidden=config.hidden, latent_dim=config.latent_dim, nu=config.nu), in_shape)
         self.eps, self.ceiling = config.eps, config.ceiling
 
-    def loss(self, out: Embedded, target: Tensor | None = None) -> Float[Tensor, "batch"]:
+    def loss(self, out: Embedded, target: Tensor | None = None) -> Float[Tensor, " batch"]:
         distance = self.score(out)
         return distance if target is None else deep_sad_loss(distance, semi_supervised(target), self.eps, self.ceiling)

@@ -13,7 +13,7 @@ from vibray.config import STRICT
 from vibray.models.backbone import BatchNorm, Decoder, Trunk, TrunkConfig, map_shape, per_record
 
 
-def soft_boundary_loss(distance: Float[Tensor, "batch"], radius: Float[Tensor, ""], nu: float) -> Float[Tensor, "batch"]:
+def soft_boundary_loss(distance: Float[Tensor, " batch"], radius: Float[Tensor, ""], nu: float) -> Float[Tensor, " batch"]:
     """Soft-boundary Deep SVDD loss of each record, R^2 + max(0, d - R^2) / nu; its mean is the paper's.
 
     `distance` is squared, as is everything compared with `radius**2`. R^2 belongs to no record and is added to each alike. `nu` bounds
@@ -84,11 +84,11 @@ class DeepSvdd(nn.Module):
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Embedded:
         return Embedded(self.projection(self.trunk(x)))
 
-    def score(self, out: Embedded) -> Float[Tensor, "batch"]:
+    def score(self, out: Embedded) -> Float[Tensor, " batch"]:
         """Squared distance to the centre: the higher, the more abnormal."""
         return (out.embedding - self.center).square().sum(dim=1)
 
-    def loss(self, out: Embedded, target: Tensor | None = None) -> Float[Tensor, "batch"]:
+    def loss(self, out: Embedded, target: Tensor | None = None) -> Float[Tensor, " batch"]:
         """Loss of each record under the config's objective; one-class is the squared distance (Ruff et al. 2018, eq. 4)."""
         distance = self.score(out)
         if self.config.objective == "soft-boundary":
@@ -124,9 +124,9 @@ class Autoencoder(nn.Module):
         embedding = self.encoder(x).embedding
         return Reconstructed(x, self.decoder(self.unproject(embedding).unflatten(1, self.map_shape)))
 
-    def loss(self, out: Reconstructed, target: Tensor | None = None) -> Float[Tensor, "batch"]:
+    def loss(self, out: Reconstructed, target: Tensor | None = None) -> Float[Tensor, " batch"]:
         """Mean squared error of each record."""
         return per_record((out.reconstruction - out.image).square())
 
-    def score(self, out: Reconstructed) -> Float[Tensor, "batch"]:
+    def score(self, out: Reconstructed) -> Float[Tensor, " batch"]:
         return self.loss(out)

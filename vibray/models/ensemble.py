@@ -42,7 +42,7 @@ class Ensemble:
         self.location: Tensor | None = None
         self.scale: Tensor | None = None
 
-    def fit(self, scores: Mapping[str, Float[Tensor, "records"]]) -> None:
+    def fit(self, scores: Mapping[str, Float[Tensor, " records"]]) -> None:
         """Takes location and scale of each member from all training scores.
 
         Raises ValueError where a member is missing or unknown, and where a member's scores are not finite, none, or have no spread
@@ -58,7 +58,7 @@ class Ensemble:
                 raise ValueError(f"ensemble: half of the training scores of member {name} are the same; it has collapsed, train it again")
         self.location, self.scale = torch.from_numpy(location), torch.from_numpy(scale)
 
-    def fuse(self, scores: Mapping[str, Float[Tensor, "batch"]]) -> Float64[Tensor, "batch"]:
+    def fuse(self, scores: Mapping[str, Float[Tensor, " batch"]]) -> Float64[Tensor, " batch"]:
         """The fused score, record by record; the higher, the more abnormal.
 
         Raises ValueError where a member is missing or unknown, has a score that is not finite, or where nothing was fitted or loaded.
@@ -90,7 +90,7 @@ class Ensemble:
             raise ValueError(f"ensemble: the saved statistics are of {len(state['location'])} members, the config's are {self.members}")
         self.location, self.scale = state["location"], state["scale"]
 
-    def _table(self, scores: Mapping[str, Float[Tensor, "batch"]]) -> Float64[Tensor, "member batch"]:
+    def _table(self, scores: Mapping[str, Float[Tensor, " batch"]]) -> Float64[Tensor, "member batch"]:
         missing, unknown = [name for name in self.members if name not in scores], [name for name in scores if name not in self.members]
         if missing or unknown:
             raise ValueError(f"ensemble of {', '.join(self.members)}: missing {missing or 'none'}, unknown {unknown or 'none'}")

@@ -21,7 +21,7 @@ class Fitted(Protocol):
     workers; `state` and `load` carry the finished detector through safetensors.
     """
 
-    def update(self, x: Float[Tensor, "batch dims"], key_hash: UInt64[np.ndarray, "batch"]) -> None: ...
+    def update(self, x: Float[Tensor, "batch dims"], key_hash: UInt64[np.ndarray, " batch"]) -> None: ...
 
     def merge(self, other: Any) -> None:
         """Takes in the state of a detector of the same class and config."""
@@ -31,7 +31,7 @@ class Fitted(Protocol):
         """True: one more pass over all records is needed. Raises TooFewRecords."""
         ...
 
-    def score(self, x: Float[Tensor, "batch dims"]) -> Float[Tensor, "batch"]:
+    def score(self, x: Float[Tensor, "batch dims"]) -> Float[Tensor, " batch"]:
         """The higher, the more abnormal; each record by itself. float64, on the device of `x`."""
         ...
 

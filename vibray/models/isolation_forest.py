@@ -50,7 +50,7 @@ class IsolationForest:
         self.config, self.dims = config, dims
         self.reservoir: Reservoir | None = Reservoir(config.max_records, (dims,))
 
-    def update(self, x: Float[Tensor, "batch dims"], key_hash: UInt64[np.ndarray, "batch"]) -> None:
+    def update(self, x: Float[Tensor, "batch dims"], key_hash: UInt64[np.ndarray, " batch"]) -> None:
         self._open().offer(key_hash, vectors(x, self.dims).to("cpu", torch.float32).numpy())
 
     def merge(self, other: "IsolationForest") -> None:
@@ -87,7 +87,7 @@ class IsolationForest:
         self.feature, self.children = torch.from_numpy(feature), torch.from_numpy(children)
         self.threshold, self.length = torch.from_numpy(threshold), torch.from_numpy(length)
 
-    def score(self, x: Float[Tensor, "batch dims"]) -> Float[Tensor, "batch"]:
+    def score(self, x: Float[Tensor, "batch dims"]) -> Float[Tensor, " batch"]:
         x = vectors(x, self.dims).float().double()  # the trees compare float32 values with float64 thresholds
         feature, threshold, children, length = (t.to(x.device) for t in (self.feature, self.threshold, self.children, self.length))
         tree = torch.arange(len(feature), device=x.device)
@@ -114,14 +114,14 @@ class IsolationForest:
         self.reservoir = None
 
 
-def _mean_depth(num: Int[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
+def _mean_depth(num: Int[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
     """c(n) = 2 H(n - 1) - 2 (n - 1) / n, with H(i) taken as ln i + Euler's constant; 0 for 1 record and 1 for 2."""
     n = np.maximum(num, 3).astype(np.float64)
     mean = 2 * (np.log(n - 1) + np.euler_gamma) - 2 * (n - 1) / n
     return np.where(num > 2, mean, np.where(num == 2, 1.0, 0.0))
 
 
-def _depths(left: Int[np.ndarray, "node"], right: Int[np.ndarray, "node"]) -> Int[np.ndarray, "node"]:
+def _depths(left: Int[np.ndarray, " node"], right: Int[np.ndarray, " node"]) -> Int[np.ndarray, " node"]:
     """Edges from the root to every node; a parent stands before its children."""
     depth = np.zeros(len(left), np.int64)
     for node in np.flatnonzero(left >= 0):

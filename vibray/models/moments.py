@@ -49,7 +49,7 @@ class Moments:
         self.count, self.mean = n, mean
         self.scatter, self.cubic, self.quartic = (a + b for a, b in zip(ours, theirs, strict=True))
 
-    def _about(self, point: Float64[Tensor, "dims"]) -> tuple[Tensor, Tensor, Tensor]:
+    def _about(self, point: Float64[Tensor, " dims"]) -> tuple[Tensor, Tensor, Tensor]:
         n, S, t, q = self.count, self.scatter, self.cubic, self.quartic
         e = self.mean - point
         e2, trace, Se = e @ e, S.trace(), S @ e

@@ -70,7 +70,7 @@ class Knn:
         self.config, self.dims = config, dims
         self.reservoir: Reservoir | None = Reservoir(config.max_records, (dims,))
 
-    def update(self, x: Float[Tensor, "batch dims"], key_hash: UInt64[np.ndarray, "batch"]) -> None:
+    def update(self, x: Float[Tensor, "batch dims"], key_hash: UInt64[np.ndarray, " batch"]) -> None:
         self._open().offer(key_hash, vectors(x, self.dims).to("cpu", torch.float32).numpy())
 
     def merge(self, other: "Knn") -> None:
@@ -91,12 +91,12 @@ class Knn:
         self.reservoir = None
         return False
 
-    def score(self, x: Float[Tensor, "batch dims"]) -> Float[Tensor, "batch"]:
+    def score(self, x: Float[Tensor, "batch dims"]) -> Float[Tensor, " batch"]:
         x = vectors(x, self.dims)
         scores = [self._score(x[i : i + CHUNK]) for i in range(0, len(x), CHUNK)]
         return torch.cat(scores) if scores else x.new_zeros(0)
 
-    def _score(self, x: Float64[Tensor, "batch dims"]) -> Float64[Tensor, "batch"]:
+    def _score(self, x: Float64[Tensor, "batch dims"]) -> Float64[Tensor, " batch"]:
         ratio, distance = self._smallest(x, self.config.k + 1)
         is_itself = distance[:, 0] <= self.self_within.to(x.device)
         return torch.where(is_itself, ratio[:, 1:].mean(dim=1), ratio[:, :-1].mean(dim=1))

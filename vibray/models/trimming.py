@@ -47,7 +47,7 @@ class Trimmed:
         self.judge: Fitted | None = None
         self.cut = math.inf
 
-    def update(self, x: Float[Tensor, "batch dims"], key_hash: UInt64[np.ndarray, "batch"]) -> None:
+    def update(self, x: Float[Tensor, "batch dims"], key_hash: UInt64[np.ndarray, " batch"]) -> None:
         vectors(x, self.dims)  # what is wrong is said in either pass
         if self.judge is None:
             self.sample.offer(key_hash, x.to("cpu", torch.float32).numpy())
@@ -81,7 +81,7 @@ class Trimmed:
         self.sample = Reservoir(self.config.records, (self.dims,))  # not carried into the next pass
         return True
 
-    def score(self, x: Float[Tensor, "batch dims"]) -> Float[Tensor, "batch"]:
+    def score(self, x: Float[Tensor, "batch dims"]) -> Float[Tensor, " batch"]:
         return self.detector.score(x)
 
     def state(self) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ MAX_LOGVAR = 10.0
 """Log variances are kept within +- this, so that exp() stays finite early in training."""
 
 
-def kl_divergence(mu: Float[Tensor, "batch ..."], logvar: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch"]:
+def kl_divergence(mu: Float[Tensor, "batch ..."], logvar: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
     """KL divergence of N(mu, exp(logvar)) from N(0, 1): the **mean** per dimension, in nats.
 
     As a sum over thousands of dimensions it would drown the reconstruction error that it is added to.
@@ -91,15 +91,15 @@ class Vae(nn.Module):
             latent = mu + torch.exp(logvar / 2) * noise
         return Decoded(x, self.decoder(latent), mu, logvar)
 
-    def _weighed(self, out: Decoded, weight: float) -> Float[Tensor, "batch"]:
+    def _weighed(self, out: Decoded, weight: float) -> Float[Tensor, " batch"]:
         error = per_record(self.residual(out))
         return error if out.logvar is None else error + weight * kl_divergence(out.mu, out.logvar)
 
-    def loss(self, out: Decoded, target: Tensor | None = None) -> Float[Tensor, "batch"]:
+    def loss(self, out: Decoded, target: Tensor | None = None) -> Float[Tensor, " batch"]:
         """L1 (mean over pixels) + beta KL (mean over dimensions) of each record."""
         return self._weighed(out, self.beta)
 
-    def score(self, out: Decoded) -> Float[Tensor, "batch"]:
+    def score(self, out: Decoded) -> Float[Tensor, " batch"]:
         """L1 (mean over pixels) + 0.1 KL (mean over dimensions): the higher, the more abnormal. `out` is of a forward without noise."""
         return self._weighed(out, self.config.kl_in_score)
 

@@ -16,7 +16,7 @@ from vibray.features.scaling import Sensor
 from vibray.pipeline import session
 from vibray.pipeline.parts_job import sensors_of, waveforms_of
 from vibray.pipeline.progress import Progress
-from vibray.pipeline.reading import pack, read_parts, unpack
+from vibray.pipeline.reading import WORK_CPUS, pack, read_parts, unpack
 from vibray.pipeline.scoring import run_identity
 from vibray.runs import CHUNK, Inputs, Run, history_of, load, mains_snr_db
 from vibray.storage import objects
@@ -102,9 +102,9 @@ def earliest(run: Run, plan: Plan, records_per_sensor: int) -> dict[Sensor, pa.T
 
 def _first_of_unknown(batch: pa.Table, run: Any, k: int) -> Iterator[pa.Table]:
     """Leaves of each part only the earliest records of sensors the run does not know, so that little travels to the driver."""
-    known = ray.get(run).known
+    held: Any = ray.get(run)
     for read in unpack(batch):
-        unknown = read.records.filter(pa.array(~known(sensors_of(read.records)))) if read.records.num_rows else read.records
+        unknown = read.records.filter(pa.array(~held.known(sensors_of(read.records)))) if read.records.num_rows else read.records
         tables = [first_records([table], k) for _, table in by_sensor(unknown)]
         yield pack(dataclasses.replace(read, records=pa.concat_tables([unknown.slice(0, 0), *tables]).combine_chunks()))
 

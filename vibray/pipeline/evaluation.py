@@ -13,13 +13,20 @@ from vibray.storage import objects
 
 
 def evaluate(
-    scores_uris: tuple[str, ...], labels_uri: str, decisions_uri: str | None = None, output_uri: str | None = None
+    scores_uris: tuple[str, ...],
+    labels_uri: str,
+    decisions_uri: str | None = None,
+    output_uri: str | None = None,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Runs the stage; see jobs/evaluate.py. Returns what it wrote."""
+    """Runs the stage; see jobs/evaluate.py. Returns what it writes."""
     table = open_scores([objects.absolute(uri) for uri in scores_uris])
     labels = labels_of(labels_uri, table)
     result = evaluate_table(table, labels, decisions_uri)
     print_evaluation(result)
+    if dry_run:
+        print("dry run: nothing was written")
+        return result
     output_uri = output_uri or objects.join(objects.absolute(scores_uris[0]), "evaluation.json")
     objects.write_json(output_uri, result)
     print(f"written to {output_uri}")

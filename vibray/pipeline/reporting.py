@@ -38,11 +38,17 @@ def report(
     title: str = "vibray report",
     config: ReportConfig = ReportConfig(),
     explain: bool = True,
+    dry_run: bool = False,
 ) -> None:
     """Runs the stage; see jobs/report.py."""
     report_uri = objects.absolute(report_uri)
     table = open_scores([objects.absolute(uri) for uri in scores_uris])
     data = gather(table, decisions_uri, labels_uri, title)
+    if dry_run:
+        shown = min(config.num_records, 0 if data.evidence is None else data.evidence.num_rows)
+        print(f"report of {data.scores.num_rows:,} scores, {int(data.alarm.sum()):,} alarms, up to {shown} records drawn -> {report_uri}")
+        print("dry run: nothing was written")
+        return
     if explain:
         data = replace(data, explanations=explanations(data, table, config))
     objects.write_bytes(report_uri, render(data, config).encode())

@@ -33,7 +33,7 @@ def morl_cwt(signals: Float64[Tensor, "batch samples"], scales: int, sample_rate
     return torch.from_numpy(np.ascontiguousarray(np.swapaxes(coefficients, 0, 1)))
 
 
-def morl_frequencies_hz(scales: Float[np.ndarray, "scales"], sample_rate_hz: float) -> Float[np.ndarray, "scales"]:
+def morl_frequencies_hz(scales: Float[np.ndarray, " scales"], sample_rate_hz: float) -> Float[np.ndarray, " scales"]:
     """Centre frequencies of pywt's "morl" at these scales: 0.8125 fs / scale."""
     return pywt.central_frequency("morl") * sample_rate_hz / scales
 
@@ -66,7 +66,7 @@ class AnalyticMorlet:
         self.filters = (2 * h).float().to(device)
 
     def column_means_and_maxima(
-        self, waveforms: Float[Tensor, "batch samples"], edges: Int64[Tensor, "edges"]
+        self, waveforms: Float[Tensor, "batch samples"], edges: Int64[Tensor, " edges"]
     ) -> Float[Tensor, "batch 2 rows columns"]:
         """Area mean (channel 0) and area maximum (channel 1) of |W_f| over each column's samples, float32, in the record's unit.
 

@@ -42,19 +42,19 @@ TINY_POWER = 1e-30
 class Comb(NamedTuple):
     """A comb of lines found in each record."""
 
-    frequency_hz: Float64[Tensor, "batch"]
+    frequency_hz: Float64[Tensor, " batch"]
     """Frequency of which the lines are multiples."""
-    snr_db: Float64[Tensor, "batch"]
+    snr_db: Float64[Tensor, " batch"]
     """10 log10 of the mean, over the comb's lowest 10 lines, of line power over noise power. White noise has about 1 dB, and seldom 6."""
 
 
 class MainsLine(NamedTuple):
     """Where the family of twice the mains frequency stands in each record, were the stated sample rate right."""
 
-    frequency_hz: Float64[Tensor, "batch"]
+    frequency_hz: Float64[Tensor, " batch"]
     """Fundamental of the strongest comb."""
-    snr_db: Float64[Tensor, "batch"]
-    nominal_hz: Float64[Tensor, "batch"]
+    snr_db: Float64[Tensor, " batch"]
+    nominal_hz: Float64[Tensor, " batch"]
     """100 or 120 where the comb stands there; NaN where it stands elsewhere or is lost in the noise."""
 
 
@@ -135,8 +135,8 @@ def mains_line_hz(
 
 
 def cycle_peak_volatility(
-    waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, frequency_hz: Float[Tensor, "batch"]
-) -> Float64[Tensor, "batch"]:
+    waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, frequency_hz: Float[Tensor, " batch"]
+) -> Float64[Tensor, " batch"]:
     """Standard deviation over mean of the peaks of |x - mean| in the whole cycles of `frequency_hz`, each record's own; 0 for silence."""
     x = centred(waveforms).abs()
     cycles_per_sample = frequency_hz.double() / sample_rate_hz
@@ -180,10 +180,10 @@ def _comb(
 def _climbed(
     waveforms: Float[Tensor, "batch samples"],
     sample_rate_hz: float,
-    frequency: Float64[Tensor, "batch"],
+    frequency: Float64[Tensor, " batch"],
     step: float,
-    multiples: Float64[Tensor, "lines"],
-) -> Float64[Tensor, "batch"]:
+    multiples: Float64[Tensor, " lines"],
+) -> Float64[Tensor, " batch"]:
     """The best of five frequencies around `frequency`, a step apart, moved to the top of the parabola through it and its neighbours."""
     offsets = torch.arange(-2, 3, dtype=torch.float64, device=frequency.device) * step
     candidates = frequency[:, None] + offsets

@@ -25,7 +25,7 @@ def welch_psd(waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, 
 
 
 def interpolated(
-    values: Float[Tensor, "batch points"], at: Float[np.ndarray, "points"], to: Float[np.ndarray, "targets"]
+    values: Float[Tensor, "batch points"], at: Float[np.ndarray, " points"], to: Float[np.ndarray, " targets"]
 ) -> Float[Tensor, "batch targets"]:
     """numpy.interp for a batch: values given at the rising places `at`, read linearly at `to`; the end values hold beyond the ends."""
     high = np.clip(np.searchsorted(at, to), 1, len(at) - 1)

@@ -17,7 +17,7 @@ class Reservoir:
         self.keys = np.empty(0, np.uint64)
         self.rows = np.empty((0, *row_shape), np.float32)
 
-    def offer(self, keys: UInt64[np.ndarray, "batch"], rows: Float32[np.ndarray, "batch *row"]) -> None:
+    def offer(self, keys: UInt64[np.ndarray, " batch"], rows: Float32[np.ndarray, " batch *row"]) -> None:
         """Takes what belongs among the smallest. Every record is offered once: a key that comes again is a second record."""
         self.num_offered += len(keys)
         self._take(keys, rows)
@@ -27,7 +27,7 @@ class Reservoir:
         self.num_offered += other.num_offered
         self._take(other.keys, other.rows)
 
-    def _take(self, keys: UInt64[np.ndarray, "batch"], rows: Float32[np.ndarray, "batch *row"]) -> None:
+    def _take(self, keys: UInt64[np.ndarray, " batch"], rows: Float32[np.ndarray, " batch *row"]) -> None:
         if len(self.keys) == self.size:  # most batches of a large corpus hold nothing new: no copy for those
             smaller = keys < self.keys[-1]
             keys, rows = keys[smaller], rows[smaller]

@@ -29,7 +29,7 @@ def safe_ratio(numerator: Float[Tensor, "..."], denominator: Float[Tensor, "..."
     return torch.where(zero, 0.0, numerator / torch.where(zero, 1.0, denominator))
 
 
-def rms(waveforms: Float[Tensor, "batch samples"]) -> Float64[Tensor, "batch"]:
+def rms(waveforms: Float[Tensor, "batch samples"]) -> Float64[Tensor, " batch"]:
     """Root of the mean square of the record as it is, mean included."""
     return waveforms.double().square().mean(-1).sqrt()
 

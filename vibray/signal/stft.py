@@ -7,7 +7,7 @@ from torch import Tensor
 from vibray.signal.waveform import frames
 
 
-def periodic_hann(window: int, device: torch.device | None = None) -> Float64[Tensor, "window"]:
+def periodic_hann(window: int, device: torch.device | None = None) -> Float64[Tensor, " window"]:
     """The periodic (DFT-even) Hann window, as scipy.signal.get_window("hann", window)."""
     return torch.hann_window(window, periodic=True, dtype=torch.float64, device=device)
 

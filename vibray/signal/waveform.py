@@ -46,13 +46,13 @@ def frames(waveforms: Float[Tensor, "batch samples"], window: int, hop: int) -> 
     return waveforms.unfold(-1, window, hop)
 
 
-def column_edges(num_samples: int, columns: int) -> Int64[Tensor, "edges"]:
+def column_edges(num_samples: int, columns: int) -> Int64[Tensor, " edges"]:
     """The columns + 1 sample numbers that bound the columns of an image: column j is samples floor(j N / C) to floor((j + 1) N / C)."""
     return torch.arange(columns + 1, dtype=torch.int64) * num_samples // columns
 
 
 def column_means_and_maxima(
-    rows: Float[Tensor, "*rest samples"], edges: Int64[Tensor, "edges"]
+    rows: Float[Tensor, "*rest samples"], edges: Int64[Tensor, " edges"]
 ) -> tuple[Float[Tensor, "*rest columns"], Float[Tensor, "*rest columns"]]:
     """Mean and maximum over each column's samples, `edges` as `column_edges` gives them (on the device of `rows`)."""
     first, length = edges[:-1], edges.diff()

@@ -26,7 +26,7 @@ class Rows:
 
     x: Float[Tensor, "batch ..."]
     sensors: list[Sensor]
-    key_hash: UInt64[np.ndarray, "batch"]
+    key_hash: UInt64[np.ndarray, " batch"]
 
 
 Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
@@ -56,7 +56,7 @@ def fit_detector(detector: Fitted, scaling: Scaling, columns: list[int], parts: 
 
 def score_parts(
     detector: Fitted, scaling: Scaling, columns: list[int], parts: Sequence[P], load: Load, run: Map = map
-) -> Float[np.ndarray, "records"]:
+) -> Float[np.ndarray, " records"]:
     """The scores of all training records, in the order of the parts."""
     return np.concatenate(list(run(partial(_scored, detector, scaling, columns, load), parts)))
 

@@ -50,7 +50,7 @@ class Images:
             self.kept[index] = self.make(self._waveforms(index)).numpy()
             progress(start + len(index), len(mine))
 
-    def __call__(self, index: Int64[np.ndarray, "batch"]) -> Float[Tensor, "batch ..."]:
+    def __call__(self, index: Int64[np.ndarray, " batch"]) -> Float[Tensor, "batch ..."]:
         """The images of these records, unscaled."""
         if len(index) == 0:
             return torch.empty(0, *self.shape)
@@ -62,5 +62,5 @@ class Images:
         out[torch.from_numpy(~kept)] = self.make(self._waveforms(index[~kept])).to(out)
         return out
 
-    def _waveforms(self, index: Int64[np.ndarray, "batch"]) -> Float[Tensor, "batch samples"]:
+    def _waveforms(self, index: Int64[np.ndarray, " batch"]) -> Float[Tensor, "batch samples"]:
         return torch.from_numpy(np.ascontiguousarray(self.waveforms[index]))
