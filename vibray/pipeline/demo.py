@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import s3fs
 
-from vibray.decide.thresholds import MadConfig
+from vibray.decide.thresholds import PercentileConfig
 from vibray.models.deep_svdd import DeepSvddConfig
 from vibray.models.vae import VaeConfig
 from vibray.pipeline.decisions import label, overall_of, read_cuts
@@ -66,7 +66,7 @@ def demo(folder: str, num_units: int = 8, sensors_per_unit: int = 2, epochs: int
     with clock.stage("score the pool"):
         score(at("runs", "ensemble"), at("raw", "pool"), at("scores", "pool"), FACTS.sample_rate_hz)
     with clock.stage("label"):
-        label((at("scores", "pool"),), at("decisions", "pool"), MadConfig())
+        label((at("scores", "pool"),), at("decisions", "pool"), PercentileConfig(anomaly=97.0))
     with clock.stage("train the classifier"):
         recipe = small(classifier(), 3 * epochs)
         assert isinstance(recipe, ClassifierRecipe)
