@@ -3,7 +3,7 @@
 A class is chosen in one `match` here, which a reader can search and a type checker can verify.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Annotated, Literal
@@ -20,7 +20,7 @@ from vibray.features.zerone import Zerone, ZeroneConfig
 from vibray.features.zerone_image import ZeroneImage, ZeroneImageConfig
 from vibray.models.backbone import TrunkConfig
 from vibray.models.classical import ClassicalConfig, MahalanobisConfig, PcaConfig, RmsConfig
-from vibray.models.classifier import ClassifierConfig
+from vibray.models.classifier import Classifier, ClassifierConfig
 from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
 from vibray.models.ensemble import EnsembleConfig
 from vibray.models.isolation_forest import IsolationForestConfig
@@ -130,6 +130,11 @@ def build_deep(config: DeepConfig, in_shape: tuple[int, ...]) -> DeepSvdd | Vae:
             return DeepSvdd(config, in_shape)
         case VaeConfig():
             return Vae(config, in_shape)
+
+
+def build_classifier(recipe: ClassifierRecipe, num_faults: int, shapes: Mapping[str, tuple[int, ...]]) -> Classifier:
+    """The net of a classifier's recipe for inputs of these shapes ("image", "vector")."""
+    return Classifier(recipe.detector, num_faults, shapes.get("image"), shapes["vector"][0] if "vector" in shapes else None)
 
 
 def columns_of(feature: Vector, names: tuple[str, ...]) -> list[int]:

@@ -14,7 +14,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from vibray.config import from_json, short_hash, to_json
-from vibray.decide.state import SensorHistory, has_mains_line, state_statistics, states
+from vibray.decide.state import SensorHistory, state_statistics, states
 from vibray.features.scaling import Scaling, Sensor
 from vibray.models.classical import build
 from vibray.models.classifier import NO_FAULT, UNKNOWN_FAULT, Classifier
@@ -28,6 +28,7 @@ from vibray.recipes import (
     EnsembleRecipe,
     FeatureConfig,
     Recipe,
+    build_classifier,
     build_deep,
     build_feature,
     build_vector,
@@ -260,10 +261,10 @@ def mains_snr_db(waveforms: Float[np.ndarray, "batch samples"], facts: CorpusFac
     return mains_frequency(torch.from_numpy(waveforms), facts.sample_rate_hz, facts.mains_hz).snr_db.numpy()
 
 
-def history_of(rms: np.ndarray, snr_db: np.ndarray | None) -> SensorHistory:
-    """A sensor's history from the levels (and the mains line's SNRs) of its records."""
-    share = None if snr_db is None else float(np.mean(has_mains_line(snr_db)))
-    return SensorHistory(float(np.median(rms)), share)
+def score_statistics(scores: np.ndarray) -> torch.Tensor:
+    """Median and 1.4826 MAD of the training scores: what an ensemble standardises a member by."""
+    median = np.median(scores)
+    return torch.tensor([median, 1.4826 * np.median(np.abs(scores - median))], dtype=torch.float64)
 
 
 # ---------------------------------------------------------------- the folder
@@ -308,12 +309,8 @@ def save(uri: str, run: Run, metrics: list[dict[str, Any]], environment: dict[st
         objects.write_json(objects.join(uri, name), values)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in run.model.tensors().items()}
     objects.write_bytes(objects.join(uri, "model.safetensors"), to_safetensors(tensors))
-    objects.write_bytes(objects.join(uri, "metrics.jsonl"), "".join(_json_line(line) for line in metrics).encode())
+    objects.write_bytes(objects.join(uri, "metrics.jsonl"), "".join(json.dumps(line, allow_nan=False) + "\n" for line in metrics).encode())
     finish_folder(uri, ["recipe.json", *files, "model.safetensors", "metrics.jsonl"], {"members": list(run.members)})
-
-
-def _json_line(values: dict[str, Any]) -> str:
-    return json.dumps(values, allow_nan=False) + "\n"
 
 
 def load(uri: str) -> Run:
@@ -367,11 +364,6 @@ def _load_classifier(
     net = build_classifier(recipe, len(faults), shapes)
     net.load_state_dict(_part(tensors, "net"))
     return Diagnosing(recipe, faults, cast(Classifier, net.eval()), fitted.get("image"), fitted.get("vector"))
-
-
-def build_classifier(recipe: ClassifierRecipe, num_faults: int, shapes: Mapping[str, tuple[int, ...]]) -> Classifier:
-    """The net of a classifier's recipe for inputs of these shapes ("image", "vector")."""
-    return Classifier(recipe.detector, num_faults, shapes.get("image"), shapes["vector"][0] if "vector" in shapes else None)
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

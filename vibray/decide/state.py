@@ -63,6 +63,12 @@ def has_mains_line(mains_snr_db: np.ndarray) -> np.ndarray:
     return np.asarray(mains_snr_db) >= MAINS_SNR_DB
 
 
+def history_of(rms: np.ndarray, snr_db: np.ndarray | None) -> SensorHistory:
+    """A sensor's history from the levels (and the mains line's SNRs) of its records."""
+    share = None if snr_db is None else float(np.mean(has_mains_line(snr_db)))
+    return SensorHistory(float(np.median(rms)), share)
+
+
 def state_statistics(waveforms: Float[np.ndarray, "batch samples"], sample_rate_hz: float) -> dict[str, np.ndarray]:
     """One value a record, by name, each from that record alone:
 

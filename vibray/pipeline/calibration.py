@@ -11,14 +11,14 @@ import ray
 import torch
 
 from vibray import schema
-from vibray.decide.state import state_statistics
+from vibray.decide.state import history_of, state_statistics
 from vibray.features.scaling import Sensor
 from vibray.pipeline import session
 from vibray.pipeline.parts_job import sensors_of, waveforms_of
 from vibray.pipeline.progress import Progress
 from vibray.pipeline.reading import WORK_CPUS, pack, read_parts, unpack
 from vibray.pipeline.scoring import run_identity
-from vibray.runs import CHUNK, Inputs, Run, history_of, load, mains_snr_db
+from vibray.runs import CHUNK, Inputs, Run, load, mains_snr_db
 from vibray.storage import objects
 from vibray.storage.parts import finish_folder
 from vibray.storage.plan import Plan, make_plan

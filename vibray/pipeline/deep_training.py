@@ -3,7 +3,6 @@
 import hashlib
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,17 +23,17 @@ from vibray.config import short_hash
 from vibray.features.scaling import Scaling, ScalingConfig, ScalingFit
 from vibray.models.deep_svdd import DeepSvdd
 from vibray.models.vae import Vae
-from vibray.pipeline.progress import Progress
+from vibray.pipeline.board import Board, watched
 from vibray.pipeline.tables import TrainingTable
-from vibray.recipes import ClassifierRecipe, DeepRecipe, FeatureConfig, ImageConfig, build_deep, build_feature
-from vibray.runs import Detecting, Diagnosing, Run, build_classifier, deep_members, load, save
+from vibray.recipes import ClassifierRecipe, DeepRecipe, FeatureConfig, ImageConfig, build_classifier, build_deep, build_feature
+from vibray.runs import Detecting, Diagnosing, Run, deep_members, load, save, score_statistics
 from vibray.signal.injected import Kind, inject
 from vibray.storage import objects
 from vibray.train.batches import TrainingSet
 from vibray.train.checkpoints import Checkpoints
 from vibray.train.classifier import Labelled, train_classifier
 from vibray.train.deep_svdd import Trained, train_deep_svdd
-from vibray.train.guards import CollapsedModel, injected_faults_guard
+from vibray.train.guards import injected_faults_guard
 from vibray.train.images import Images, NodeArray
 from vibray.train.reduce import World
 from vibray.train.vae import train_vae
@@ -83,42 +82,8 @@ def train_deep(jobs: Sequence[DeepJob], table: TrainingTable, num_workers: int, 
         scaling_config=RayScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=None if use_gpu else {"CPU": 1}),
         run_config=_run_config(jobs[0].run_uri),
     )
-    over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(board, over), daemon=True)
-    watcher.start()
-    try:
+    with watched(board):
         trainer.fit()
-    finally:
-        over.set()
-        watcher.join(timeout=10)
-    failure = ray.get(board.failure.remote())
-    if failure is not None:
-        raise TrainingFailed(failure)
-
-
-class TrainingFailed(ValueError):
-    """A worker met an error that starting again would not mend."""
-
-
-class Board:
-    """Where workers leave what a person should see, and the error for which starting again is no use."""
-
-    def __init__(self) -> None:
-        self.messages: list[tuple[str, int, int, dict[str, Any]]] = []
-        self.failed: str | None = None
-
-    def tell(self, label: str, done: int, total: int, figures: dict[str, Any]) -> None:
-        self.messages.append((label, done, total, figures))
-
-    def take(self) -> list[tuple[str, int, int, dict[str, Any]]]:
-        taken, self.messages = self.messages, []
-        return taken
-
-    def fail(self, text: str) -> None:
-        self.failed = self.failed or text
-
-    def failure(self) -> str | None:
-        return self.failed
 
 
 def _run_config(run_uri: str) -> RunConfig:
@@ -131,23 +96,6 @@ def _run_config(run_uri: str) -> RunConfig:
         storage_filesystem=filesystem if objects.is_s3(run_uri) else None,
         failure_config=FailureConfig(max_failures=MAX_FAILURES),
     )
-
-
-def _watch(board: Any, over: threading.Event) -> None:
-    bars: dict[str, Progress] = {}
-    while True:
-        last = over.wait(timeout=0.5)
-        for label, done, total, figures in ray.get(board.take.remote()):
-            if total == 0:
-                print(label, flush=True)
-                continue
-            if label not in bars:
-                bars[label] = Progress(label, total)
-            bars[label].at(done, **figures)
-            if done >= total:
-                bars.pop(label).close()
-        if last:
-            return
 
 
 # ---------------------------------------------------------------- one worker
@@ -291,12 +239,6 @@ def _detecting(recipe: DeepRecipe, scaling: Scaling, net: DeepSvdd | Vae, scores
     return Detecting(recipe, scaling, net.cpu().eval(), score_statistics(scores))
 
 
-def score_statistics(scores: np.ndarray) -> torch.Tensor:
-    """Median and 1.4826 MAD of the training scores: what an ensemble standardises a member by."""
-    median = np.median(scores)
-    return torch.tensor([median, 1.4826 * np.median(np.abs(scores - median))], dtype=torch.float64)
-
-
 def _guard_lines(worker: Worker, job: DeepJob, recipe: DeepRecipe, detecting: Detecting, trained: Trained) -> list[dict[str, Any]]:
     """The guards as lines of metrics.jsonl. Raises CollapsedModel where one of Deep SVDD's trips."""
     guards = trained.guards
@@ -387,6 +329,3 @@ def encoder_of(run: Run) -> Detecting:
 
 def _cache_name(config: FeatureConfig | ImageConfig) -> str:
     return f"{config.kind}-{short_hash(config)}"
-
-
-__all__ = ["CollapsedModel", "DeepJob", "encoder_of", "score_statistics", "train_deep"]

@@ -12,10 +12,9 @@ import pyarrow as pa
 from vibray import schema
 from vibray.config import from_json, short_hash
 from vibray.decide.duplicates import lowest_keys
-from vibray.decide.state import SensorHistory
+from vibray.decide.state import SensorHistory, history_of
 from vibray.features.scaling import Sensor
 from vibray.pipeline.parts_job import sensors_of, waveforms_of
-from vibray.runs import history_of
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts

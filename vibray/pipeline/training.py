@@ -1,23 +1,19 @@
 """Training: from finished features tables to a finished run folder, whatever the recipe."""
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import ray
 import torch
 
 from vibray.config import short_hash, to_json
-from vibray.features.scaling import ScalingFit
-from vibray.models.classical import build
 from vibray.models.ensemble import Ensemble
 from vibray.pipeline import session
-from vibray.pipeline.deep_training import DeepJob, encoder_of, score_statistics, train_deep
-from vibray.pipeline.progress import Progress
-from vibray.pipeline.tables import PartRows, TrainingTable, identity_hash, open_features
+from vibray.pipeline.classical_training import fit_classical
+from vibray.pipeline.deep_training import DeepJob, encoder_of, train_deep
+from vibray.pipeline.tables import TrainingTable, identity_hash, open_features
 from vibray.recipes import (
     ClassicalRecipe,
     ClassifierRecipe,
@@ -25,15 +21,12 @@ from vibray.recipes import (
     EnsembleRecipe,
     Recipe,
     build_feature,
-    build_vector,
-    columns_of,
 )
 from vibray.runs import Detecting, Fusing, Run, begin, load, save
 from vibray.schema import BAD_RECORDS, LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, UNDECIDED
 from vibray.storage import objects
 from vibray.storage.labels import match_labels, read_labels
 from vibray.storage.parts import Parts, check_finished
-from vibray.train.classical import Map, Rows, fit_detector, fit_scaling, score_parts
 
 T = TypeVar("T")
 
@@ -236,7 +229,7 @@ class _Plan:
         session.check_nodes([objects.join(job.run, "recipe.json")])
         match recipe:
             case ClassicalRecipe():
-                self.fit_classical(job.run, recipe)
+                fit_classical(job.run, recipe, self.table, self.rows)
             case DeepRecipe():
                 self.fit_deep([(job.run, recipe)])
             case EnsembleRecipe():
@@ -244,24 +237,6 @@ class _Plan:
             case ClassifierRecipe():
                 self.fit_classifier(recipe, faults or ())
         print(f"{job.run} is finished")
-
-    # ---------------------------------------------------------------- classical
-
-    def fit_classical(self, run_uri: str, recipe: ClassicalRecipe) -> None:
-        """Passes over the parts on Ray's workers, merged in the order of the parts."""
-        rows = self.rows
-        table = self.table.take(rows[np.argsort(self.table.part[rows], kind="stable")])
-        parts = table.part_rows()
-        feature = build_vector(recipe.feature, table.facts.mains_hz)
-        columns = columns_of(feature, recipe.detector.blocks)
-        load_rows = _VectorLoader(
-            recipe.feature.kind, {p.uri: (np.flatnonzero(table.part == i)) for p, i in _numbered(parts, table)}, table
-        )
-        scaling = fit_scaling(ScalingFit(recipe.scaling, feature.shape), parts, load_rows, _on_ray("scaling"))
-        detector = fit_detector(build(recipe.detector, len(columns)), scaling, columns, parts, load_rows, _on_ray("fit"))
-        scores = score_parts(detector, scaling, columns, parts, load_rows, _on_ray("score"))
-        model = Detecting(recipe, scaling, detector, score_statistics(scores))
-        save(run_uri, Run(recipe, table.facts, model, table.histories), [_score_line(scores)], session.environment())
 
     # ---------------------------------------------------------------- deep
 
@@ -282,7 +257,7 @@ class _Plan:
             todo = {name: member for name, member in recipe.members.items() if open_ones[name]}
             for name, member in todo.items():
                 if isinstance(member, ClassicalRecipe):
-                    self.fit_classical(uris[name], member)
+                    fit_classical(uris[name], member, self.table, self.rows)
             deep = [(uris[name], member) for name, member in todo.items() if isinstance(member, DeepRecipe)]
             if deep:
                 self.fit_deep(deep)
@@ -328,57 +303,6 @@ class _Plan:
             corpora = ", ".join(sorted({c for c, _ in of}))
             here = ", ".join(self.table.corpora)
             raise TrainingError(f"no pseudo-label of {uri} (corpus {corpora}) is of a record in {here}: give its --features too")
-
-
-def _numbered(parts: list[PartRows], table: TrainingTable) -> Iterator[tuple[PartRows, int]]:
-    return zip(parts, np.unique(table.part).tolist(), strict=True)
-
-
-@dataclass(frozen=True)
-class _VectorLoader:
-    """Reads the vectors of a part's rows, with what belongs to them."""
-
-    column: str
-    places: dict[str, np.ndarray]
-    table: TrainingTable
-
-    def __call__(self, part: PartRows) -> Rows:
-        stored = objects.read_table(part.uri, [self.column])[self.column].combine_chunks()
-        vectors = stored.flatten().to_numpy().reshape(len(stored), -1)[part.rows]
-        at = self.places[part.uri]
-        return Rows(torch.from_numpy(vectors.copy()), [self.table.sensors[i] for i in at], self.table.key_hash[at])
-
-
-def _on_ray(label: str) -> Map:
-    """A map over parts on Ray's workers, results in order, at most two tasks a core waiting."""
-
-    def run(function: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
-        shared = ray.put(function)
-        task = ray.remote(num_cpus=1)(_call)
-        waiting: list[Any] = []
-        queue = iter(parts)
-        limit = 2 * session.num_cpus()
-        with Progress(label, len(parts), "parts") as progress:
-            for part in itertools.islice(queue, limit):
-                waiting.append(task.remote(shared, part))
-            while waiting:
-                result = ray.get(waiting.pop(0))
-                for part in itertools.islice(queue, 1):
-                    waiting.append(task.remote(shared, part))
-                progress.add(1)
-                yield result
-
-    return run
-
-
-def _call(function: Callable[[Any], T], part: Any) -> T:
-    torch.set_num_threads(1)
-    return function(part)
-
-
-def _score_line(scores: np.ndarray) -> dict[str, Any]:
-    quantiles = {f"q{q:g}": float(np.quantile(scores, q)) for q in (0.05, 0.5, 0.95, 0.99)}
-    return {"stage": "training scores", "num_records": len(scores), **quantiles}
 
 
 def _detecting(members: dict[str, Run], name: str) -> Detecting:
