@@ -247,7 +247,8 @@ def cwt_ae() -> DeepRecipe:
 
 def hetero_vae() -> DeepRecipe:
     """Spatial VAE on CWT, STFT and the waveform folded at the mains period; needs a mains frequency."""
-    return replace(cwt_vae(), feature=HeteroImageConfig())
+    # its channels are logarithms already, or signed
+    return replace(cwt_vae(), feature=HeteroImageConfig(), scaling=ScalingConfig(by="fleet", per="row"))
 
 
 def ensemble() -> EnsembleRecipe:

@@ -1,6 +1,7 @@
 """Featurize, train, score, label, evaluate, report with a classical recipe on small records: every stage real, minutes saved."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ from vibray.pipeline.evaluation import evaluate
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.reporting import report
 from vibray.pipeline.scoring import CalibrationMismatch, score
+from vibray.pipeline.session import user_errors
 from vibray.pipeline.tables import InputsDiffer, open_features, open_scores
 from vibray.pipeline.training import TrainingError, TrainingJob, train
 from vibray.recipes import EnsembleRecipe, banded, baselines, mahalanobis, zerone_mahalanobis
 from vibray.storage import objects
+from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts
 from vibray.storage.plan import PlanMismatch
 
@@ -225,3 +228,41 @@ def test_an_ensemble_of_finished_runs_and_one_that_trains_its_members(line, tmp_
     outputs = run.outputs(w, RATE_HZ, sensors)
     for name in run.members:  # the copies are the members
         np.testing.assert_allclose(outputs[f"score_{name}"], table[f"score_{name}"].to_numpy(), rtol=1e-6)
+
+
+def test_a_wrong_rate_is_warned_of_by_sensor(tmp_path, capsys):
+    """Records of 8192 Hz read as 10,000 Hz hum at 122 Hz."""
+    write_shard(tmp_path / "raw" / "a.jsonl", 12, seed=1)
+    featurize(str(tmp_path / "raw"), str(tmp_path / "right"), FACTS)
+    assert "warning" not in capsys.readouterr().out
+    featurize(str(tmp_path / "raw"), str(tmp_path / "wrong"), replace(FACTS, sample_rate_hz=10000.0))
+    out = capsys.readouterr().out
+    for sensor in ("t1/t1-s0", "t1/t1-s1"):
+        assert f"the mains line of sensor {sensor} stands at 122" in out
+    assert "8,192 Hz rather than 10,000 Hz" in out
+    featurize(str(tmp_path / "raw"), str(tmp_path / "none"), replace(FACTS, sample_rate_hz=10000.0, mains="none"))
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_what_a_worker_finds_wrong_is_one_line_for_the_user(tmp_path, capfd, monkeypatch):
+    monkeypatch.delenv("VIBRAY_TRACEBACK", raising=False)
+    write_shard(tmp_path / "raw" / "a.jsonl", 3)
+    with pytest.raises(SystemExit) as code, user_errors():
+        featurize(str(tmp_path / "raw"), str(tmp_path / "features"), replace(FACTS, unit_pattern=r"^(gbx\d+)-"))
+    assert code.value.code == 2
+    error = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1
+    assert "t1-s0" in error[0] and "gbx" in error[0]
+
+
+def test_the_default_on_real_gearbox_records(gfd, tmp_path):
+    """Nothing is fitted on `test/`; the control, RMS, is worth nothing there."""
+    facts = CorpusFacts(10000.0, unit_pattern=r"^(gbx\d+)-", mains="none")
+    featurize(str(gfd / "unlabelled"), str(tmp_path / "features"), facts)
+    train(TrainingJob((str(tmp_path / "features"),), str(tmp_path / "run"), baselines()))
+    score(str(tmp_path / "run"), str(gfd / "test"), str(tmp_path / "scores"), 10000.0)
+    result = evaluate((str(tmp_path / "scores"),), str(gfd / "test_labels.jsonl"))
+    assert result["counts"]["labelled"] == 300
+    assert result["auroc_by_member"]["mahalanobis"] > 0.97
+    assert result["auroc_by_member"]["rms"] < 0.6
+    assert set(Parts(str(tmp_path / "scores")).read(["state"])["state"].to_pylist()) == {"unknown"}

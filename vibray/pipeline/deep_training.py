@@ -25,7 +25,7 @@ from vibray.models.deep_svdd import DeepSvdd
 from vibray.models.vae import Vae
 from vibray.pipeline.board import Board, watched
 from vibray.pipeline.tables import TrainingTable
-from vibray.recipes import ClassifierRecipe, DeepRecipe, FeatureConfig, ImageConfig, build_classifier, build_deep, build_feature
+from vibray.recipes import ClassifierRecipe, DeepRecipe, FeatureConfig, build_classifier, build_deep, build_feature
 from vibray.runs import Detecting, Diagnosing, Run, deep_members, load, save, score_statistics
 from vibray.signal.injected import Kind, inject
 from vibray.storage import objects
@@ -113,6 +113,7 @@ class Worker:
     waveforms: np.ndarray
     scratch: Path
     cache_bytes: int
+    made: dict[str, Images]
     tell: Callable[..., None]
     """label, done, total, figures: a bar of progress; a total of 0: a line of text"""
 
@@ -120,13 +121,17 @@ class Worker:
         if self.world.size > 1:
             dist.barrier()
 
-    def images(self, config: FeatureConfig, name: str) -> Images:
-        """The unscaled images of all records, made once on this node."""
+    def images(self, config: FeatureConfig) -> Images:
+        """The unscaled images of all records, made once on this node, whatever number of nets learns from them."""
+        name = f"{config.kind}-{short_hash(config)}"
+        if name in self.made:
+            return self.made[name]
         facts = self.table.facts
         feature = build_feature(config, facts.mains_hz)
         images = Images(lambda w: feature(w, facts.sample_rate_hz), feature.shape, self.waveforms, self.scratch / name, self.cache_bytes)
         images.fill(self.local_rank, self.local_size, lambda done, total: self.tell("images", done, total))
         self.wait()
+        self.made[name] = images
         return images
 
     def fit_scaling(
@@ -184,6 +189,7 @@ def _train(config: dict[str, Any]) -> None:
         waveforms,
         scratch,
         int(config["cache_gb"] * 2**30),
+        {},
         tell,
     )
     worker.wait()
@@ -215,7 +221,7 @@ def _epoch_report(worker: Worker, name: str, optims: dict[str, int], lines: list
 def _train_detector(worker: Worker, job: DeepJob, recipe: DeepRecipe) -> None:
     table, facts = worker.table, worker.table.facts
     feature = build_feature(recipe.feature, facts.mains_hz)
-    images = worker.images(recipe.feature, _cache_name(recipe.feature))
+    images = worker.images(recipe.feature)
     scaling = worker.fit_scaling(recipe.scaling, images, feature.shape, job.indices)
     rows = TrainingSet(worker.scaled(scaling, images), job.indices)
     torch.manual_seed(recipe.optim.seed)  # the same weights on every worker
@@ -283,7 +289,7 @@ def _train_classifier(worker: Worker, job: DeepJob, recipe: ClassifierRecipe) ->
     for name, config, scaling_config in (("image", recipe.image, recipe.image_scaling), ("vector", recipe.vector, recipe.vector_scaling)):
         if config is None:
             continue
-        read = worker.images(config, _cache_name(config))
+        read = worker.images(config)
         shapes[name] = build_feature(config, facts.mains_hz).shape
         if name == "image" and init is not None:
             scalings[name] = init.scaling  # the encoder saw images scaled so, and must go on seeing them
@@ -325,7 +331,3 @@ def encoder_of(run: Run) -> Detecting:
     if not found:
         raise ValueError("--init-from names a run without a deep detector: give a cwt-svdd, cwt-vae or ensemble run")
     return found[0]
-
-
-def _cache_name(config: FeatureConfig | ImageConfig) -> str:
-    return f"{config.kind}-{short_hash(config)}"

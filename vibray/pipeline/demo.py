@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pandas as pd
 import s3fs
 
 from vibray.decide.thresholds import PercentileConfig
@@ -20,7 +19,7 @@ from vibray.pipeline.reporting import report
 from vibray.pipeline.scoring import score
 from vibray.pipeline.synthesis import synthesize
 from vibray.pipeline.training import TrainingJob, train
-from vibray.recipes import ClassifierRecipe, DeepRecipe, EnsembleRecipe, baselines, classifier, cwt_svdd, cwt_vae, ensemble, small
+from vibray.recipes import ClassifierRecipe, DeepRecipe, EnsembleRecipe, baselines, cwt_svdd, cwt_vae, ensemble, small, union_classifier
 from vibray.signal.synthetic import FleetConfig
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
@@ -68,7 +67,7 @@ def demo(folder: str, num_units: int = 8, sensors_per_unit: int = 2, epochs: int
     with clock.stage("label"):
         label((at("scores", "pool"),), at("decisions", "pool"), PercentileConfig(anomaly=97.0))
     with clock.stage("train the classifier"):
-        recipe = small(classifier(), 3 * epochs)
+        recipe = small(union_classifier(), 2 * epochs)
         assert isinstance(recipe, ClassifierRecipe)
         job = TrainingJob(both, at("runs", "classifier"), recipe, labels=at("labels", "labelled.jsonl"))
         train(replace(job, pseudo_labels=at("decisions", "pool"), init_from=at("runs", "ensemble")))
@@ -135,7 +134,9 @@ def print_table(folder: str, figures: dict[str, Any]) -> None:
         ("seconds", ", ".join(f"{name} {seconds:.0f}" for name, seconds in figures["seconds"].items())),
         ("report", figures["report"]),
     ]
-    print("\n" + pd.DataFrame(rows, columns=["what", "figure"]).to_string(index=False, header=False, justify="left", max_colwidth=None))
+    print()
+    for what, figure in rows:
+        print(f"{what:<30}{figure}")
 
 
 @contextlib.contextmanager
