@@ -9,6 +9,7 @@ TINY = TrunkConfig(width=4)
 
 def test_the_trunk_is_torchvisions_resnet18_up_to_bias_and_activation():
     """Same weights, same map: torchvision's batch norms start with scale 1 and shift 0, which is what ours always have."""
+    trunk = Trunk(TrunkConfig(), in_channels=3)  # the first net makes torchvision importable beside a CPU build of torch
     from torchvision.models import resnet18
 
     torch.manual_seed(0)
@@ -18,7 +19,6 @@ def test_the_trunk_is_torchvisions_resnet18_up_to_bias_and_activation():
         for name, child in module.named_children():
             if isinstance(child, nn.ReLU):
                 setattr(module, name, nn.LeakyReLU())
-    trunk = Trunk(TrunkConfig(), in_channels=3)
     missing, unexpected = trunk.load_state_dict(theirs.state_dict(), strict=False)
     assert not missing
     assert all(key.endswith((".weight", ".bias")) and ("bn" in key or "downsample.1" in key) for key in unexpected)
