@@ -10,6 +10,7 @@ import torch
 from tests.pipeline.lines import FACTS, RATE_HZ, write_labels, write_shard
 from vibray import runs
 from vibray.decide.thresholds import ConformalConfig, PercentileConfig
+from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.pipeline.calibration import calibrate
 from vibray.pipeline.decisions import DecisionsMismatch, label, overall_of, read_cuts
 from vibray.pipeline.evaluation import evaluate
@@ -266,3 +267,16 @@ def test_the_default_on_real_gearbox_records(gfd, tmp_path):
     assert result["auroc_by_member"]["mahalanobis"] > 0.97
     assert result["auroc_by_member"]["rms"] < 0.6
     assert set(Parts(str(tmp_path / "scores")).read(["state"])["state"].to_pylist()) == {"unknown"}
+
+
+def test_images_are_stored_where_they_are_asked_for(tmp_path):
+    write_shard(tmp_path / "raw" / "a.jsonl", 5, seed=1)
+    featurize(str(tmp_path / "raw"), str(tmp_path / "features"), FACTS, store_images=True)
+    parts = Parts(str(tmp_path / "features"))
+    table, stored = parts.read(["record_id", "waveform"]), parts.read(name="images")
+    assert stored["record_id"].to_pylist() == table["record_id"].to_pylist()
+    image = CwtImage(CwtImageConfig())
+    expected = image(torch.from_numpy(np.array(table["waveform"].to_pylist(), np.float32)), RATE_HZ).numpy()
+    for row, own in zip(stored.to_pylist(), expected, strict=True):
+        found = np.frombuffer(row["image"], np.float16).reshape(row["shape"])
+        np.testing.assert_allclose(found, own, rtol=2e-3, atol=1e-4)
