@@ -60,19 +60,7 @@ class Train:
 
 
 def main(args: Train) -> None:
-    job = TrainingJob(
-        args.features,
-        args.run,
-        args.recipe,
-        args.labels,
-        args.normals_only,
-        args.pseudo_labels,
-        args.init_from,
-        args.members,
-        args.num_workers,
-        args.cache_gb,
-        args.dry_run,
-    )
+    job = TrainingJob(**vars(args))
     with started(num_cpus=args.num_workers if args.num_workers > 1 else None, needed=not args.dry_run):
         train(job)
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from vibray.config import from_json, to_json
 from vibray.decide.cuts import Cuts, CutsWarning, GroupedCuts, realised_rate
 from vibray.decide.pseudo_labels import UNDECIDED_STATES, export_npz, pseudo_labels, row_groups
-from vibray.decide.thresholds import ConformalConfig, CutsConfig, cuts_of, grouped_cuts
+from vibray.decide.thresholds import ConformalConfig, cuts_of, grouped_cuts
 from vibray.pipeline.tables import ScoresTable, identity_hash, open_scores
 from vibray.report.distribution import score_distribution_png
 from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, UNDECIDED
@@ -165,6 +165,3 @@ def print_decisions(table: ScoresTable, cuts: Cuts | GroupedCuts, labels: pa.Tab
     found, human = labels["label"].to_numpy(), labels["origin"].to_pylist().count("human")
     counts = {name: int((found == value).sum()) for value, name in names.items()}
     print(f"pseudo-labels: {', '.join(f'{count:,} {name}' for name, count in counts.items())} ({human} human)")
-
-
-__all__ = ["By", "CutsConfig", "check_decisions", "fit_cuts", "label", "labels_of", "overall_of", "read_cuts"]
