@@ -1,6 +1,7 @@
 """The whole line on a generated fleet: what a newcomer runs first, and what a test runs to see that every stage meets the next."""
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -149,6 +150,7 @@ def local_s3(bucket: str = "vibray-demo") -> Iterator[str]:
         from moto.server import ThreadedMotoServer
     except ImportError:
         raise ValueError("--s3 needs a local S3 server: pip install -e '.[test]'") from None
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request would bury the demo's own
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
