@@ -18,7 +18,7 @@ from vibray.decide.state import SensorHistory, state_statistics, states
 from vibray.features.scaling import Scaling, Sensor
 from vibray.models.classical import build
 from vibray.models.classifier import NO_FAULT, UNKNOWN_FAULT, Classifier
-from vibray.models.ensemble import Ensemble
+from vibray.models.ensemble import MAD_TO_STD, Ensemble
 from vibray.models.fitted import Fitted
 from vibray.recipes import (
     AnyRecipe,
@@ -264,7 +264,7 @@ def mains_snr_db(waveforms: Float[np.ndarray, "batch samples"], facts: CorpusFac
 def score_statistics(scores: np.ndarray) -> torch.Tensor:
     """Median and 1.4826 MAD of the training scores: what an ensemble standardises a member by."""
     median = np.median(scores)
-    return torch.tensor([median, 1.4826 * np.median(np.abs(scores - median))], dtype=torch.float64)
+    return torch.tensor([median, MAD_TO_STD * np.median(np.abs(scores - median))], dtype=torch.float64)
 
 
 # ---------------------------------------------------------------- the folder
