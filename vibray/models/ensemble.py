@@ -53,10 +53,7 @@ class Ensemble:
             raise ValueError("ensemble: there are no training scores to fit it on")
         location = np.median(table, axis=1)
         scale = MAD_TO_STD * np.median(np.abs(table - location[:, None]), axis=1)
-        for name, spread in zip(self.members, scale, strict=True):
-            if not spread > 0:
-                raise ValueError(f"ensemble: half of the training scores of member {name} are the same; it has collapsed, train it again")
-        self.location, self.scale = torch.from_numpy(location), torch.from_numpy(scale)
+        self.load({"location": torch.from_numpy(location), "scale": torch.from_numpy(scale)})
 
     def fuse(self, scores: Mapping[str, Float[Tensor, " batch"]]) -> Float64[Tensor, " batch"]:
         """The fused score, record by record; the higher, the more abnormal.
@@ -85,9 +82,12 @@ class Ensemble:
         return {"location": self.location, "scale": self.scale}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Takes a saved state. Raises ValueError where it is of another number of members."""
+        """Takes a saved state. Raises ValueError where it is of another number of members, or one of them has collapsed."""
         if any(state[name].shape != (len(self.members),) for name in ("location", "scale")):
             raise ValueError(f"ensemble: the saved statistics are of {len(state['location'])} members, the config's are {self.members}")
+        for name, spread in zip(self.members, state["scale"].tolist(), strict=True):
+            if not spread > 0:
+                raise ValueError(f"ensemble: half of the training scores of member {name} are the same; it has collapsed, train it again")
         self.location, self.scale = state["location"], state["scale"]
 
     def _table(self, scores: Mapping[str, Float[Tensor, " batch"]]) -> Float64[Tensor, "member batch"]:
