@@ -3,7 +3,7 @@ import pytest
 import scipy.signal
 import torch
 
-from vibray.signal.psd import band_means, interpolated, welch_psd
+from vibray.signal.psd import band_means, interpolated, linear_reading, welch_psd
 
 
 @pytest.mark.parametrize(("segment", "num_fft", "length"), [(4096, 8192, 8192), (1024, 1024, 10000), (1000, 1001, 5000), (255, 255, 999)])
@@ -24,7 +24,7 @@ def test_interpolated_is_numpys_with_the_ends_held() -> None:
     at, to = np.sort(rng.uniform(0, 10, 20)), np.linspace(-1, 11, 57)
     values = rng.standard_normal((3, 20))
     expected = np.stack([np.interp(to, at, row) for row in values])
-    np.testing.assert_allclose(interpolated(torch.from_numpy(values), at, to).numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(interpolated(torch.from_numpy(values), linear_reading(at, to)).numpy(), expected, atol=1e-12)
 
 
 def test_band_means() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from vibray.config import STRICT
 from vibray.signal.psd import band_means, welch_psd
 from vibray.signal.statistics import TIME_STATISTICS, time_statistics
-from vibray.signal.stft import stft_magnitude
+from vibray.signal.stft import in_parts, stft_power
 from vibray.signal.waveform import centred
 
 AMPLITUDE_FLOOR = 1e-12
@@ -21,8 +21,6 @@ POWER_FLOOR = 1e-24
 
 CV_FLOOR = 1e-4
 """Added to the coefficient of variation before its logarithm: a steady sine has 0."""
-
-RECORDS_AT_ONCE = 64
 
 
 @with_config(STRICT)
@@ -112,16 +110,17 @@ class Spectral:
         """The vectors, float32. Raises ValueError as `check` does."""
         self.check(sample_rate_hz, waveforms.shape[-1])
         vectors = waveforms.new_empty((len(waveforms), *self.shape), dtype=torch.float32)
-        for i in range(0, len(waveforms), RECORDS_AT_ONCE):
-            part = slice(i, i + RECORDS_AT_ONCE)
-            vectors[part] = self._vectors(waveforms[part], sample_rate_hz)
+        for part, records in in_parts(waveforms):
+            vectors[part] = self._vectors(records, sample_rate_hz)
         return vectors
 
     def _vectors(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch dims"]:
         c = self.config
         xc = centred(waveforms)
-        magnitude = stft_magnitude(xc, c.stft_window, c.stft_hop)[:, 1:]
-        mean, std = magnitude.mean(-1), magnitude.std(-1, correction=0)
+        power = {(w, h): stft_power(xc, w, h)[..., 1:] for w, h in {(c.stft_window, c.stft_hop), *((w, w // 2) for w in c.windows)}}
+        magnitude = power[c.stft_window, c.stft_hop].sqrt()
+        mean = magnitude.mean(1)
+        std = magnitude.sub_(mean[:, None]).square_().mean(1).sqrt()
         psd = welch_psd(xc, sample_rate_hz, c.welch_window, c.welch_window)[:, 1:]
         return torch.cat(
             [
@@ -129,15 +128,15 @@ class Spectral:
                 torch.log(mean + AMPLITUDE_FLOOR),
                 torch.log(std / (mean + AMPLITUDE_FLOOR) + CV_FLOOR),
                 torch.log(band_means(psd, c.num_bands) + POWER_FLOOR),
-                *(movement(xc, window, c.movement_bands) for window in c.windows),
+                *(_movement(power[window, window // 2], c.movement_bands) for window in c.windows),
             ],
             dim=-1,
         )
 
 
-def movement(waveforms: Float[Tensor, "batch samples"], window: int, num_bands: int) -> Float[Tensor, "batch dims"]:
-    """Over half-overlapping frames of `window` samples: std of ln band energy, then its peak minus its mean; `num_bands` numbers each."""
-    power = stft_magnitude(waveforms, window, window // 2)[:, 1:].square()
-    log_energy = torch.log(band_means(power.transpose(-1, -2), num_bands) + POWER_FLOOR)
-    peak_over_mean = log_energy.amax(1) - log_energy.mean(1)
-    return torch.cat([log_energy.std(1, correction=0), peak_over_mean], dim=-1)
+def _movement(power: Float[Tensor, "batch frames bins"], num_bands: int) -> Float[Tensor, "batch dims"]:
+    """Over the frames: std of ln band energy, then its peak minus its mean; `num_bands` numbers each."""
+    log_energy = torch.log(band_means(power, num_bands) + POWER_FLOOR)
+    mean, peak = log_energy.mean(1), log_energy.amax(1)
+    std = log_energy.sub_(mean[:, None]).square_().mean(1).sqrt()
+    return torch.cat([std, peak - mean], dim=-1)

@@ -1,6 +1,7 @@
 """The Zerone vector: 1200 numbers of a record in four named blocks, by its author's definitions; and vectors pooled over sensors."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -10,9 +11,9 @@ from pydantic import with_config
 from torch import Tensor
 
 from vibray.config import STRICT
-from vibray.signal.psd import band_means, interpolated, welch_psd
+from vibray.signal.psd import Reading, band_means, interpolated, linear_reading, welch_psd
 from vibray.signal.statistics import TIME_STATISTICS, time_statistics
-from vibray.signal.stft import stft_magnitude
+from vibray.signal.stft import in_parts, stft_power
 from vibray.signal.waveform import centred
 
 NUM_SAMPLES = 8192
@@ -23,9 +24,6 @@ SINGLE_HZ, POOLED_HZ, POOL = 1000, 2000, 20
 THRESHOLDS_HZ = (1000, 2000, 3000, 4000)
 RATIO_FLOOR = 1e-12
 """Added to each denominator of the hf block: absolute, as the author has it. On records below about 1e-5 it dominates."""
-
-RECORDS_AT_ONCE = 64
-"""About 1 MB of float64 a record while it is computed."""
 
 
 @with_config(STRICT)
@@ -83,36 +81,58 @@ class Zerone:
         """The vectors, float32. Raises ValueError as `check` does."""
         self.check(sample_rate_hz, waveforms.shape[-1])
         vectors = waveforms.new_empty((len(waveforms), *self.shape), dtype=torch.float32)
-        for i in range(0, len(waveforms), RECORDS_AT_ONCE):
-            part = slice(i, i + RECORDS_AT_ONCE)
-            vectors[part] = _vectors(waveforms[part], sample_rate_hz)
+        bands = waveforms.new_empty((len(waveforms), 11), dtype=torch.float64)
+        for part, records in in_parts(waveforms):
+            xc = centred(records)
+            # float32 is enough for a mean of magnitudes; a density 140 dB below the strongest line, as hf may see it, needs float64
+            vectors[part, self.blocks["stft"]] = stft_power(xc.float(), STFT_WINDOW, STFT_HOP)[..., 1:].sqrt().mean(-1)
+            psd = _psd_by_hz(xc, sample_rate_hz)
+            pooled = band_means(psd[:, SINGLE_HZ:POOLED_HZ], (POOLED_HZ - SINGLE_HZ) // POOL)
+            vectors[part, self.blocks["psd"]] = torch.cat([psd[:, :SINGLE_HZ], pooled], dim=-1).float()
+            bands[part] = _bands(psd)
+        vectors[:, self.blocks["time"]] = time_statistics(waveforms).float()
+        vectors[:, self.blocks["hf"]] = _high_frequency_ratios(bands, int(sample_rate_hz // 2)).float()
         return vectors
-
-
-def _vectors(waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch 1200"]:
-    xc = centred(waveforms)
-    stft = stft_magnitude(xc, STFT_WINDOW, STFT_HOP)[:, 1:].mean(dim=1)
-    psd = _psd_by_hz(xc, sample_rate_hz)
-    pooled = band_means(psd[:, SINGLE_HZ:POOLED_HZ], (POOLED_HZ - SINGLE_HZ) // POOL)
-    hf = [ratio for f in THRESHOLDS_HZ for ratio in _high_frequency_ratios(psd, f)]
-    return torch.cat([time_statistics(waveforms), stft, psd[:, :SINGLE_HZ], pooled, torch.stack(hf, dim=-1)], dim=-1)
 
 
 def _psd_by_hz(xc: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch hz"]:
     """Density at 1, 2, ..., floor(fs / 2) Hz: element f - 1 is f Hz."""
     n = xc.shape[-1]
     psd = welch_psd(xc, sample_rate_hz, WELCH_SEGMENT, n)
-    frequencies = np.arange(n // 2 + 1) * (sample_rate_hz / n)
-    kept = frequencies >= 1
+    if sample_rate_hz == n:  # the bins stand at whole Hz already
+        return psd[:, 1:]
+    first, reading = _whole_hz(sample_rate_hz, n, xc.device)
+    return interpolated(psd[:, first:], reading)
+
+
+@lru_cache(maxsize=16)
+def _whole_hz(sample_rate_hz: float, num_fft: int, device: torch.device) -> tuple[int, Reading]:
+    """The first bin at or above 1 Hz, and how to read whole Hz from it on."""
+    frequencies = np.arange(num_fft // 2 + 1) * (sample_rate_hz / num_fft)
+    first = int(np.argmax(frequencies >= 1))
     whole_hz = np.arange(1, int(sample_rate_hz // 2) + 1, dtype=np.float64)
-    return interpolated(psd[:, torch.from_numpy(kept).to(psd.device)], frequencies[kept], whole_hz)
+    return first, linear_reading(frequencies[first:], whole_hz, device)
 
 
-def _high_frequency_ratios(psd: Float[Tensor, "batch hz"], threshold_hz: int) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    below, above = psd[:, : threshold_hz - 1], psd[:, threshold_hz - 1 :]
-    means = above.mean(-1) / (below.mean(-1) + RATIO_FLOOR)
-    integrals = torch.trapezoid(above) / (torch.trapezoid(psd) + RATIO_FLOOR)
-    return means, integrals
+def _bands(psd: Float[Tensor, "batch hz"]) -> Float[Tensor, "batch 11"]:
+    """Sums of the density over the five bands between the thresholds; its values at the first Hz of each band and at the last of all."""
+    edges = [f - 1 for f in THRESHOLDS_HZ]
+    sums = [band.sum(-1) for band in psd.tensor_split(edges, dim=-1)]
+    return torch.stack(sums + [psd[:, i] for i in (0, *edges, -1)], dim=-1)
+
+
+def _high_frequency_ratios(bands: Float[Tensor, "batch 11"], num_hz: int) -> Float[Tensor, "batch 8"]:
+    """For each threshold the mean at or above over the mean below, then the trapezoid integral at or above over the whole integral."""
+    sums, first, last = bands.tensor_split([5, 10], dim=-1)
+    # summed from either end: a difference from the total would lose what is small beside it
+    below, above = sums.cumsum(-1), sums.flip(-1).cumsum(-1).flip(-1)
+    integrals = above - (first + last) / 2
+    ratios = []
+    for i, threshold in enumerate(THRESHOLDS_HZ):
+        num_below = threshold - 1
+        ratios.append((above[:, i + 1] / (num_hz - num_below)) / (below[:, i] / num_below + RATIO_FLOOR))
+        ratios.append(integrals[:, i + 1] / (integrals[:, 0] + RATIO_FLOOR))
+    return torch.stack(ratios, dim=-1)
 
 
 def pooled_over_sensors(

@@ -1,12 +1,18 @@
 """Power spectral densities, their bands and their values at given frequencies."""
 
+import functools
+from typing import NamedTuple
+
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from vibray.signal.stft import periodic_hann
+from vibray.signal.stft import periodic_hann, squared_magnitude
 from vibray.signal.waveform import frames
+
+NARROW = 4
+"""Bands of so few bins are summed bin by bin: a reduction over 2 neighbours takes fifteen times as long."""
 
 
 def welch_psd(waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, segment: int, num_fft: int) -> Float[Tensor, "batch bins"]:
@@ -18,21 +24,30 @@ def welch_psd(waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, 
     """
     hann = periodic_hann(segment, waveforms.device).to(waveforms.dtype)
     spectra = torch.fft.rfft(frames(waveforms, segment, segment - segment // 2) * hann, n=num_fft)
-    psd = spectra.abs().square().mean(dim=-2) / (sample_rate_hz * hann.square().sum())
+    psd = squared_magnitude(spectra).mean(dim=-2) / (sample_rate_hz * hann.square().sum())
     # every bin but DC, and Nyquist where there is one, stands for two
     psd[..., 1 : (num_fft + 1) // 2] *= 2
     return psd
 
 
-def interpolated(
-    values: Float[Tensor, "batch points"], at: Float[np.ndarray, " points"], to: Float[np.ndarray, " targets"]
-) -> Float[Tensor, "batch targets"]:
-    """numpy.interp for a batch: values given at the rising places `at`, read linearly at `to`; the end values hold beyond the ends."""
+class Reading(NamedTuple):
+    """Where numpy.interp reads: between points `below` and `below` + 1, with this weight of the latter."""
+
+    below: Int64[Tensor, " targets"]
+    weight: Float64[Tensor, " targets"]
+
+
+def linear_reading(at: Float[np.ndarray, " points"], to: Float[np.ndarray, " targets"], device: torch.device | None = None) -> Reading:
+    """How to read at `to` what is known at the rising places `at`; beyond their ends the end values hold."""
     high = np.clip(np.searchsorted(at, to), 1, len(at) - 1)
     weight = np.clip((to - at[high - 1]) / (at[high] - at[high - 1]), 0, 1)
-    w = torch.from_numpy(weight).to(values)
-    upper = torch.from_numpy(high).to(values.device)
-    return values[:, upper - 1] * (1 - w) + values[:, upper] * w
+    return Reading(torch.from_numpy(high - 1).to(device), torch.from_numpy(weight).to(device))
+
+
+def interpolated(values: Float[Tensor, "batch points"], reading: Reading) -> Float[Tensor, "batch targets"]:
+    """numpy.interp for a batch, as `linear_reading` says."""
+    below, weight = reading
+    return torch.lerp(values.index_select(-1, below), values.index_select(-1, below + 1), weight.to(values.dtype))
 
 
 def band_means(values: Float[Tensor, "*rest bins"], num_bands: int) -> Float[Tensor, "*rest bands"]:
@@ -43,4 +58,7 @@ def band_means(values: Float[Tensor, "*rest bins"], num_bands: int) -> Float[Ten
     bins = values.shape[-1]
     if bins % num_bands:
         raise ValueError(f"{bins} bins do not divide into {num_bands} equal bands")
-    return values.unflatten(-1, (num_bands, bins // num_bands)).mean(-1)
+    width = bins // num_bands
+    if width > NARROW:
+        return values.unflatten(-1, (num_bands, width)).mean(-1)
+    return functools.reduce(torch.add, (values[..., i::width] for i in range(width))) / width
