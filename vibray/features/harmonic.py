@@ -2,18 +2,26 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from pydantic import with_config
 from torch import Tensor
 
 from vibray.config import STRICT
-from vibray.signal.harmonics import MAINS_TOLERANCE_HZ, check_mains, cycle_peak_volatility, line_amplitudes, mains_frequency
-from vibray.signal.psd import welch_psd
-from vibray.signal.statistics import safe_ratio
-from vibray.signal.waveform import centred
+from vibray.signal.harmonics import (
+    HANN_BINS,
+    MAINS_MULTIPLES,
+    MAINS_TOLERANCE_HZ,
+    SEARCHED_SAMPLES,
+    LineSpectrum,
+    check_mains,
+    cycle_peak_volatility,
+)
+from vibray.signal.statistics import safe_ratio, standard_deviation
+from vibray.signal.stft import in_parts
 
 EVEN_ORDERS = tuple(range(2, 41, 2))
 ODD_ORDERS = tuple(range(1, 20, 2))
@@ -23,10 +31,7 @@ AMPLITUDE_FLOOR = 1e-12
 POWER_FLOOR = 1e-24
 """Added, in the record's unit (its square), before a logarithm: absolute, far below any float32 vibration record."""
 
-HANN_BINS = 1.5
-"""Equivalent noise bandwidth of the Hann window, in bins."""
-
-RECORDS_AT_ONCE = 32
+ENERGY_EDGES_HZ = (1000.0, 2000.0)
 
 
 @with_config(STRICT)
@@ -97,25 +102,31 @@ class Harmonic:
         self.check(sample_rate_hz, waveforms.shape[-1])
         assert self.config.mains_hz is not None
         vectors = waveforms.new_empty((len(waveforms), *self.shape), dtype=torch.float32)
-        for i in range(0, len(waveforms), RECORDS_AT_ONCE):
-            part = slice(i, i + RECORDS_AT_ONCE)
-            vectors[part] = _vectors(waveforms[part], sample_rate_hz, self.config.mains_hz)
+        for part, records in in_parts(waveforms, SEARCHED_SAMPLES):
+            vectors[part] = _vectors(records, sample_rate_hz, self.config.mains_hz)
         return vectors
 
 
 def _vectors(waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, mains_hz: float) -> Float[Tensor, "batch 40"]:
-    f0, snr_db = mains_frequency(waveforms, sample_rate_hz, mains_hz)
-    orders = torch.tensor(EVEN_ORDERS + ODD_ORDERS + GAP_ORDERS, dtype=torch.float64, device=waveforms.device)
-    amplitudes = line_amplitudes(waveforms, sample_rate_hz, f0[:, None] * orders)
+    low_hz, high_hz = mains_hz - MAINS_TOLERANCE_HZ, mains_hz + MAINS_TOLERANCE_HZ
+    spectrum = LineSpectrum(waveforms, sample_rate_hz, MAINS_MULTIPLES[-1] * high_hz, ENERGY_EDGES_HZ)
+    f0, snr_db = spectrum.comb(low_hz, high_hz, MAINS_MULTIPLES)
+    amplitudes = spectrum.amplitudes(f0[:, None] * _orders(waveforms.device))
     lines, gaps = amplitudes.tensor_split([len(EVEN_ORDERS + ODD_ORDERS)], dim=-1)
     columns = [
         *_ratios(lines.square()),
         _log_noise_density(gaps, waveforms.shape[-1] / sample_rate_hz),
-        *_log_energies(waveforms, sample_rate_hz),
-        cycle_peak_volatility(waveforms, sample_rate_hz, f0),
+        *torch.log(spectrum.mean_squares + POWER_FLOOR).unbind(-1),
+        torch.log(standard_deviation(waveforms).square() + POWER_FLOOR) / 2,
+        cycle_peak_volatility(waveforms, sample_rate_hz, f0, high_hz),
         snr_db,
     ]
     return torch.cat([torch.log(lines + AMPLITUDE_FLOOR), torch.stack(columns, dim=-1)], dim=-1)
+
+
+@lru_cache(maxsize=8)
+def _orders(device: torch.device) -> Float64[Tensor, " orders"]:
+    return torch.tensor(EVEN_ORDERS + ODD_ORDERS + GAP_ORDERS, dtype=torch.float64, device=device)
 
 
 def _ratios(energy: Float[Tensor, "batch lines"]) -> tuple[Tensor, ...]:
@@ -131,13 +142,3 @@ def _log_noise_density(gaps: Float[Tensor, "batch gaps"], duration_s: float) -> 
     # power of noise in one bin is exponential: its median is ln 2 of its mean
     power = gaps.square().median(-1).values / 2 / math.log(2)
     return torch.log(power * duration_s / HANN_BINS + POWER_FLOOR)
-
-
-def _log_energies(waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> tuple[Tensor, ...]:
-    """ln of the mean square in [1, 2) kHz and from 2 kHz, by a Hann periodogram; ln rms, mean removed."""
-    xc, n = centred(waveforms), waveforms.shape[-1]
-    power = welch_psd(xc, sample_rate_hz, n, n) * (sample_rate_hz / n)
-    frequency = torch.arange(power.shape[-1], device=power.device) * (sample_rate_hz / n)
-    middle = power[:, (frequency >= 1000) & (frequency < 2000)].sum(-1)
-    high = power[:, frequency >= 2000].sum(-1)
-    return torch.log(middle + POWER_FLOOR), torch.log(high + POWER_FLOOR), torch.log(xc.square().mean(-1) + POWER_FLOOR) / 2

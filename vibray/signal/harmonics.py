@@ -4,13 +4,14 @@ Transformer core and winding forces act at twice the mains frequency, so its fam
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Complex128, Float, Float64, Int64
 from torch import Tensor
 
-from vibray.signal.stft import periodic_hann
+from vibray.signal.stft import in_parts, periodic_hann, squared_magnitude
 from vibray.signal.waveform import centred
 
 MIN_CYCLES = 8
@@ -19,8 +20,14 @@ MIN_CYCLES = 8
 MAINS_TOLERANCE_HZ = 0.5
 """The mains frequency is looked for within so much of the nominal 50 or 60 Hz."""
 
+MAINS_MULTIPLES = tuple(range(2, 41, 2))
+"""The mains frequency is found by its multiples 2 f0 ... 40 f0."""
+
 SNR_LINES = 10
 """The SNR of a comb is the mean over its lowest so many lines."""
+
+HANN_BINS = 1.5
+"""Equivalent noise bandwidth of the Hann window, in bins."""
 
 FLOOR_BAND_HZ = 100.0
 FLOOR_QUANTILE = 0.25
@@ -29,11 +36,20 @@ FLOOR_QUANTILE = 0.25
 LEAKAGE = 1e-4
 """Lines 40 dB below a record's strongest have no vote in finding a comb."""
 
-CLIMBS = 4
-"""Steps of the climb to a comb's frequency: the last one is 1 / 54 of the grid's step."""
+CLIMBS = (2, 1, 1)
+"""Candidates to either side in each step of the climb to a comb's frequency. The last step is 1 / 9 of the grid's, and the top of its
+parabola is within 1e-6 of a bin."""
 
-RECORDS_AT_ONCE = 32
-"""The grid of a search takes about 0.5 MB a record of 1 s: this bounds the memory of a large batch."""
+CLIMB_HALF_BINS = 6
+"""The highest line climbs no further than so many half-bins beyond the range of the search."""
+
+REACH = 8
+SHARPNESS = 14.8
+"""A line is read from so many half-bins to either side by a kernel of this shape: right to 2e-7 of the record's strongest line."""
+
+SEARCHED_SAMPLES = 1 << 18
+"""Samples searched at once on a CPU, 32 records of 8192: with fewer the many small steps of a search cost more than the spectra, with more
+the memory they take."""
 
 TINY_POWER = 1e-30
 """Added to both powers of every SNR, in unit^2 and absolute, so that a record without noise, or without anything, has a finite one."""
@@ -76,24 +92,161 @@ def check_mains(mains_hz: float | None, sample_rate_hz: float, num_samples: int)
     return mains_hz
 
 
+class LineSpectrum:
+    """Hann spectra of some records, minus their means, at every half bin up to `highest_hz`: searches, floors and amplitudes read it.
+
+    A sine of amplitude A has |value| A at its frequency. The phase is counted from the record's middle, where the window stands, and turned
+    by half a circle from one half-bin to the next, as the kernel of `amplitudes` wants it. `edges_hz`: see `mean_squares`.
+    """
+
+    def __init__(
+        self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, highest_hz: float, edges_hz: tuple[float, ...] = ()
+    ) -> None:
+        self.sample_rate_hz = sample_rate_hz
+        self.num_samples = n = waveforms.shape[-1]
+        hann = periodic_hann(n, waveforms.device)
+        hann = hann * (2 / hann.sum())
+        # to the end of the band of noise around the highest line; REACH half-bins more on either side: below 0 and above Nyquist the
+        # spectrum of a real record is its own mirror image
+        num_bands, bins = _noise_bands(sample_rate_hz, n)
+        self.num_bands = min(num_bands, math.floor(highest_hz * 2 * num_bands / sample_rate_hz) + 1)
+        self.top = min(n, max(math.ceil(highest_hz * 2 * n / sample_rate_hz) + CLIMB_HALF_BINS, 2 * bins * self.num_bands))
+        top = self.top + REACH
+        at = torch.arange(-REACH, top + 1, device=hann.device).abs()
+        at = n - (n - at).abs()
+        mirrored = max(0, top - n)
+        self.half_bins: Complex128[Tensor, "batch half_bins"] = hann.new_empty((len(waveforms), len(at)), dtype=torch.complex128)
+        """At -REACH, ..., 0, 1, 2, ... times fs / 2N."""
+        self.mean_squares: Float64[Tensor, "batch bands"] = hann.new_empty(len(waveforms), len(edges_hz))
+        """Mean square of each record from each of `edges_hz` to the next, from the last to Nyquist."""
+        edges = [*(2 * math.ceil(hz * n / sample_rate_hz) for hz in edges_hz), n + 1]
+        for part, records in in_parts(waveforms):
+            # each record in the middle of twice its length
+            padded = hann.new_zeros(len(records), 2 * n)
+            torch.mul(centred(records), hann, out=padded[:, n - n // 2 : 2 * n - n // 2])
+            whole = torch.fft.rfft(padded)
+            values = whole.index_select(-1, at)
+            values.imag[:, :REACH].neg_()
+            values.imag[:, values.shape[-1] - mirrored :].neg_()
+            self.half_bins[part] = values
+            for i in range(len(edges_hz)):
+                power = squared_magnitude(whole[:, edges[i] : edges[i + 1] : 2]) / (2 * HANN_BINS)
+                if n % 2 == 0 and edges[i + 1] == n + 1:  # the bin at Nyquist stands for itself alone
+                    power[:, -1] /= 2
+                self.mean_squares[part, i] = power.sum(-1)
+
+    def amplitudes(self, frequencies_hz: Float[Tensor, "batch lines"]) -> Float64[Tensor, "batch lines"]:
+        """|value| at any frequencies from 0 to highest_hz, each record's own.
+
+        Between the half-bins by sin(pi d) / (pi d) under the window exp(b (sqrt(1 - (d / w)^2) - 1)), w half-bins to either side: padding
+        to twice the length leaves the interpolation room to be as good as that. Window: Barnett, Magland & af Klinteberg 2019, eq. 1.8.
+        """
+        place = (frequencies_hz.double() * (2 * self.num_samples / self.sample_rate_hz)).abs().clamp_max(self.top)
+        nearest = place.round()
+        # never 0, where sin(pi d) / d would be 0 / 0
+        offset = (place - nearest).abs().clamp_min(1e-30).copysign(place - nearest)
+        taps = torch.arange(-REACH, REACH + 1, device=place.device)
+        distance = offset[..., None] - taps
+        kernel = (SHARPNESS * (1 - (distance / (REACH + 0.5)).square()).sqrt() - SHARPNESS).exp() / distance
+        at = (nearest.long()[..., None] + (taps + REACH)).flatten(1)
+        values = self.half_bins.gather(-1, at).view_as(kernel)
+        return (values * kernel).sum(-1).abs() * ((math.pi * offset).sin() / math.pi).abs()
+
+    def noise(self) -> Float64[Tensor, "batch bands"]:
+        """Noise power (A^2 / 2) a line would have by chance, in equal bands of about 100 Hz (8 bins at least) from 0 Hz."""
+        bins = _noise_bands(self.sample_rate_hz, self.num_samples)[1]
+        power = squared_magnitude(self.half_bins[:, REACH + 2 : REACH + 2 * self.num_bands * bins + 1 : 2]) / 2
+        rank = max(1, math.ceil(FLOOR_QUANTILE * bins))
+        # power in a bin of noise is exponential: its quantile q lies at -ln(1 - q) of its mean
+        return power.unflatten(-1, (self.num_bands, bins)).kthvalue(rank, dim=-1).values / -math.log1p(-FLOOR_QUANTILE)
+
+    def comb(self, low_hz: float, high_hz: float, multiples: tuple[int, ...]) -> Comb:
+        """As the function `comb`."""
+        multiples = tuple(m for m in multiples if m * high_hz < self.sample_rate_hz / 2)
+        if not multiples:
+            raise ValueError(f"no line of a comb from {low_hz:g} Hz is below Nyquist at {self.sample_rate_hz:g} Hz")
+        noise = self.noise()
+        search = _search(self.sample_rate_hz, self.num_samples, low_hz, high_hz, multiples, noise.device)
+        power = squared_magnitude(self.half_bins.index_select(-1, search.half_bins + REACH)) / 2 + TINY_POWER
+        floor = noise.index_select(-1, self._band(search.half_bins.double() * (self.sample_rate_hz / (2 * self.num_samples)))) + TINY_POWER
+        # below the window's own leakage a line says nothing
+        floor = torch.maximum(floor, LEAKAGE * power.amax(dim=-1, keepdim=True))
+        votes = (power / floor).float().log1p().index_select(-1, search.places.flatten()).unflatten(-1, search.places.shape).sum(1)
+        frequency = search.grid[votes.argmax(-1)]
+
+        # the main lobe of the highest line is eight steps of the grid to either side
+        step = 4 * (high_hz - low_hz) / (len(search.grid) - 1)
+        for steps in CLIMBS:
+            frequency = self._climbed(frequency, steps, step, search.multiples)
+            step /= 6
+        frequency = frequency.clamp(low_hz, high_hz)
+        lines = frequency[:, None] * search.multiples[:SNR_LINES]
+        power = self.amplitudes(lines).square() / 2
+        floor = noise.gather(-1, self._band(lines))
+        return Comb(frequency, 10 * torch.log10(((power + TINY_POWER) / (floor + TINY_POWER)).mean(-1)))
+
+    def _band(self, frequencies_hz: Float64[Tensor, "*any"]) -> Int64[Tensor, "*any"]:
+        num_bands = _noise_bands(self.sample_rate_hz, self.num_samples)[0]
+        return (frequencies_hz * (2 * num_bands / self.sample_rate_hz)).long().clamp_max(self.num_bands - 1)
+
+    def _climbed(
+        self, frequency: Float64[Tensor, " batch"], steps: int, step: float, multiples: Float64[Tensor, " lines"]
+    ) -> Float64[Tensor, " batch"]:
+        """The best of the frequencies up to so many steps around `frequency`, the two ends apart, moved to the top of the parabola through
+        it and its neighbours."""
+        offsets = torch.arange(-steps, steps + 1, dtype=torch.float64, device=frequency.device) * step
+        candidates = frequency[:, None] + offsets
+        lines = candidates[:, :, None] * multiples
+        total = self.amplitudes(lines.flatten(1)).square().unflatten(-1, lines.shape[1:]).sum(-1)
+        best = total[:, 1:-1].argmax(-1, keepdim=True) + 1
+        below, top, above = (total.gather(-1, best + k) for k in (-1, 0, 1))
+        curvature = (2 * top - below - above).clamp_min(TINY_POWER)
+        shift = ((above - below) / (2 * curvature)).clamp(-1, 1)
+        return (candidates.gather(-1, best) + shift * step).squeeze(-1)
+
+
+class Search(NamedTuple):
+    """Where a comb is looked for; the same for all records of one rate and length."""
+
+    multiples: Float64[Tensor, " lines"]
+    grid: Float64[Tensor, " steps"]
+    """Frequencies of the comb; the highest line moves a quarter of a bin from one to the next."""
+    half_bins: Int64[Tensor, " places"]
+    """The half-bins nearest to any line of any of them."""
+    places: Int64[Tensor, "lines steps"]
+    """Where in `half_bins` each line's stands."""
+
+
+@lru_cache(maxsize=64)
+def _search(
+    sample_rate_hz: float, num_samples: int, low_hz: float, high_hz: float, multiples: tuple[int, ...], device: torch.device
+) -> Search:
+    steps = math.ceil((high_hz - low_hz) * multiples[-1] * num_samples / sample_rate_hz * 4) + 1
+    grid = torch.linspace(low_hz, high_hz, steps, dtype=torch.float64, device=device)
+    m = torch.tensor(multiples, dtype=torch.float64, device=device)
+    nearest = (m[:, None] * grid * (2 * num_samples / sample_rate_hz)).round().long()
+    half_bins, places = nearest.unique(return_inverse=True)
+    return Search(m, grid, half_bins, places)
+
+
+def _noise_bands(sample_rate_hz: float, num_samples: int) -> tuple[int, int]:
+    """Number of the bands of noise up to Nyquist, and bins of each."""
+    bins = max(8, round(FLOOR_BAND_HZ * num_samples / sample_rate_hz))
+    num_bands = max(1, num_samples // 2 // bins)
+    return num_bands, num_samples // 2 // num_bands
+
+
 def line_amplitudes(
     waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, frequencies_hz: Float[Tensor, "batch lines"]
 ) -> Float64[Tensor, "batch lines"]:
     """Amplitudes at any frequencies, each record's own: 2 |sum w x exp(-2 pi i f t)| / sum w, w a periodic Hann window, mean removed.
 
-    A sine of amplitude A at exactly f gives A where no other line is nearer than 2 / T. Evaluated exactly, not on a grid of bins.
+    A sine of amplitude A at exactly f gives A where no other line is nearer than 2 / T. To 1e-7 of the record's strongest line.
     """
-    x = centred(waveforms)
-    n = x.shape[-1]
-    hann = periodic_hann(n, x.device)
-    # exp(-i w (m B + j)) = exp(-i w m B) exp(-i w j): sqrt(N) instead of N exponentials a line
-    block = math.isqrt(n) + 1
-    blocks = torch.nn.functional.pad(x * (2 * hann / hann.sum()), (0, -n % block)).unflatten(-1, (-1, block))
-    omega = 2 * math.pi / sample_rate_hz * frequencies_hz.double()[:, None, :]
-    inner = torch.arange(block, device=x.device)[:, None] * omega
-    outer = block * torch.arange(blocks.shape[1], device=x.device)[:, None] * omega
-    partial = torch.complex(blocks @ inner.cos(), -(blocks @ inner.sin()))
-    return (partial * torch.polar(torch.ones_like(outer), -outer)).sum(dim=1).abs()
+    amplitudes = torch.empty_like(frequencies_hz, dtype=torch.float64)
+    for part, records in in_parts(waveforms, SEARCHED_SAMPLES):
+        amplitudes[part] = LineSpectrum(records, sample_rate_hz, sample_rate_hz / 2).amplitudes(frequencies_hz[part])
+    return amplitudes
 
 
 def comb(
@@ -105,17 +258,16 @@ def comb(
     summed line power nearest to it: joint least squares for lines that the window keeps apart.
     Raises ValueError where not even the first multiple is below Nyquist.
     """
-    multiples = tuple(m for m in multiples if m * high_hz < sample_rate_hz / 2)
-    if not multiples:
-        raise ValueError(f"no line of a comb from {low_hz:g} Hz is below Nyquist at {sample_rate_hz:g} Hz")
-    parts = [_comb(part, sample_rate_hz, low_hz, high_hz, multiples) for part in waveforms.split(RECORDS_AT_ONCE)]
-    return Comb(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    highest_hz = min(multiples[-1] * high_hz, sample_rate_hz / 2)
+    found = waveforms.new_empty((2, len(waveforms)), dtype=torch.float64)
+    for part, records in in_parts(waveforms, SEARCHED_SAMPLES):
+        found[:, part] = torch.stack(LineSpectrum(records, sample_rate_hz, highest_hz).comb(low_hz, high_hz, multiples))
+    return Comb(*found.unbind())
 
 
 def mains_frequency(waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, mains_hz: float) -> Comb:
     """The mains frequency f0 within 0.5 Hz of the nominal one, from the even multiples 2 f0 ... 40 f0 (those below Nyquist)."""
-    even = tuple(range(2, 41, 2))
-    return comb(waveforms, sample_rate_hz, mains_hz - MAINS_TOLERANCE_HZ, mains_hz + MAINS_TOLERANCE_HZ, even)
+    return comb(waveforms, sample_rate_hz, mains_hz - MAINS_TOLERANCE_HZ, mains_hz + MAINS_TOLERANCE_HZ, MAINS_MULTIPLES)
 
 
 def mains_line_hz(
@@ -135,93 +287,23 @@ def mains_line_hz(
 
 
 def cycle_peak_volatility(
-    waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, frequency_hz: Float[Tensor, " batch"]
+    waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, frequency_hz: Float[Tensor, " batch"], highest_hz: float
 ) -> Float64[Tensor, " batch"]:
-    """Standard deviation over mean of the peaks of |x - mean| in the whole cycles of `frequency_hz`, each record's own; 0 for silence."""
-    x = centred(waveforms).abs()
-    cycles_per_sample = frequency_hz.double() / sample_rate_hz
-    cycle = (torch.arange(x.shape[-1], device=x.device) * cycles_per_sample[:, None]).floor().long()
-    whole = (x.shape[-1] * cycles_per_sample).floor().long()
-    most = int(cycle.max()) + 1 if cycle.numel() else 1
-    peaks = x.new_zeros(len(x), most).scatter_reduce(-1, cycle, x, "amax")
-    counted = (torch.arange(most, device=x.device) < whole[:, None]).double()
+    """Standard deviation over mean of the peaks of |x - mean| in the whole cycles of `frequency_hz`, each record's own; 0 for silence.
+
+    No frequency is above `highest_hz`: the memory for the peaks is known without a look at the tensor, which a GPU would wait for.
+    """
+    cycles_per_sample = frequency_hz.double()[:, None] / sample_rate_hz
+    num_samples = waveforms.shape[-1]
+    at = torch.arange(num_samples, dtype=torch.float64, device=waveforms.device)
+    most = math.floor(num_samples * highest_hz / sample_rate_hz) + 1
+    peaks = at.new_zeros(len(waveforms), most)
+    for part, records in in_parts(waveforms):
+        cycle = (at * cycles_per_sample[part]).long()
+        peaks[part] = peaks[part].scatter_reduce(-1, cycle, centred(records).abs_(), "amax")
+    whole = (num_samples * cycles_per_sample).floor()
+    counted = (torch.arange(most, device=at.device) < whole).double()
     num = counted.sum(-1)
     mean = (peaks * counted).sum(-1) / num
     variance = ((peaks - mean[:, None]).square() * counted).sum(-1) / num
     return torch.where(mean > 0, variance.sqrt() / torch.where(mean > 0, mean, 1.0), 0.0)
-
-
-def _comb(
-    waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, low_hz: float, high_hz: float, multiples: tuple[int, ...]
-) -> Comb:
-    duration = waveforms.shape[-1] / sample_rate_hz
-    # the highest line moves a quarter of a bin from one step to the next
-    steps = math.ceil((high_hz - low_hz) * multiples[-1] * duration * 4) + 1
-    grid = torch.linspace(low_hz, high_hz, steps, dtype=torch.float64, device=waveforms.device)
-    m = torch.tensor(multiples, dtype=torch.float64, device=waveforms.device)
-    power, floor = _power_and_floor(waveforms, sample_rate_hz, grid[:, None] * m)
-    # below the window's own leakage a line says nothing
-    floor = torch.maximum(floor, LEAKAGE * power.amax(dim=(-2, -1), keepdim=True))
-    frequency = grid[torch.log1p(power / floor).sum(-1).argmax(-1)]
-
-    # the main lobe of the highest line is eight steps of the grid to either side
-    step = 4 * (high_hz - low_hz) / (steps - 1)
-    for _ in range(CLIMBS):
-        frequency = _climbed(waveforms, sample_rate_hz, frequency, step, m)
-        step /= 6
-    frequency = frequency.clamp(low_hz, high_hz)
-    lines = frequency[:, None] * m[:SNR_LINES]
-    power = line_amplitudes(waveforms, sample_rate_hz, lines).square() / 2
-    bands = _noise_floor(waveforms, sample_rate_hz)
-    floor = bands.gather(-1, _band(lines, bands.shape[-1], sample_rate_hz))
-    return Comb(frequency, 10 * torch.log10(((power + TINY_POWER) / (floor + TINY_POWER)).mean(-1)))
-
-
-def _climbed(
-    waveforms: Float[Tensor, "batch samples"],
-    sample_rate_hz: float,
-    frequency: Float64[Tensor, " batch"],
-    step: float,
-    multiples: Float64[Tensor, " lines"],
-) -> Float64[Tensor, " batch"]:
-    """The best of five frequencies around `frequency`, a step apart, moved to the top of the parabola through it and its neighbours."""
-    offsets = torch.arange(-2, 3, dtype=torch.float64, device=frequency.device) * step
-    candidates = frequency[:, None] + offsets
-    lines = candidates[:, :, None] * multiples
-    total = line_amplitudes(waveforms, sample_rate_hz, lines.flatten(1)).square().unflatten(-1, lines.shape[1:]).sum(-1)
-    best = total[:, 1:4].argmax(-1, keepdim=True) + 1
-    below, top, above = (total.gather(-1, best + k) for k in (-1, 0, 1))
-    curvature = (2 * top - below - above).clamp_min(TINY_POWER)
-    shift = ((above - below) / (2 * curvature)).clamp(-1, 1)
-    return (candidates.gather(-1, best) + shift * step).squeeze(-1)
-
-
-def _power_and_floor(
-    waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, frequencies_hz: Float64[Tensor, "grid lines"]
-) -> tuple[Float64[Tensor, "batch grid lines"], Float64[Tensor, "batch grid lines"]]:
-    """Line power (A^2 / 2) at the nearest bin of a fourfold zero-padded FFT, and the noise power around it, both + TINY_POWER."""
-    x = centred(waveforms)
-    hann = periodic_hann(x.shape[-1], x.device)
-    num_fft = 4 * x.shape[-1]
-    power = 2 * torch.fft.rfft(x * (hann / hann.sum()), n=num_fft).abs().square()
-    bands = _noise_floor(waveforms, sample_rate_hz)
-    nearest = (frequencies_hz * (num_fft / sample_rate_hz)).round().long()
-    return power[:, nearest] + TINY_POWER, bands[:, _band(frequencies_hz, bands.shape[-1], sample_rate_hz)] + TINY_POWER
-
-
-def _noise_floor(waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float64[Tensor, "batch bands"]:
-    """Noise power a line of the Hann spectrum would have by chance, in equal bands of about 100 Hz (8 bins at least) up to Nyquist."""
-    x = centred(waveforms)
-    hann = periodic_hann(x.shape[-1], x.device)
-    power = 2 * torch.fft.rfft(x * (hann / hann.sum())).abs().square()[:, 1:]
-    bins = max(8, round(FLOOR_BAND_HZ * x.shape[-1] / sample_rate_hz))
-    num_bands = max(1, power.shape[-1] // bins)
-    bins = power.shape[-1] // num_bands
-    rank = max(1, math.ceil(FLOOR_QUANTILE * bins))
-    # power in a bin of noise is exponential: its quantile q lies at -ln(1 - q) of its mean
-    low = power[:, : num_bands * bins].unflatten(-1, (num_bands, bins)).sort(-1).values[..., rank - 1]
-    return low / -math.log1p(-FLOOR_QUANTILE)
-
-
-def _band(frequencies_hz: Float64[Tensor, "*any"], num_bands: int, sample_rate_hz: float) -> Tensor:
-    return (frequencies_hz * (2 * num_bands / sample_rate_hz)).long().clamp(0, num_bands - 1)
