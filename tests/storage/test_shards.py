@@ -1,7 +1,9 @@
+import contextlib
 import gzip
 import io
 import json
 import tracemalloc
+import zlib
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from tests.reference import records as twin
 from vibray.schema import Reason
 from vibray.storage.errors import StorageError
+from vibray.storage.gunzip import BrokenStream, gunzip
 from vibray.storage.shards import SUFFIXES, Broken, RawItem, RawLine, lines_of, suffix
 
 BOM = b"\xef\xbb\xbf"
@@ -105,6 +108,74 @@ def test_damage_ends_in_one_row():
         assert [line.reason for line in cut(b"garbage that is nothing", layout=layout)] == [Reason.TRUNCATED_STREAM]
     *before, broken = cut(gzip.compress(LINES + b"\n") + b"garbage", layout=".jsonl.gz")
     assert (before, broken.offset) == (cut(LINES), len(LINES) + 1)
+
+
+def unzipped(data: bytes) -> tuple[bytes, str]:
+    found = b""
+    try:
+        for step in gunzip(io.BytesIO(data)):
+            found += step
+    except BrokenStream as error:
+        return found, str(error)
+    return found, ""
+
+
+def member(data: bytes, level: int, name: str) -> bytes:
+    packed = io.BytesIO()
+    with gzip.GzipFile(name, "wb", level, packed) as file:
+        file.write(data)
+    return packed.getvalue()
+
+
+MEMBERS = st.builds(
+    member, st.binary(max_size=50) | st.binary(max_size=9).map(lambda b: 9000 * b), st.integers(0, 9), st.sampled_from(["", "a" * 99])
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(MEMBERS, max_size=3).map(b"".join), st.sampled_from([b"", b"\0" * 9, b"\0\0rest", b"\x1f", b"\x1f\x8b\x08\x1f"]), st.data())
+def test_unzipped_bytes_are_those_of_gzip(members, rest, data):
+    whole = members + rest
+    found, broken = unzipped(whole)
+    assert found == gzip.decompress(members)
+    try:
+        assert gzip.decompress(whole) == found
+        assert broken == ""
+    except (EOFError, gzip.BadGzipFile):
+        assert broken
+    size = data.draw(st.integers(0, len(members)))
+    beginning, broken = unzipped(members[:size])
+    assert found.startswith(beginning)
+    if not broken:
+        assert gzip.decompress(members[:size]) == beginning
+    if members:  # one damaged byte is noticed wherever gzip notices it
+        at = data.draw(st.integers(0, len(members) - 1))
+        damaged = members[:at] + bytes([members[at] ^ data.draw(st.integers(1, 255))]) + members[at + 1 :]
+        beginning, broken = unzipped(damaged)
+        try:
+            assert gzip.decompress(damaged) == beginning or broken
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            assert broken
+
+
+def test_the_extras_of_a_header_are_passed_over():
+    body = gzip.compress(LINES)[10:]
+    header = b"\x1f\x8b\x08\x1e" + b"\0" * 6 + b"\x05\0extra" + b"n" * 40_000 + b"\0" + b"comment\0" + b"cc"
+    assert unzipped(header + body) == (LINES, "") and gzip.decompress(header + body) == LINES
+
+
+def test_a_cut_stream_loses_no_more_than_gzip_does():
+    data = bytes(range(256)) * 3000
+    packed = gzip.compress(data, 1)
+    for size in range(len(packed) // 2, len(packed), 997):
+        ours, broken = unzipped(packed[:size])
+        assert broken
+        theirs, file = b"", gzip.GzipFile(fileobj=io.BytesIO(packed[:size]))
+        with contextlib.suppress(EOFError):
+            while step := file.read1(1 << 14):
+                theirs += step
+        assert data.startswith(ours)
+        assert len(ours) >= len(theirs)
 
 
 def test_what_storage_refuses_is_raised():

@@ -4,10 +4,8 @@ A line is known by the byte offset of its first byte in the decompressed stream,
 be read ends as one Broken and never as an exception; what storage refuses (StorageError) is raised.
 """
 
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedIOBase
@@ -18,6 +16,7 @@ import zstandard
 
 from vibray.schema import Reason
 from vibray.storage.errors import StorageError
+from vibray.storage.gunzip import BrokenStream, gunzip
 from vibray.storage.objects import open_read
 
 LINE_LIMIT = 16 << 20
@@ -72,19 +71,15 @@ class Broken:
     size: int = 0
 
 
-class BrokenStream(Exception):
-    """The compressed stream ends or breaks here."""
-
-
 def suffix(key: str) -> str | None:
     """The layout of a shard by its name, one of SUFFIXES; None for an object that is no shard."""
     name = key.lower()
     return next((end for end in SUFFIXES if name.endswith(end)), None)
 
 
-def head_of(raw: bytes | bytearray) -> str:
+def head_of(raw: bytes) -> str:
     """The first 200 characters of a line, unreadable bytes replaced."""
-    return bytes(raw[: 4 * HEAD]).decode("utf-8", "replace")[:HEAD]
+    return raw[: 4 * HEAD].decode("utf-8", "replace")[:HEAD]
 
 
 def read_lines(
@@ -103,7 +98,7 @@ def lines_of(
     stream: BufferedIOBase, layout: str, start: int = 0, end: int | None = None, limit: int = LINE_LIMIT
 ) -> Iterator[RawLine | RawItem | Broken]:
     """The same from an open stream that stands at byte max(start - 1, 0); `layout` is one of SUFFIXES."""
-    unpack = _gunzip if layout.endswith(".gz") else _unzstd if layout.endswith(".zst") else _plain
+    unpack = gunzip if layout.endswith(".gz") else _unzstd if layout.endswith(".zst") else _plain
     if layout.startswith(".jsonl"):
         return _split(unpack(stream), start, end, limit)
     if layout in SUFFIXES:
@@ -116,19 +111,6 @@ def lines_of(
 
 def _plain(stream: BufferedIOBase) -> Iterator[bytes]:
     while data := stream.read(CHUNK):
-        yield data
-
-
-def _gunzip(stream: BufferedIOBase) -> Iterator[bytes]:
-    """All members. Small steps: what one step unpacks is lost where it breaks."""
-    unpacked = gzip.GzipFile(fileobj=stream, mode="rb")
-    while True:
-        try:
-            data = unpacked.read1(1 << 14)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise BrokenStream(str(error)) from None
-        if not data:
-            return
         yield data
 
 
@@ -158,9 +140,10 @@ def _unzstd(stream: BufferedIOBase) -> Iterator[bytes]:
 # ---------------------------------------------------------------- lines
 
 
-def _cut(chunks: Iterator[bytes], offset: int, limit: int) -> Iterator[tuple[int, bytearray, int, BrokenStream | None]]:
+def _cut(chunks: Iterator[bytes], offset: int, limit: int) -> Iterator[tuple[int, bytes, int, BrokenStream | None]]:
     """(offset, line, its length, what broke it) for each line; of one longer than `limit` only the head is held."""
-    held, length = bytearray(), 0
+    held: list[bytes] = []
+    length = 0
     try:
         for chunk in chunks:
             at = 0
@@ -168,21 +151,30 @@ def _cut(chunks: Iterator[bytes], offset: int, limit: int) -> Iterator[tuple[int
                 newline = chunk.find(b"\n", at)
                 stop = newline if newline >= 0 else len(chunk)
                 length += stop - at
-                if length > limit:
-                    held += chunk[at : min(stop, at + 4 * HEAD)] if len(held) < 4 * HEAD else b""
-                    del held[4 * HEAD :]
+                if length <= limit:
+                    held.append(chunk[at:stop])  # the chunk itself where all of it is the line's
                 else:
-                    held += memoryview(chunk)[at:stop]
+                    held = [_beginning([*held, chunk[at : min(stop, at + 4 * HEAD)]])]
                 at = stop + 1
                 if newline >= 0:
-                    yield offset, held, length, None
+                    yield offset, b"".join(held), length, None
                     offset += length + 1
-                    held, length = bytearray(), 0
+                    held, length = [], 0
     except BrokenStream as error:
-        yield offset, held, length, error
+        yield offset, b"".join(held), length, error
         return
     if length:
-        yield offset, held, length, None
+        yield offset, b"".join(held), length, None
+
+
+def _beginning(pieces: list[bytes]) -> bytes:
+    """What the head of a line is made from; the rest is not copied."""
+    begun = b""
+    for piece in pieces:
+        begun += piece[: 4 * HEAD - len(begun)]
+        if len(begun) == 4 * HEAD:
+            break
+    return begun
 
 
 def _split(chunks: Iterator[bytes], start: int, end: int | None, limit: int) -> Iterator[RawLine | Broken]:
@@ -199,7 +191,7 @@ def _split(chunks: Iterator[bytes], start: int, end: int | None, limit: int) -> 
         elif length > limit:
             yield Broken(offset, line, Reason.LINE_TOO_LONG, f"{length} bytes, at most {limit} are read", head_of(held))
         else:
-            raw = bytes(held.removeprefix(BOM) if offset == 0 else held).rstrip(b"\r")
+            raw = (held.removeprefix(BOM) if offset == 0 else held).rstrip(b"\r")
             if raw and not raw.isspace():
                 yield RawLine(offset, line, raw)
 
