@@ -2,7 +2,9 @@ import json
 import math
 from datetime import UTC, datetime
 from decimal import Decimal
+from unittest.mock import patch
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -12,6 +14,8 @@ from tests.reference import records as twin
 from vibray import schema
 from vibray.config import from_json, to_json
 from vibray.schema import Reason
+from vibray.storage import decimals, shortcut
+from vibray.storage.decimals import parse_floats
 from vibray.storage.records import (
     BadRecord,
     CorpusFacts,
@@ -25,11 +29,17 @@ from vibray.storage.records import (
     read_units,
     to_tables,
 )
+from vibray.storage.shortcut import cut_numbers
 
 N = 4
 FACTS = CorpusFacts(sample_rate_hz=1000.0, num_samples=N)
 FITTING = CorpusFacts(sample_rate_hz=1000.0, num_samples=N, wrong_length="fit")
 GOOD = {"data_time": "2023-12-04T15:09:34.000Z", "signal_value": "0.1,0.2,-3e1,4", "sensor_id": "s1"}
+
+
+@pytest.fixture(autouse=True)
+def _from_the_first_line_on(monkeypatch):
+    monkeypatch.setattr(shortcut, "LINES_BEFORE", 0)
 
 
 def parse(record, facts=FACTS):
@@ -301,3 +311,201 @@ def test_tables_follow_the_schema():
     assert count_reasons(bad) == {"not JSON": 2, "not an object": 1}
     empty, none = to_tables([], [], N)
     assert (empty.schema, none.schema, empty.num_rows) == (schema.records(N), schema.BAD_RECORDS, 0)
+
+
+# ---- the shortcut
+
+
+def verdict(raw: bytes, facts: CorpusFacts):
+    """What is made of a line, its waveform as bytes."""
+    found = parse_line(raw, "k", 0, 1, "c", facts)
+    if isinstance(found, BadRecord):
+        return found
+    return [getattr(found, name) if name != "waveform" else found.waveform.tobytes() for name in Record.__dataclass_fields__]
+
+
+def exactly(raw: bytes, facts: CorpusFacts):
+    """The same without the shortcut."""
+    with patch.object(shortcut, "LINES_BEFORE", math.inf):
+        return verdict(raw, facts)
+
+
+NUMBERS = (
+    *(
+        "0",
+        "-0",
+        "-0.0",
+        "0.5",
+        "-3.25",
+        "7",
+        "12.5e-3",
+        "1E5",
+        "1e+2",
+        "-0e0",
+        "0.1",
+        "16777217",
+        "123456789012345678901",
+        "1e39",
+        "1e-50",
+    ),
+    *(
+        "",
+        " 1",
+        "1 ",
+        "+1",
+        ".5",
+        "5.",
+        "-.5",
+        "00",
+        "01.5",
+        "1e",
+        "1e+",
+        "--1",
+        "-",
+        "1_0",
+        "nan",
+        "Infinity",
+        "x",
+        "\\u0031",
+        "[1",
+        "1]",
+        "\t1",
+    ),
+)
+FIELDS = st.lists(st.sampled_from(NUMBERS[:12]) | st.sampled_from(NUMBERS), min_size=3, max_size=5)
+VALUES = st.builds(
+    lambda form, comma, fields: form.replace("#", comma.join(fields)),
+    st.sampled_from(['"#"', '"#"', "[#]", "[#]", '"[#]"', '" [#] "', '"#,"', '"#', '{"signal_value": "#"}', '["#"]', '"[#"', "[[#]]", "#"]),
+    st.sampled_from([",", ", ", ",  ", ";"]),
+    FIELDS,
+)
+SIGNAL = st.builds("".join, st.tuples(st.just('"signal_value"'), st.sampled_from([":", ": ", " :\t", "", "::"]), VALUES))
+MEMBERS = st.sampled_from(
+    [
+        '"data_time": "2023-12-04T15:09:34Z"',
+        '"sensor_id": "s1"',
+        '"sensor_id": "signal_value"',
+        '"sensor_id": "\u00e9 \\u00e9"',
+        '"signal_\\u0076alue": "1,2,3,5"',
+        '"more": {"signal_value": "1,2,3,4"}',
+        '"more": "\\"signal_value\\": \\"1,2,3,4\\""',
+        '"more": [[], {"a": [1]}]',
+        '"more": NaN',
+        '"more": ' + "[" * 60 + "]" * 60,
+        "more",
+    ]
+)
+GOOD_MEMBERS = ['"data_time": "2023-12-04T15:09:34Z"', '"sensor_id": "s1"']
+
+
+@st.composite
+def near_lines(draw):
+    members = draw(st.just(GOOD_MEMBERS) | st.lists(MEMBERS, max_size=4)) + draw(
+        st.lists(SIGNAL, min_size=1, max_size=1 + draw(st.booleans()))
+    )
+    begin, end = draw(st.sampled_from([("{", "}"), ("{", "}"), (" {", "} "), ("[{", "}]"), ("{", "} {}"), ("", "")]))
+    raw = (begin + ", ".join(draw(st.permutations(members))) + end).encode()
+    if draw(st.integers(0, 5)):
+        return raw
+    at = draw(st.integers(0, len(raw)))
+    return raw[:at] + draw(st.sampled_from([b"", b"\xff", b'"', b"\\", b"\x00", b"]"])) + raw[at + draw(st.integers(0, 2)) :]
+
+
+@settings(max_examples=400, deadline=None)
+@given(near_lines() | LINES, st.sampled_from(["quarantine", "fit"]))
+@example(b'{"data_time": "2023-12-04T15:09:34Z", "sensor_id": "a", "signal_value": [-0, 1, 2, 3]}', "quarantine")
+@example(b'{"data_time": "2023-12-04T15:09:34Z", "sensor_id": "a", "signal_value": "-0,1,2,3"}', "quarantine")
+@example(b'{"data_time": "2023-12-04T15:09:34Z", "sensor_id": "a", "signal_value": "1,2,3,4", "signal_value": "1,2,3,5"}', "fit")
+@example(b'{"x": {"data_time": "2023-12-04T15:09:34Z", "sensor_id": "a", "signal_value": "1,2,3,4"}}', "fit")
+@example(b'{"data_time": "2023-12-04T15:09:34Z", "sensor_id": "a", "signal_value": "1,2,3,4"', "fit")
+@example(
+    b'{"x": ' + b"[" * 990 + b"]" * 990 + b', "data_time": "2023-12-04T15:09:34Z", "signal_value": "1,2,3,4", "sensor_id": "a"}', "fit"
+)
+def test_the_shortcut_changes_no_verdict(raw, wrong_length):
+    facts = FITTING if wrong_length == "fit" else FACTS
+    assert verdict(raw, facts) == exactly(raw, facts)
+
+
+@pytest.mark.parametrize("value", ['"1.5,-0,2e-3,4"', '"1.5, 2, 3, 4"', "[1.5, 2, 3, 4]", "[1.5,2,3,4]", '"[1.5, 2, 3, 4]"'])
+@pytest.mark.parametrize("order", ["{%s, %s}", '{"more": [1, {"a": "\u00e9"}], %s, %s}'])
+def test_usual_lines_are_taken_by_the_shortcut(value, order):
+    signal, others = f'"signal_value": {value}', ", ".join(GOOD_MEMBERS)
+    for members in ((signal, others), (others, signal)):
+        raw = (order % members).encode()
+        assert cut_numbers(raw) is not None
+        assert isinstance(parse_line(raw, "k", 0, 1, "c", FACTS), Record)
+        assert verdict(raw, FACTS) == exactly(raw, FACTS)
+
+
+def test_the_first_lines_of_a_process_do_without(monkeypatch):
+    monkeypatch.setattr(shortcut, "LINES_BEFORE", math.inf)
+    assert cut_numbers(json.dumps(GOOD).encode()) is None
+
+
+def read(text: str, minus_zero: bool = True) -> np.ndarray | None:
+    raw = f'"{text}"'.encode()
+    return parse_floats(raw, 1, len(raw) - 1, minus_zero)
+
+
+def bits(numbers) -> list[int]:
+    with np.errstate(over="ignore"):
+        return np.array(numbers, np.float64).astype(np.float32).view(np.int32).tolist()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text("0019.-+eE, ", max_size=14) | FIELDS.map(",".join))
+def test_what_is_read_is_what_float_and_json_read(text):
+    found = read(text)
+    if found is not None:
+        assert found.view(np.int32).tolist() == bits([float(field) for field in text.split(",")])
+    found = read(text, minus_zero=False)
+    if found is not None:
+        assert found.view(np.int32).tolist() == bits([float(number) for number in json.loads(f"[{text}]")])
+
+
+def near_midpoints(value: float, digits: int, nudge: int) -> str:
+    """A decimal of so many digits near the middle between a float32 and the next."""
+    low = np.float32(value)
+    middle = (Decimal(float(low)) + Decimal(float(np.nextafter(low, np.float32(np.inf))))) / 2
+    mantissa, exponent = f"{middle:.{digits - 1}e}".split("e")
+    return f"{mantissa[:-1]}{(int(mantissa[-1]) + nudge) % 10}e{exponent}"
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.builds(
+        lambda x, form: form % x, st.floats(-1e9, 1e9) | st.floats(width=32), st.sampled_from(["%.5g", "%.9g", "%r", "%.17g", "%.18e"])
+    )
+    | st.builds(near_midpoints, st.floats(2.0**-126, 2.0**100, width=32), st.integers(8, 19), st.integers(-1, 1))
+    | st.builds("{}{}.{}e{}".format, st.sampled_from(["", "-"]), st.integers(0, 10**12), st.integers(0, 10**8), st.integers(-90, 50))
+)
+@example("9007199254740993")
+@example("1.00000005960464477539")
+@example("3.4028235677973366e38")
+@example("3.4028235677973365e38")
+@example("1e-46")
+@example("7.006492321624085e-46")
+def test_a_number_that_is_read_is_the_float32_of_its_float(text):
+    found = read(text)
+    assert found is None or found.view(np.int32).tolist() == bits([float(text)])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(-1e9, 1e9), min_size=1), st.sampled_from(["%.5g", "%.9g", "%.4f", "%.16g"]))
+def test_usual_numbers_are_read(values, form):
+    texts = [form % (x if abs(x) > 1e-6 else 0.0) for x in values]
+    found = read(",".join(texts))
+    if found is None:  # a float32 next to the middle of two, which 16 digits reach once in 10^8
+        assert form == "%.16g"
+    else:
+        assert found.view(np.int32).tolist() == bits([float(text) for text in texts])
+
+
+def test_without_a_place_for_compiled_code_each_process_compiles(monkeypatch):
+    def njit(signature, cache=False, **options):
+        if cache:
+            raise RuntimeError("no locator available")
+        return lambda function: function.__name__
+
+    monkeypatch.setattr(numba, "njit", njit)
+    assert decimals._compiled.__wrapped__() == "_parse"
