@@ -26,7 +26,7 @@ _lines = count()
 def cut_numbers(raw: bytes, most: int | None = None) -> tuple[bytes, Any, np.ndarray] | None:
     """A line without the numbers of its signal_value, the empty value left in their place ("" or []), and the numbers as float32.
 
-    None where the line must be read whole, as one of more than `most` numbers. The numbers are right only if the rest is a JSON object whose
+    None where the line must be read whole, as one of more than `most` numbers. They are right only if the rest is a JSON object whose
     signal_value is the empty value: the key stands in the rest once and nothing there is escaped, so that it is then the key of that
     object, and bytes of numbers alone change neither where a string ends nor what else the line holds.
     """
