@@ -34,6 +34,23 @@ def test_planted_harmonics_within_1_percent(rate: float, length: int) -> None:
     assert v["ln_energy_1_2_khz"] == pytest.approx(math.log(0.05**2 / 2), abs=0.05)
 
 
+@pytest.mark.parametrize("rate", [8192.0, 10000.0, 12800.0, 25600.0, 48000.0])
+@pytest.mark.parametrize("length", [1024, 2048, 4096, 8192, 16384, 65536])
+def test_rates_and_lengths(rate: float, length: int) -> None:
+    """Lines of known amplitude within 1 % wherever 8 cycles fit in the record; refused with the length that would do elsewhere."""
+    even = {50 * m: 1.0 / m for m in range(2, 41, 2)}
+    odd = {50 * m: 0.1 for m in range(1, 20, 2)}
+    record = torch.from_numpy(transformer(49.93, rate, length, lines=even | odd))[None]
+    needed = math.ceil(8 * rate / 49.5)
+    if length < needed:
+        with pytest.raises(ValueError, match=f"need {needed} samples at {rate:g} Hz; a record has {length}"):
+            HARMONIC(record, rate)
+        return
+    vector = HARMONIC(record, rate)[0]
+    assert vector.isfinite().all()
+    np.testing.assert_allclose(vector[:30].exp().numpy(), [*even.values(), *odd.values()], rtol=0.01)
+
+
 def test_noise_floor_and_high_energy_of_white_noise() -> None:
     rate, noise = 8192.0, 0.3
     records = torch.from_numpy(np.stack([transformer(50.0, rate, 8192, noise=noise, seed=i) for i in range(8)]))
@@ -75,6 +92,6 @@ def test_batch_mates_pickle_and_silence() -> None:
     x = torch.from_numpy(records)
     vectors = HARMONIC(x, 8192.0)
     assert vectors.isfinite().all() and vectors.dtype == torch.float32
-    torch.testing.assert_close(HARMONIC(x[33:], 8192.0), vectors[33:], rtol=1e-5, atol=1e-5)
+    assert torch.equal(HARMONIC(x[33:], 8192.0), vectors[33:]) and torch.equal(HARMONIC(x[3:12], 8192.0), vectors[3:12])
     assert torch.equal(pickle.loads(pickle.dumps(HARMONIC))(x[:3], 8192.0), HARMONIC(x[:3], 8192.0))
     assert HARMONIC(x[:0], 8192.0).shape == (0, 40)
