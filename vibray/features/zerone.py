@@ -116,9 +116,13 @@ def _whole_hz(sample_rate_hz: float, num_fft: int, device: torch.device) -> tupl
 
 def _bands(psd: Float[Tensor, "batch hz"]) -> Float[Tensor, "batch 11"]:
     """Sums of the density over the five bands between the thresholds; its values at the first Hz of each band and at the last of all."""
-    edges = [f - 1 for f in THRESHOLDS_HZ]
-    sums = [band.sum(-1) for band in psd.tensor_split(edges, dim=-1)]
-    return torch.stack(sums + [psd[:, i] for i in (0, *edges, -1)], dim=-1)
+    sums = [band.sum(-1, keepdim=True) for band in psd.tensor_split([f - 1 for f in THRESHOLDS_HZ], dim=-1)]
+    return torch.cat([*sums, psd.index_select(-1, _ends(psd.shape[-1], psd.device))], dim=-1)
+
+
+@lru_cache(maxsize=16)
+def _ends(num_hz: int, device: torch.device) -> Int64[Tensor, " ends"]:
+    return torch.tensor([0, *(f - 1 for f in THRESHOLDS_HZ), num_hz - 1], device=device)
 
 
 def _high_frequency_ratios(bands: Float[Tensor, "batch 11"], num_hz: int) -> Float[Tensor, "batch 8"]:
