@@ -9,8 +9,8 @@ from torch import Tensor
 
 from vibray.signal.waveform import frames
 
-CPU_SAMPLES = 1 << 16
-"""Samples that a CPU takes at once, 8 records of 8192: intermediates in float64 then stay in the cache and in memory that the allocator
+CPU_SAMPLES = 1 << 17
+"""Samples that a CPU takes at once, 16 records of 8192: intermediates in float64 then stay in the cache and in memory that the allocator
 keeps; 64 records at once take up to twice the time."""
 
 GPU_SAMPLES = 1 << 23
