@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Complex128, Float, Float64, Int64
 from torch import Tensor
 
-from vibray.signal.stft import in_parts, periodic_hann, squared_magnitude
+from vibray.signal.stft import CPU_SAMPLES, in_parts, periodic_hann, squared_magnitude
 from vibray.signal.waveform import centred
 
 MIN_CYCLES = 8
@@ -120,11 +120,12 @@ class LineSpectrum:
         self.mean_squares: Float64[Tensor, "batch bands"] = hann.new_empty(len(waveforms), len(edges_hz))
         """Mean square of each record from each of `edges_hz` to the next, from the last to Nyquist."""
         edges = [*(2 * math.ceil(hz * n / sample_rate_hz) for hz in edges_hz), n + 1]
-        for part, records in in_parts(waveforms):
-            # each record in the middle of twice its length
-            padded = hann.new_zeros(len(records), 2 * n)
-            torch.mul(centred(records), hann, out=padded[:, n - n // 2 : 2 * n - n // 2])
-            whole = torch.fft.rfft(padded)
+        parts = list(in_parts(waveforms, CPU_SAMPLES // 2))
+        # each record in the middle of twice its length; one buffer for all parts, whose ends stay 0
+        padded = hann.new_zeros(len(parts[0][1]) if parts else 0, 2 * n)
+        for part, records in parts:
+            torch.mul(centred(records), hann, out=padded[: len(records), n - n // 2 : 2 * n - n // 2])
+            whole = torch.fft.rfft(padded[: len(records)])
             values = whole.index_select(-1, at)
             values.imag[:, :REACH].neg_()
             values.imag[:, values.shape[-1] - mirrored :].neg_()
