@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from vibray.decide.state import SensorHistory, has_mains_line, state_statistics, states
+from vibray.decide.state import SensorHistory, centred_rms, has_mains_line, state_statistics, states
 from vibray.schema import State
 
 RATE = 8192.0
@@ -117,6 +117,7 @@ def test_level_in_closed_form():
     found = state_statistics(batch(sine), RATE)
     assert found["rms"][0] == pytest.approx(2 / np.sqrt(2), rel=1e-6)
     assert found["offset"][0] == pytest.approx(5, rel=1e-6)
+    assert centred_rms(batch(sine))[0] == found["rms"][0]
     assert found["level_change"][0] == pytest.approx(1, abs=1e-6)
     doubled = np.where(T < 0.5, 1, 4) * np.sin(2 * np.pi * 64 * T)
     assert state_statistics(batch(doubled), RATE)["level_change"][0] == pytest.approx(4, rel=1e-6)

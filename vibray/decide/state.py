@@ -69,6 +69,19 @@ def history_of(rms: np.ndarray, snr_db: np.ndarray | None) -> SensorHistory:
     return SensorHistory(float(np.median(rms)), share)
 
 
+def centred_rms(waveforms: Float[np.ndarray, "batch samples"]) -> Float[np.ndarray, " batch"]:
+    """Root of the mean square of each record less its mean, in its own unit: the level that a sensor's history is made of."""
+    return _centred_rms(waveforms)[2]
+
+
+def _centred_rms(waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The means, the records less them, and the root of their mean square, in float64."""
+    x = waveforms.astype(np.float64)
+    mean = x.mean(axis=1)
+    x -= mean[:, None]
+    return mean, x, np.sqrt(np.einsum("bs,bs->b", x, x) / x.shape[1])
+
+
 def state_statistics(waveforms: Float[np.ndarray, "batch samples"], sample_rate_hz: float) -> dict[str, np.ndarray]:
     """One value a record, by name, each from that record alone:
 
@@ -89,15 +102,13 @@ def state_statistics(waveforms: Float[np.ndarray, "batch samples"], sample_rate_
 
 def _statistics(waveforms: np.ndarray) -> dict[str, np.ndarray]:
     num_records, num_samples = waveforms.shape
-    x = waveforms.astype(np.float64)
-    offset = x.mean(axis=1)
-    xc = x - offset[:, None]
+    mean, xc, rms = _centred_rms(waveforms)
     frames = xc[:, : num_samples // NUM_FRAMES * NUM_FRAMES].reshape(num_records, NUM_FRAMES, num_samples // NUM_FRAMES)
     frame_std = frames.std(axis=2)
     longest, held = _runs(waveforms)
     return {
-        "rms": np.sqrt(np.mean(xc**2, axis=1)),
-        "offset": np.abs(offset),
+        "rms": rms,
+        "offset": np.abs(mean),
         "longest_run_share": longest / num_samples,
         "held_share": held / num_samples,
         "num_values": 1 + np.count_nonzero(np.diff(np.sort(waveforms, axis=1), axis=1), axis=1),
@@ -109,13 +120,12 @@ def _statistics(waveforms: np.ndarray) -> dict[str, np.ndarray]:
 def _runs(waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(batch,) length of the longest run of equal samples; number of samples in runs of HELD_RUN and more."""
     num_records, num_samples = waveforms.shape
-    begins = np.ones((num_records, num_samples), bool)
-    begins[:, 1:] = waveforms[:, 1:] != waveforms[:, :-1]
-    place = np.arange(num_samples)
-    length = place - np.maximum.accumulate(np.where(begins, place, 0), axis=1) + 1  # of the run so far
-    ends = np.ones_like(begins)
-    ends[:, :-1] = begins[:, 1:]
-    return length.max(axis=1), np.where(ends & (length >= HELD_RUN), length, 0).sum(axis=1)
+    begins = np.ones((num_records, num_samples + 1), bool)
+    np.not_equal(waveforms[:, 1:], waveforms[:, :-1], out=begins[:, 1:-1])
+    lengths = [np.diff(np.flatnonzero(row)) for row in begins]
+    longest = np.array([length.max() for length in lengths], np.int64)
+    held = np.array([length[length >= HELD_RUN].sum() for length in lengths], np.int64)
+    return longest, held
 
 
 def _level_change(level: np.ndarray) -> np.ndarray:
