@@ -11,6 +11,7 @@ from tests.pipeline.lines import FACTS, RATE_HZ, write_labels, write_shard
 from vibray import runs
 from vibray.decide.thresholds import ConformalConfig, PercentileConfig
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
+from vibray.pipeline import session
 from vibray.pipeline.calibration import calibrate
 from vibray.pipeline.decisions import DecisionsMismatch, label, overall_of, read_cuts
 from vibray.pipeline.evaluation import evaluate
@@ -103,6 +104,41 @@ def test_a_stopped_scoring_goes_on_and_changes_nothing(line, tmp_path, capsys):
     capsys.readouterr()
     score(*arguments, lines_per_part=25)
     assert "finished already" in capsys.readouterr().out
+
+
+def part_files(folder) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for name in ("part-*", "bad/*", "_done/*") for p in folder.glob(name)}
+
+
+def test_a_stopped_featurizing_goes_on_and_writes_the_same_bytes(line, tmp_path, monkeypatch):
+    """Whether a task reads and works, or readers hand a chain's parts on because the cores are more than the chains."""
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "a.jsonl.gz").symlink_to(line / "pool" / "a.jsonl.gz")
+    handed_on, in_one = tmp_path / "handed_on", tmp_path / "in_one"
+    featurize(str(tmp_path / "pool"), str(handed_on), FACTS, lines_per_part=25)
+    before = part_files(handed_on)
+    assert len(before) == 3 + 1 + 3  # parts, bad lines, markers
+    monkeypatch.setattr(session, "num_cpus", lambda: 1)
+    featurize(str(tmp_path / "pool"), str(in_one), FACTS, lines_per_part=25)
+    assert part_files(in_one) == before
+    for folder in (handed_on, in_one):
+        for marker in sorted((folder / "_done").iterdir())[1:]:  # killed between data and marker
+            marker.unlink()
+        featurize(str(tmp_path / "pool"), str(folder), FACTS, lines_per_part=25)
+        assert part_files(folder) == before
+        monkeypatch.undo()
+
+
+def test_the_mains_line_is_searched_once(line, tmp_path):
+    """Its SNR is the one of the harmonic vector, or the same without that vector; the rate is checked on a few records of each sensor."""
+    featurize(str(line / "pool"), str(tmp_path / "features"), FACTS, vectors=("spectral",), lines_per_part=25)
+    parts, without = Parts(str(line / "features")), Parts(str(tmp_path / "features"))
+    snr = parts.read(["mains_snr_db"])["mains_snr_db"].to_numpy()
+    assert np.array_equal(snr, np.array(parts.read(["harmonic"])["harmonic"].to_pylist(), np.float32)[:, -1])
+    np.testing.assert_allclose(without.read(["mains_snr_db"])["mains_snr_db"].to_numpy(), snr, rtol=1e-6)
+    for marker in parts.markers.values():
+        assert set(marker["mains"]) == {"t1/t1-s0", "t1/t1-s1"}
+        assert all(5 <= len(frequencies) <= 8 for frequencies in marker["mains"].values())
 
 
 def test_another_job_on_a_folder_is_refused(line):

@@ -1,9 +1,10 @@
 """A part that travels as one row arrives as it was."""
 
 import numpy as np
+import pyarrow as pa
 
 from tests.pipeline.lines import FACTS, write_shard
-from vibray.pipeline.reading import pack, read_parts, unpack
+from vibray.pipeline.reading import pack, read_parts, unpack, work_parts
 from vibray.storage.parts import missing
 from vibray.storage.plan import make_plan
 from vibray.storage.reading import read_shard
@@ -33,6 +34,18 @@ def test_ray_neither_glues_nor_slices_parts(local_ray, tmp_path):
     found = {key: [rows for _, rows, _ in sorted(parts)] for key, parts in sizes.items()}
     assert found == {"0.jsonl.gz": [1], "1.jsonl.gz": [10, 10, 3], "2.jsonl.gz": [5], "3.jsonl.gz": [10, 10, 10, 10]}
     assert all([last for *_, last in sorted(parts)] == [False] * (len(parts) - 1) + [True] for parts in sizes.values())
+
+
+def test_a_worker_tells_of_each_part_as_soon_as_it_is_done(local_ray, tmp_path):
+    write_shard(tmp_path / "raw" / "a.jsonl.gz", 23, bad=1)
+    plan = make_plan(str(tmp_path / "raw"), "raw", {}, lines_per_part=10)
+    dataset = work_parts(plan, FACTS, missing(plan, {}), counted, 1)
+    blocks = map(pa.Table.to_pylist, dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
+    assert list(blocks) == [[{"records": 9}], [{"records": 10}], [{"records": 4}]]
+
+
+def counted(read):
+    return pa.table({"records": [read.records.num_rows]})
 
 
 def test_parts_that_are_done_are_not_read_again(local_ray, tmp_path):

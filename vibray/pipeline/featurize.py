@@ -1,6 +1,8 @@
 """Shards to the features table: records, their level, and the vector features that the corpus allows."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -8,13 +10,12 @@ import torch
 
 from vibray import schema
 from vibray.config import to_json
-from vibray.decide.state import state_statistics
+from vibray.decide.state import centred_rms
 from vibray.features.cwt_image import CwtImageConfig
-from vibray.features.harmonic import HarmonicConfig
+from vibray.features.harmonic import Harmonic, HarmonicConfig
 from vibray.features.spectral import SpectralConfig
 from vibray.features.zerone import ZeroneConfig
-from vibray.pipeline.parts_job import PartsJob, sensors_of, summary_row, vector_column, waveforms_of
-from vibray.pipeline.reading import unpack
+from vibray.pipeline.parts_job import PartsJob, sensors_of, vector_column, waveforms_of
 from vibray.recipes import VectorConfig, build_image, build_vector
 from vibray.runs import CHUNK, mains_snr_db
 from vibray.signal.harmonics import mains_line_hz
@@ -22,6 +23,7 @@ from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts, commit_part
 from vibray.storage.plan import LINES_PER_PART
+from vibray.storage.reading import ReadPart
 
 VECTORS = ("spectral", "zerone", "harmonic")
 """Vector features that are stored where the corpus allows them: they are small beside the waveform."""
@@ -33,6 +35,8 @@ MAINS_TOLERANCE = 0.01
 
 MAINS_SNR_DB = 10.0
 MAINS_MIN_RECORDS = 5
+MAINS_RECORDS = 8
+"""Records of a sensor that are looked at in a part: the rate is a sensor's, not a record's, and the search takes as long as a vector."""
 
 
 def featurize(
@@ -100,16 +104,15 @@ def write_feature_json(features_uri: str, parts: Parts, facts: CorpusFacts, conf
     objects.write_json(objects.join(features_uri, "feature.json"), values)
 
 
-def make_features(batch: pa.Table, features_uri: str, facts: CorpusFacts, configs: dict[str, VectorConfig], store_images: bool) -> pa.Table:
-    """The stage: parts of records in, parts of the features table out."""
-    torch.set_num_threads(1)  # a worker a core: more threads only spin against one another
-    make, marker = MakeFeatures(facts, configs), {}
-    for read in unpack(batch):
-        tables = {"": make.table(read.records), "bad": read.bad}
-        if store_images:
-            tables["images"] = make.images(read.records)
-        marker = commit_part(features_uri, read.part_id, tables, {**read.marker, "mains": make.mains(read.records)})
-    return summary_row(marker)
+def make_features(
+    read: ReadPart, features_uri: str, facts: CorpusFacts, configs: dict[str, VectorConfig], store_images: bool
+) -> dict[str, Any]:
+    """The stage: a part of records in, a part of the features table out."""
+    make = MakeFeatures(facts, configs)
+    tables = {"": make.table(read.records), "bad": read.bad}
+    if store_images:
+        tables["images"] = make.images(read.records)
+    return commit_part(features_uri, read.part_id, tables, {**read.marker, "mains": make.mains(read.records)})
 
 
 @dataclass(frozen=True)
@@ -123,33 +126,37 @@ class MakeFeatures:
         """The features table of some records."""
         features = {name: build_vector(config, self.facts.mains_hz) for name, config in self.configs.items()}
         shape = schema.features(self.facts.num_samples, {name: feature.shape[0] for name, feature in features.items()})
-        w = waveforms_of(records)
-        if not len(w):
+        if not records.num_rows:
             return shape.empty_table()
-        made: dict[str, list[np.ndarray]] = {name: [] for name in ("rms", "snr", *features)}
-        for chunk in np.array_split(w, -(-len(w) // CHUNK)):
-            made["rms"].append(state_statistics(chunk, self.facts.sample_rate_hz)["rms"])
-            made["snr"].append(np.full(len(chunk), np.nan) if (snr := mains_snr_db(chunk, self.facts)) is None else snr)
-            for name, feature in features.items():
-                made[name].append(feature(torch.from_numpy(chunk), self.facts.sample_rate_hz).numpy())
-        whole = {name: np.concatenate(parts).astype(np.float32) for name, parts in made.items()}
+        made: dict[str, list[np.ndarray]] = {name: [] for name in ("rms", "mains_snr_db", *features)}
+        for chunk in _chunks(records):
+            own = {name: feature(torch.from_numpy(chunk), self.facts.sample_rate_hz).numpy() for name, feature in features.items()}
+            own["rms"] = centred_rms(chunk)
+            own["mains_snr_db"] = self._mains_snr_db(chunk, own)
+            for name, values in own.items():
+                made[name].append(values)
+        whole = {name: np.concatenate(parts).astype(np.float32, copy=False) for name, parts in made.items()}
         columns = {name: records[name] for name in records.column_names}
-        columns |= {"rms": pa.array(whole["rms"]), "mains_snr_db": pa.array(whole["snr"], from_pandas=True)}
+        columns |= {"rms": pa.array(whole["rms"]), "mains_snr_db": pa.array(whole["mains_snr_db"], from_pandas=True)}
         columns |= {name: vector_column(whole[name]) for name in features}
         return pa.table(columns, schema=shape)
 
     def images(self, records: pa.Table) -> pa.Table:
         """The default CWT image of some records, float16, a binary column with its shape beside it."""
         feature = build_image(CwtImageConfig(), None)
-        chunks = torch.from_numpy(waveforms_of(records)).split(CHUNK)
-        images = [image for chunk in chunks if len(chunk) for image in feature(chunk, self.facts.sample_rate_hz).half().numpy()]
-        shape = [list(image.shape) for image in images]
+        images = np.empty((records.num_rows, *feature.shape), np.float16)
+        for start, chunk in zip(range(0, len(images), CHUNK), _chunks(records), strict=True):
+            made = feature(torch.from_numpy(chunk), self.facts.sample_rate_hz)
+            torch.from_numpy(images[start : start + CHUNK]).copy_(made)
+        size = images[:1].nbytes
+        offsets = pa.array(size * np.arange(len(images) + 1))
+        column = pa.Array.from_buffers(pa.large_binary(), len(images), [None, offsets.buffers()[1], pa.py_buffer(images)])
         return pa.table(
             {
                 "corpus": records["corpus"],
                 "record_id": records["record_id"],
-                "image": pa.array([image.tobytes() for image in images], pa.large_binary()),
-                "shape": pa.array(shape, pa.list_(pa.int32())),
+                "image": column,
+                "shape": pa.array([list(feature.shape)] * len(images), pa.list_(pa.int32())),
             }
         )
 
@@ -157,12 +164,29 @@ class MakeFeatures:
         """By sensor: frequencies at which its clear mains lines stand, for the check of the rate."""
         if self.facts.mains_hz is None or not records.num_rows:
             return {}
-        line = mains_line_hz(torch.from_numpy(waveforms_of(records)), self.facts.sample_rate_hz)
+        of_sensor: dict[tuple[str, str], list[int]] = {}
+        for row, sensor in enumerate(sensors_of(records)):
+            of_sensor.setdefault(sensor, []).append(row)
+        few = records.take(pa.array([row for rows in of_sensor.values() for row in rows[:: -(-len(rows) // MAINS_RECORDS)]]))
+        line = mains_line_hz(torch.from_numpy(waveforms_of(few)), self.facts.sample_rate_hz)
         found: dict[str, list[float]] = {}
-        for (unit, sensor_id), hz, snr in zip(sensors_of(records), line.frequency_hz.tolist(), line.snr_db.tolist(), strict=True):
+        for (unit, sensor_id), hz, snr in zip(sensors_of(few), line.frequency_hz.tolist(), line.snr_db.tolist(), strict=True):
             if snr >= MAINS_SNR_DB:
                 found.setdefault(f"{unit}/{sensor_id}", []).append(round(hz, 3))
         return found
+
+    def _mains_snr_db(self, waveforms: np.ndarray, vectors: dict[str, np.ndarray]) -> np.ndarray:
+        """NaN for a machine without a mains line."""
+        if "harmonic" in vectors:  # found already: the search for the line is most of that vector's cost
+            return vectors["harmonic"][:, Harmonic.mains_snr_db]
+        snr_db = mains_snr_db(waveforms, self.facts)
+        return np.full(len(waveforms), np.nan) if snr_db is None else snr_db
+
+
+def _chunks(records: pa.Table) -> Iterator[np.ndarray]:
+    """The waveforms, few enough at a time that what is made of them stays in the cache."""
+    for start in range(0, records.num_rows, CHUNK):
+        yield waveforms_of(records.slice(start, CHUNK))
 
 
 def warn_mains(parts: Parts, facts: CorpusFacts) -> None:

@@ -4,27 +4,29 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray.data
+import torch
 
 from vibray.pipeline import session
 from vibray.pipeline.progress import Progress
-from vibray.pipeline.reading import WORK_CPUS, Todo, read_parts
+from vibray.pipeline.reading import WORK_CPUS, Todo, read_parts, unpack, work_parts
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts, done_parts, missing
 from vibray.storage.plan import Plan, make_plan, read_plan, start_plan
-from vibray.storage.reading import read_shard
+from vibray.storage.reading import ReadPart, read_shard
 
 PREVIEW_LINES = 64
 PREVIEW_BAD = 5
 
 
-Stage = Callable[..., pa.Table]
-"""What happens to a block of parts: (batch, **arguments) -> a summary row; a function of a module."""
+Stage = Callable[..., dict[str, Any]]
+"""What happens to a part: (read, **arguments) -> the marker of the part it committed; a function of a module."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,23 @@ class PartsJob:
         return parts
 
     def _stream(self, plan: Plan, todo: Todo, stage: Stage, stage_arguments: dict[str, Any], use_gpu: bool) -> None:
-        num_workers = max(1, session.num_gpus() if use_gpu else min(session.num_cpus(), _most_parts(plan, todo)))
-        dataset = read_parts(plan, self.facts, todo).map_batches(
-            stage,
-            fn_kwargs=stage_arguments,
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=1 if use_gpu else WORK_CPUS,
-            num_gpus=1 if use_gpu else None,
-            # a process that has used a GPU for a task ends with it; on CPUs processes stay, and with them what they imported and loaded
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=num_workers) if use_gpu else ray.data.TaskPoolStrategy(num_workers),
-        )
+        work, cores = partial(_work, stage=stage, arguments=stage_arguments), session.num_cpus()
+        if not use_gpu and (len(todo) >= cores or not any(part.chain for part, _ in todo)):
+            dataset = work_parts(plan, self.facts, todo, work, min(len(todo), cores))
+        else:
+            # work on GPUs; or chains that are fewer than the cores: a chain is read by one task, and all cores are to work
+            dataset = read_parts(plan, self.facts, todo).map_batches(
+                _work_batch,  # type: ignore[arg-type] (Ray's type knows no further arguments)
+                fn_kwargs={"work": work},
+                batch_size=1,
+                batch_format="pyarrow",
+                num_cpus=1 if use_gpu else WORK_CPUS,
+                num_gpus=1 if use_gpu else None,
+                # a process that has used a GPU for a task ends with it; on CPUs processes stay, and with them what they imported and loaded
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=session.num_gpus())
+                if use_gpu
+                else ray.data.TaskPoolStrategy(cores),
+            )
         bad = 0
         with Progress(self.verb, None, "records") as progress:
             for row in dataset.iter_rows():
@@ -112,9 +120,15 @@ class PartsJob:
             print(f"  that is {3600 / (line + record):,.0f} records an hour and core")
 
 
-def _most_parts(plan: Plan, todo: Todo) -> int:
-    # how many parts a chain has is not known before it was read
-    return 10**6 if any(part.chain for part, _ in todo) else len(todo)
+def _work(read: ReadPart, stage: Stage, arguments: dict[str, Any]) -> pa.Table:
+    """The stage on a worker; returns what a finished part tells the driver."""
+    torch.set_num_threads(1)  # a worker a core: more threads only spin against one another
+    marker = stage(read, **arguments)
+    return pa.table({name: [marker[name]] for name in ("num_kept", "num_bad")})
+
+
+def _work_batch(batch: pa.Table, work: Callable[[ReadPart], pa.Table]) -> pa.Table:
+    return pa.concat_tables([work(read) for read in unpack(batch)])
 
 
 def print_account(parts: Parts, ignored: Sequence[str] = ()) -> None:
@@ -145,8 +159,3 @@ def vector_column(values: np.ndarray) -> pa.FixedSizeListArray:
 def sensors_of(table: pa.Table) -> list[tuple[str, str]]:
     """(unit, sensor_id) a row."""
     return list(zip(table["unit"].to_pylist(), table["sensor_id"].to_pylist(), strict=True))
-
-
-def summary_row(marker: dict[str, Any]) -> pa.Table:
-    """What a finished part tells the driver."""
-    return pa.table({"num_kept": [marker["num_kept"]], "num_bad": [marker["num_bad"]]})

@@ -1,11 +1,12 @@
-"""Objects to records, streaming: one plan row a task, one row of a Ray block a part.
+"""Objects to records to what becomes of them, streaming: one plan row a task, and a part is always handed on whole.
 
-A part travels as a single row that holds its tables as Arrow IPC bytes, so that Ray can neither glue two parts nor slice one,
-whatever the length of a record (blocks of records stay whole only between one and one and a half times target_max_block_size).
+Two ways. `work_parts`: a task reads a part and works on it where it lies. `read_parts`: readers hand parts to another stage, as a
+single row that holds a part's tables as Arrow IPC bytes, so that Ray can neither glue two parts nor slice one, whatever the length of a
+record (blocks of records stay whole only between one and one and a half times target_max_block_size).
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -28,22 +29,33 @@ Todo = Sequence[tuple[PartPlan, frozenset[int]]]
 
 def read_parts(plan: Plan, facts: CorpusFacts, todo: Todo) -> ray.data.Dataset:
     """One row a part: see `unpack`. Reading is streamed; a task holds one part at a time."""
-    ray.data.DataContext.get_current().target_max_block_size = 1 << 20  # no row waits for another: each is a block of its own
+    return _map_plan(plan, facts, todo, pack, num_cpus=READ_CPUS)
+
+
+def work_parts(plan: Plan, facts: CorpusFacts, todo: Todo, work: Callable[[ReadPart], pa.Table], num_workers: int) -> ray.data.Dataset:
+    """The small tables that `work` makes of the parts; a task takes a core, reads and works part after part, and holds one at a time."""
+    return _map_plan(plan, facts, todo, work, num_cpus=1, compute=ray.data.TaskPoolStrategy(num_workers))
+
+
+def _map_plan(plan: Plan, facts: CorpusFacts, todo: Todo, work: Callable[[ReadPart], pa.Table], **options: Any) -> ray.data.Dataset:
+    ray.data.DataContext.get_current().target_max_block_size = 1  # no row waits for another: each is a block of its own
     rows = [{"part": json.dumps(to_json(part)), "done": sorted(done)} for part, done in todo]
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         _read,  # type: ignore[arg-type] (Ray's type knows no generators of tables)
-        fn_kwargs={"base_uri": plan.base_uri, "corpus": plan.corpus, "facts": facts},
+        fn_kwargs={"base_uri": plan.base_uri, "corpus": plan.corpus, "facts": facts, "work": work},
         batch_size=1,
         batch_format="pyarrow",
-        num_cpus=READ_CPUS,
+        **options,
     )
 
 
-def _read(batch: pa.Table, base_uri: str, corpus: str, facts: CorpusFacts) -> Iterator[pa.Table]:
+def _read(batch: pa.Table, base_uri: str, corpus: str, facts: CorpusFacts, work: Callable[[ReadPart], pa.Table]) -> Iterator[pa.Table]:
     for row in batch.to_pylist():
         part = from_json(PartPlan, json.loads(row["part"]))
         for read in read_shard(part, facts, corpus, base_uri, frozenset(row["done"] or ())):
-            yield pack(read)
+            made = work(read)
+            del read  # the next part is not read while this one is still held
+            yield made
 
 
 def pack(read: ReadPart) -> pa.Table:

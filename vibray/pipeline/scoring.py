@@ -12,12 +12,12 @@ import torch
 from vibray import schema
 from vibray.config import short_hash, to_json
 from vibray.pipeline import session
-from vibray.pipeline.parts_job import PartsJob, sensors_of, summary_row, vector_column, waveforms_of
-from vibray.pipeline.reading import unpack
+from vibray.pipeline.parts_job import PartsJob, sensors_of, vector_column, waveforms_of
 from vibray.runs import Run, load
 from vibray.storage import objects
 from vibray.storage.parts import Parts, check_finished, commit_part
 from vibray.storage.plan import LINES_PER_PART
+from vibray.storage.reading import ReadPart
 
 EVIDENCE_PER_PART = 24
 """Highest records of a part that are kept with their waveforms."""
@@ -65,7 +65,7 @@ def score(
         "evidence_per_part": evidence_per_part,
         "device": "cuda" if use_gpu else "cpu",
     }
-    parts = job.run(score_parts, arguments, use_gpu)
+    parts = job.run(score_part, arguments, use_gpu)
     summarise(scores_uri, parts)
 
 
@@ -131,20 +131,16 @@ class Scorer:
 @lru_cache(maxsize=2)
 def _scorer(run_uri: str, content: str, calibration_uri: str | None, evidence_per_part: int, device: str) -> Scorer:
     """One a process: the run is loaded once. `content` keeps another run that was put under the same URI from being taken for it."""
-    torch.set_num_threads(1)
     return Scorer(load_calibrated(run_uri, calibration_uri).to(device), evidence_per_part)
 
 
-def score_parts(batch: pa.Table, scores_uri: str, **scorer: Any) -> pa.Table:
-    """The stage: parts of records in, parts of the scores table out."""
-    scoring, marker = _scorer(**scorer), {}
-    for read in unpack(batch):
-        tables = scoring.tables(read.records)
-        states = Counter(tables[""]["state"].to_pylist())
-        uncalibrated = tables[""].num_rows - sum(tables[""]["calibrated"].to_pylist())
-        more = {"states": dict(sorted(states.items())), "num_uncalibrated": uncalibrated}
-        marker = commit_part(scores_uri, read.part_id, {**tables, "bad": read.bad}, {**read.marker, **more})
-    return summary_row(marker)
+def score_part(read: ReadPart, scores_uri: str, **scorer: Any) -> dict[str, Any]:
+    """The stage: a part of records in, a part of the scores table out."""
+    tables = _scorer(**scorer).tables(read.records)
+    states = Counter(tables[""]["state"].to_pylist())
+    uncalibrated = tables[""].num_rows - sum(tables[""]["calibrated"].to_pylist())
+    more = {"states": dict(sorted(states.items())), "num_uncalibrated": uncalibrated}
+    return commit_part(scores_uri, read.part_id, {**tables, "bad": read.bad}, {**read.marker, **more})
 
 
 def summarise(scores_uri: str, parts: Parts) -> None:
