@@ -14,7 +14,7 @@ CPU_SAMPLES = 1 << 17
 keeps; 64 records at once take up to twice the time."""
 
 GPU_SAMPLES = 1 << 23
-"""Samples that a GPU takes at once: enough to keep it busy, about 2 GB of intermediates."""
+"""Samples that a GPU takes at once: enough to keep it busy, at most 2 GB of intermediates by count (not measured)."""
 
 
 def in_parts(
