@@ -15,6 +15,7 @@ from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.features.harmonic import Harmonic, HarmonicConfig
 from vibray.features.hetero_image import HeteroImage, HeteroImageConfig
 from vibray.features.scaling import ScalingConfig
+from vibray.features.seed_image import SeedImage, SeedImageConfig
 from vibray.features.spectral import Spectral, SpectralConfig
 from vibray.features.zerone import Zerone, ZeroneConfig
 from vibray.features.zerone_image import ZeroneImage, ZeroneImageConfig
@@ -31,10 +32,10 @@ from vibray.train.classifier import TuningConfig
 from vibray.train.fit import OptimConfig
 
 VectorConfig = ZeroneConfig | SpectralConfig | HarmonicConfig
-ImageConfig = CwtImageConfig | HeteroImageConfig | ZeroneImageConfig
+ImageConfig = CwtImageConfig | SeedImageConfig | HeteroImageConfig | ZeroneImageConfig
 FeatureConfig = VectorConfig | ImageConfig
 Vector = Zerone | Spectral | Harmonic
-Image = CwtImage | HeteroImage | ZeroneImage
+Image = CwtImage | SeedImage | HeteroImage | ZeroneImage
 DeepConfig = DeepSvddConfig | VaeConfig
 
 
@@ -79,7 +80,7 @@ class ClassifierRecipe:
     """A classifier of faults, from a pretrained encoder, a vector or both."""
 
     kind: Literal["classifier"] = "classifier"
-    image: Annotated[CwtImageConfig | HeteroImageConfig | ZeroneImageConfig | None, Field(discriminator="kind")] = CwtImageConfig()
+    image: Annotated[ImageConfig | None, Field(discriminator="kind")] = CwtImageConfig()
     image_scaling: ScalingConfig = ScalingConfig(transform="log", by="fleet", per="row")
     vector: Annotated[ZeroneConfig | SpectralConfig | HarmonicConfig | None, Field(discriminator="kind")] = None
     vector_scaling: ScalingConfig = ScalingConfig(by="fleet", clip=10.0)
@@ -110,6 +111,8 @@ def build_image(config: ImageConfig, mains_hz: float | None) -> Image:
     match config:
         case CwtImageConfig():
             return CwtImage(config)
+        case SeedImageConfig():
+            return SeedImage(config)
         case HeteroImageConfig():
             return HeteroImage(config if config.mains_hz is not None else replace(config, mains_hz=mains_hz))
         case ZeroneImageConfig():
@@ -226,7 +229,7 @@ def cwt_svdd_soft() -> DeepRecipe:
 
 def seed_svdd() -> DeepRecipe:
     """Deep SVDD on the original plan's CWT image, per-image min-max and all: for comparison."""
-    return replace(cwt_svdd(), feature=CwtImageConfig(mode="seed"), scaling=ScalingConfig(by="none"))
+    return replace(cwt_svdd(), feature=SeedImageConfig(), scaling=ScalingConfig(by="none"))
 
 
 def untrained_svdd() -> DeepRecipe:
@@ -344,7 +347,7 @@ def small(recipe: Recipe, epochs: int | None = None) -> Recipe:
 
 
 def _small_image(config: ImageConfig) -> ImageConfig:
-    return replace(config, rows=64, columns=64) if isinstance(config, CwtImageConfig) else config
+    return replace(config, rows=64, columns=64) if isinstance(config, CwtImageConfig | SeedImageConfig) else config
 
 
 def _shorter(optim: OptimConfig, epochs: int | None) -> OptimConfig:

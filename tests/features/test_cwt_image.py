@@ -5,60 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from tests.reference.cwt import analytic_image, seed_image
+from tests.reference.cwt import analytic_image
 from tests.reference.harmonics import transformer
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 
-DEFAULT, SEED = CwtImage(CwtImageConfig()), CwtImage(CwtImageConfig(mode="seed"))
+DEFAULT = CwtImage(CwtImageConfig())
 
 
 def batch(*records: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.stack(records).astype(np.float32))
-
-
-def pink(seed: int, n: int = 8192) -> np.ndarray:
-    spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(n))
-    return np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(n // 2 + 1), 1)))
-
-
-def test_seed_is_the_original_plan_through_pywt() -> None:
-    rng = np.random.default_rng(0)
-    records = batch(rng.standard_normal(8192), 1000 + 1e-3 * rng.standard_normal(8192))
-    images = SEED(records, 10000.0)
-    assert images.shape == (2, 3, 224, 224) and images.dtype == torch.float32
-    for record, image in zip(records, images, strict=True):
-        np.testing.assert_allclose(image.numpy(), seed_image(record.numpy(), 10000.0), rtol=0, atol=1e-6)
-
-
-def test_seed_erases_amplitude_and_a_constant_gives_zeros() -> None:
-    x = batch(np.random.default_rng(1).standard_normal(1024))
-    images = SEED(torch.cat([x, 3 * x, torch.full_like(x, 7.0)]), 8192.0)
-    torch.testing.assert_close(images[0], images[1], rtol=0, atol=1e-5)
-    assert not images[2].any()
-
-
-def test_seed_rows_stand_at_their_frequency() -> None:
-    t = np.arange(8192) / 10000
-    for hz in (90.0, 200.0, 500.0):
-        row = int(SEED(batch(np.sin(2 * np.pi * hz * t)), 10000.0)[0, 0].mean(-1).argmax())
-        assert SEED.rows_hz(10000.0)[row] == pytest.approx(hz, rel=0.06)
-
-
-@pytest.mark.parametrize("rate", [8192.0, 25600.0])
-def test_analytic_against_the_float64_twin(rate: float) -> None:
-    rng = np.random.default_rng(2)
-    records = batch(rng.standard_normal(8192), pink(3), 100 + transformer(50.02, rate, 8192, noise=0.06))
-    feature = CwtImage(CwtImageConfig(rows=24))
-    for record, image in zip(records, feature(records, rate).numpy(), strict=True):
-        twin = analytic_image(record.numpy(), rate, feature.rows_hz(rate), 224)
-        highest = twin.max(axis=2, keepdims=True)
-        difference = np.abs(image - twin) / highest
-        # the twin's FFT has another length: that shows beyond 3 sigma at the ends, and in rows that Nyquist cuts off sharply
-        smooth = np.array(feature.rows_hz(rate)) < 0.3 * rate
-        assert difference[:, smooth, 40:-40].max() < 1e-4
-        assert difference.max() < 1e-2
-        assert np.linalg.norm(image[0] - twin[0]) < 1e-3 * np.linalg.norm(twin[0])
-        assert np.abs(image[1] - twin[1]).max() < 2e-2 * twin[1].max()
 
 
 @pytest.mark.parametrize("rate", [8192.0, 10000.0, 12800.0, 25600.0, 48000.0])
@@ -115,8 +70,6 @@ def test_check_names_the_row_the_length_and_what_would_do() -> None:
     CwtImage(CwtImageConfig(min_hz=float(str(caught.value).rsplit(" ", 1)[1]))).check(48000.0, 4999)
     with pytest.raises(ValueError, match=r"224 columns need 896 samples; a record has 895.*at most 223 columns"):
         CwtImage(CwtImageConfig(min_hz=100.0)).check(8192.0, 895)
-    with pytest.raises(ValueError, match="as many samples"):
-        SEED.check(8192.0, 223)
     with pytest.raises(ValueError, match="row 127"):
         DEFAULT(torch.zeros(1, 8192), 8000.0)
 
@@ -127,13 +80,14 @@ def test_impossible_configs_are_refused(change: dict[str, float]) -> None:
         replace(CwtImageConfig(), **change)
 
 
-@pytest.mark.parametrize("feature", [DEFAULT, SEED])
-def test_batch_mates_pickling_and_nearly_constant_records(feature: CwtImage) -> None:
+def test_batch_mates_pickling_and_nearly_constant_records() -> None:
+    feature = DEFAULT
     rng = np.random.default_rng(5)
     records = batch(rng.standard_normal(2048), 1e3 * rng.standard_normal(2048), 5 + 1e-5 * rng.standard_normal(2048))
     images = feature(records, 8192.0)
     assert images.isfinite().all() and images.shape == (3, *feature.shape)
-    assert torch.equal(feature(records[2:], 8192.0), images[2:])
+    # a product of matrices rounds differently with another number of columns
+    torch.testing.assert_close(feature(records[2:], 8192.0), images[2:], rtol=1e-4, atol=1e-6 * float(images[2].max()))
     copied = pickle.dumps(feature)
     assert len(copied) < 1000  # the filters stay behind
     assert torch.equal(pickle.loads(copied)(records, 8192.0), images)

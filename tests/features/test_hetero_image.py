@@ -100,7 +100,8 @@ def test_batch_mates_pickle_and_silence() -> None:
     records = batch(transformer(50.0, 8192, 4096, noise=0.1), 5 + 1e-5 * transformer(50.0, 8192, 4096, noise=0.1), np.zeros(4096))
     images = DEFAULT(records, 8192.0)
     assert images.isfinite().all() and images.dtype == torch.float32
-    assert torch.equal(DEFAULT(records[1:2], 8192.0), images[1:2])
+    # a product of matrices rounds differently with another number of columns
+    torch.testing.assert_close(DEFAULT(records[1:2], 8192.0), images[1:2], rtol=0, atol=1e-3)
     copied = pickle.dumps(DEFAULT)
     assert len(copied) < 1000 and torch.equal(pickle.loads(copied)(records, 8192.0), images)
     assert DEFAULT(records[:0], 8192.0).shape == (0, 3, 128, 224)

@@ -18,12 +18,18 @@ def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return image[:, low] * (1 - w) + image[:, high] * w
 
 
-def seed_image(waveform: np.ndarray, sample_rate_hz: float) -> np.ndarray:
+def magnitudes(x: np.ndarray, scales: np.ndarray, wavelet: str, columns: int) -> np.ndarray:
+    """|pywt.cwt|, resized along time."""
+    coefficients, _ = pywt.cwt(x, scales, wavelet)
+    return bilinear(np.abs(coefficients), len(scales), columns)
+
+
+def seed_image(waveform: np.ndarray, sample_rate_hz: float, rows: int = 224, columns: int = 224) -> np.ndarray:
     """The original plan's image, (3, 224, 224)."""
     x = waveform.astype(np.float64)
     z = (x - x.mean()) / (x.std() + 1e-8)
     coefficients, _ = pywt.cwt(z, np.arange(1, 129), "morl", sampling_period=1 / sample_rate_hz)
-    image = bilinear(np.abs(coefficients), 224, 224)
+    image = bilinear(np.abs(coefficients), rows, columns)
     image = (image - image.min()) / (image.max() - image.min() + 1e-8)
     return np.stack([image, image, image])
 

@@ -12,6 +12,7 @@ from vibray.decide.cuts import Cuts, GroupedCuts, realised_rate
 from vibray.explain.grad_cam import grad_cam
 from vibray.explain.residual import moved_columns, residual_map
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
+from vibray.features.seed_image import SeedImage, SeedImageConfig
 from vibray.models.classifier import Classifier
 from vibray.models.deep_svdd import DeepSvdd
 from vibray.models.vae import Vae
@@ -28,6 +29,9 @@ from vibray.runs import Detecting, Diagnosing, Run, classical_members, deep_memb
 from vibray.storage import objects
 
 BAD_SHOWN = 1000
+
+WithFrequencies = CwtImageConfig | SeedImageConfig
+"""Images whose rows stand at a frequency, so that a map over them can be drawn."""
 
 
 def report(
@@ -141,16 +145,19 @@ def explanations(data: ReportData, table: ScoresTable, config: ReportConfig) -> 
 def _maps(run: Run, waveforms: torch.Tensor, sensors: list[tuple[str, str]]) -> list[list[Map]]:
     facts, made = run.facts, []
 
-    def maps(title: str, config: CwtImageConfig, values: torch.Tensor) -> list[Map]:
-        rows_hz = CwtImage(config).rows_hz(facts.sample_rate_hz)
+    def maps(title: str, config: WithFrequencies, values: torch.Tensor) -> list[Map]:
+        rows_hz = build(config).rows_hz(facts.sample_rate_hz)
         return [Map(title, v.numpy(), tuple(rows_hz), facts.num_samples / facts.sample_rate_hz) for v in values.detach()]
 
-    def images(config: CwtImageConfig, scaling: Any) -> torch.Tensor:
-        return scaling(CwtImage(config)(waveforms, facts.sample_rate_hz), sensors)
+    def images(config: WithFrequencies, scaling: Any) -> torch.Tensor:
+        return scaling(build(config)(waveforms, facts.sample_rate_hz), sensors)
+
+    def build(config: WithFrequencies) -> CwtImage | SeedImage:
+        return CwtImage(config) if isinstance(config, CwtImageConfig) else SeedImage(config)
 
     for member in deep_members(run):
         config, net = member.recipe.feature, member.detector
-        if not isinstance(config, CwtImageConfig):  # the other images have no frequency axis to draw on
+        if not isinstance(config, WithFrequencies):  # the other images have no frequency axis to draw on
             continue
         x = images(config, member.scaling)
         if isinstance(net, DeepSvdd):
@@ -162,7 +169,7 @@ def _maps(run: Run, waveforms: torch.Tensor, sensors: list[tuple[str, str]]) -> 
         if isinstance(net, Vae):
             with torch.inference_mode():
                 made.append(maps("what the VAE could not give back", config, residual_map(x, net(x).reconstruction)))
-    if isinstance(run.model, Diagnosing) and run.model.net.config.inputs == "image" and isinstance(run.model.recipe.image, CwtImageConfig):
+    if isinstance(run.model, Diagnosing) and run.model.net.config.inputs == "image" and isinstance(run.model.recipe.image, WithFrequencies):
         net = run.model.net
         x = images(run.model.recipe.image, run.model.image_scaling)
         made.append(maps("Grad-CAM of the classifier", run.model.recipe.image, grad_cam(*_classifier_halves(net), x)))

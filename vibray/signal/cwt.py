@@ -1,15 +1,14 @@
-"""Continuous wavelet transforms: pywt's real Morlet, as the original plan has it, and the analytic Morlet of the default image."""
+"""The analytic Morlet's envelope, as means and maxima over the columns of an image."""
 
 import math
 
 import numpy as np
-import pywt
 import torch
-from jaxtyping import Complex64, Float, Float64, Int64
+from jaxtyping import Complex64, Float, Float32, Float64, Int64
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-from vibray.signal.waveform import centred, column_means_and_maxima, odd_extension
+from vibray.signal.waveform import centred, column_edges, odd_extension
 
 OMEGA0 = 6.0
 """Centre frequency of the analytic Morlet in radians per unit of its width: H_f(v) = exp(-(6 (v/f - 1))^2 / 2)."""
@@ -17,25 +16,24 @@ OMEGA0 = 6.0
 EXTENSION_SIGMAS = 3.0
 """The record is extended at both ends over this many sigma of the lowest row, sigma = 6 / (2 pi f) seconds."""
 
-CHUNK_ELEMENTS = 1 << 22
-"""Complex values of one inverse FFT: about 32 MB, and three times that with the envelope and the gathered columns."""
+KERNEL_SIGMAS = 4.6
+"""Half-length of the wavelet in time, in sigma: what is cut off is below 3e-5 of its middle."""
 
+LOW_KERNEL_SIGMAS = 5.5
+"""The same in the octaves that are decimated: they lie between the strongest lines, and cost little."""
 
-def morl_cwt(signals: Float64[Tensor, "batch samples"], scales: int, sample_rate_hz: float) -> Float64[Tensor, "batch scales samples"]:
-    """pywt's CWT with the wavelet "morl" at the scales 1, 2, ..., `scales`, on the CPU, in float64; 8 MB a record of 8192 samples.
+BAND = 3.6
+"""Lowest sampling rate over a row's frequency: half of it is 4.8 sigma of the wavelet's spectrum away from the row."""
 
-    pywt convolves with its table of the integrated wavelet (precision 12), which is 11 % of relative L2 away from precision 20 on
-    white noise; the numbers of the original plan contain that error, so these do. Scale 1 lies above Nyquist.
-    """
-    # method="fft" differs from pywt's default "conv" by 1e-13 and takes half the time
-    step = 1.0 / sample_rate_hz
-    coefficients, _ = pywt.cwt(signals.cpu().numpy(), np.arange(1, scales + 1), "morl", sampling_period=step, method="fft", axis=-1)
-    return torch.from_numpy(np.ascontiguousarray(np.swapaxes(coefficients, 0, 1)))
+LONGEST_CELL = 64
+"""Samples of a cell at most."""
 
+CUSP, CUSP_POINTS = 0.045, 25
+"""Cycles of a row from one point of its envelope to the next, and points of a column, where a mean takes not every sample: |W| has
+cusps, its zeros."""
 
-def morl_frequencies_hz(scales: Float[np.ndarray, " scales"], sample_rate_hz: float) -> Float[np.ndarray, " scales"]:
-    """Centre frequencies of pywt's "morl" at these scales: 0.8125 fs / scale."""
-    return pywt.central_frequency("morl") * sample_rate_hz / scales
+RECORDS_AT_ONCE = {"cpu": 8, "cuda": 256}
+"""About 0.5 MB a record: 8 stay in a core's share of the cache, and share the cost of a call."""
 
 
 def geometric_hz(min_hz: float, max_hz: float, rows: int) -> tuple[float, ...]:
@@ -45,48 +43,239 @@ def geometric_hz(min_hz: float, max_hz: float, rows: int) -> tuple[float, ...]:
 
 class AnalyticMorlet:
     """Envelopes |W_f| of the analytic Morlet for one rate and length: W_f = inverse FFT of 2 H_f X over the frequencies
-    0 < v < fs/2, H_f(v) = exp(-(6 (v/f - 1))^2 / 2), so that a sine of amplitude A at f gives A.
+    0 < v < fs/2, H_f(v) = exp(-(6 (v/f - 1))^2 / 2), so that a sine of amplitude A at f gives A; of each, the area mean and the area
+    maximum over the samples of every column, as if |W_f| were there at every sample.
 
     X is the FFT of the record minus its mean, extended by odd reflection over 3 sigma of the lowest row (zero padding and circular ends
-    make false bursts at the edges), at the full rate. Filters are float32, rows x bins.
+    make false bursts at the edges). The rows are taken an octave at a time (`_Octave`), each from the record decimated to what it needs.
     """
 
-    def __init__(self, rows_hz: tuple[float, ...], sample_rate_hz: float, num_samples: int, device: torch.device) -> None:
-        self.num_samples = num_samples
-        self.left = math.ceil(EXTENSION_SIGMAS * OMEGA0 / (2 * math.pi * rows_hz[0]) * sample_rate_hz)
-        # the reflection goes on at the right to a length whose FFT is fast, here three times faster than the exact one; an even one,
-        # so that Nyquist is a bin, and left out: with an odd length the rows near it come out 1 % different
-        half: int = next_fast_len((num_samples + 1) // 2 + self.left)  # type: ignore[assignment]
-        self.num_fft = 2 * half
-        self.right = self.num_fft - num_samples - self.left
-        v = torch.arange(self.num_fft // 2 + 1, dtype=torch.float64) * (sample_rate_hz / self.num_fft)
-        f = torch.tensor(rows_hz, dtype=torch.float64)[:, None]
-        h = torch.exp(-((OMEGA0 * (v / f - 1)) ** 2) / 2)
-        h[:, (v <= 0) | (v >= sample_rate_hz / 2)] = 0
-        self.filters = (2 * h).float().to(device)
+    def __init__(self, rows_hz: tuple[float, ...], sample_rate_hz: float, num_samples: int, columns: int, device: torch.device) -> None:
+        self.shape = (2, len(rows_hz), columns)
+        # a row's record is sampled at the lowest rate that carries it: 1/2, 1, 2, 4 .. samples apart
+        octaves = [max(-1, math.floor(math.log2(sample_rate_hz / (BAND * f)))) for f in rows_hz]
+        longest = OMEGA0 / (2 * math.pi * rows_hz[0]) * sample_rate_hz
+        self.record = _Resampled(num_samples, math.ceil(EXTENSION_SIGMAS * longest), math.ceil(LOW_KERNEL_SIGMAS * longest), max(octaves), device)
+        edges = column_edges(num_samples, columns).numpy()
+        lengths = np.diff(edges)  # two of them at most: the columns are worked on by length, and put in order at the end
+        by_length = np.argsort(lengths, kind="stable")
+        self.in_order = torch.from_numpy(np.argsort(by_length)).to(device)
+        self.parts: list[tuple[slice, slice, _Octave]] = []
+        for octave in sorted(set(octaves)):
+            rows = slice(octaves.index(octave), len(octaves) - octaves[::-1].index(octave))
+            for length in np.unique(lengths):
+                some = slice(int((lengths < length).sum()), int((lengths <= length).sum()))
+                begin = edges[by_length[some]]
+                part = _Octave(np.array(rows_hz[rows]), sample_rate_hz, octave, begin, int(length), self.record, device)
+                self.parts.append((rows, some, part))
 
-    def column_means_and_maxima(
-        self, waveforms: Float[Tensor, "batch samples"], edges: Int64[Tensor, " edges"]
-    ) -> Float[Tensor, "batch 2 rows columns"]:
-        """Area mean (channel 0) and area maximum (channel 1) of |W_f| over each column's samples, float32, in the record's unit.
-
-        Rows and records are taken in chunks, so that memory stays near 100 MB beside the result whatever the batch and the length.
-        """
-        num_rows = len(self.filters)
-        images = waveforms.new_empty((len(waveforms), 2, num_rows, len(edges) - 1), dtype=torch.float32)
-        rows_at_once = max(1, CHUNK_ELEMENTS // self.num_fft)
-        # records one at a time: one record's rows are work enough, and the batch mates cannot change the arithmetic
-        for i in range(len(waveforms)):
-            spectrum = torch.fft.rfft(odd_extension(centred(waveforms[i : i + 1]), self.left, self.right).float())
-            for first in range(0, num_rows, rows_at_once):
-                rows = slice(first, first + rows_at_once)
-                envelope = self._envelope(spectrum, self.filters[rows])
-                images[i, 0, rows], images[i, 1, rows] = column_means_and_maxima(envelope, edges)
+    def column_means_and_maxima(self, waveforms: Float[Tensor, "batch samples"]) -> Float32[Tensor, "batch 2 rows columns"]:
+        """Area mean (channel 0) and area maximum (channel 1) of |W_f| over each column's samples, in the record's unit."""
+        images = torch.empty((len(waveforms), *self.shape), dtype=torch.float32, device=waveforms.device)
+        if not len(waveforms):  # MKL knows no transforms of nothing
+            return images
+        at_once = RECORDS_AT_ONCE[waveforms.device.type]
+        for some, result in zip(waveforms.split(at_once), images.split(at_once), strict=True):
+            image = torch.empty_like(result)
+            octaves = self.record(some, {part.octave for _, _, part in self.parts})
+            for rows, columns, part in self.parts:
+                image[:, 0, rows, columns], image[:, 1, rows, columns] = part.column_means_and_maxima(octaves[part.octave])
+            torch.index_select(image, 3, self.in_order, out=result)
         return images
 
-    def _envelope(self, spectrum: Complex64[Tensor, "1 bins"], filters: Float[Tensor, "rows bins"]) -> Float[Tensor, "rows samples"]:
-        # in real arithmetic: torch would copy the filters to complex, pad by copying and take abs through a complex result
-        one_sided = torch.zeros(len(filters), self.num_fft, 2, dtype=torch.float32, device=filters.device)
-        torch.mul(filters[:, :, None], torch.view_as_real(spectrum), out=one_sided[:, : filters.shape[1]])
-        w = torch.fft.ifft(torch.view_as_complex(one_sided))[:, self.left : self.left + self.num_samples]
-        return w.real.square().addcmul_(w.imag, w.imag).sqrt_()
+
+class _Resampled:
+    """The record minus its mean, extended by odd reflection over `extension` samples at both ends and closed to a circle, sampled every
+    2^octave samples, the content that such samples cannot carry left out.
+
+    `reach`: how far a wavelet reaches. Where that is farther than the extension, it goes round the circle, as it does in the inverse FFT.
+    """
+
+    def __init__(self, num_samples: int, extension: int, reach: int, highest: int, device: torch.device) -> None:
+        self.num_samples, self.extension = num_samples, extension
+        self.circle = num_samples + 2 * extension
+        # halves of a sample and their Nyquist frequency see the whole circle: its own convolution
+        lag = np.arange(-self.circle, self.circle) + 0.5
+        angle, even = np.pi * lag / self.circle, self.circle % 2 == 0  # an even circle has a bin at Nyquist: it is left out
+        kernel = np.sin(angle * (self.circle - even)) / np.sin(angle) / self.circle - 1 / self.circle
+        self.num_halves_fft = int(next_fast_len(2 * self.circle, real=True))
+        kernel = np.concatenate([kernel[self.circle :], np.zeros(self.num_halves_fft - 2 * self.circle), kernel[: self.circle]])
+        self.halves = torch.fft.rfft(torch.from_numpy(kernel)).to(device, torch.complex64)
+        self.alternating = (1.0 - 2.0 * (torch.arange(self.circle) % 2)).mul(even).to(device)
+        # decimation sees little of it: the circle cut open, with a bridge from its end back to its beginning behind both seams, up to a
+        # length that all steps divide and whose FFT is fast
+        unit, beyond = 2 << max(0, highest), reach - extension
+        self.num_fft = unit * int(next_fast_len(math.ceil((self.circle + 2 * beyond + extension) / unit), real=True))
+        ramp = torch.linspace(0, math.pi, self.num_fft - self.circle - 2 * beyond, dtype=torch.float64)
+        self.bridge = torch.nn.functional.pad(torch.cat([0.5 - 0.5 * torch.cos(ramp), torch.ones(beyond)]), (beyond, 0)).float().to(device)
+
+    def __call__(self, waveforms: Float[Tensor, "batch samples"], octaves: set[int]) -> dict[int, Float32[Tensor, "batch places"]]:
+        x = odd_extension(centred(waveforms), self.extension, self.extension).float()
+        round_twice = torch.cat([x, x], dim=-1)  # a short record's bridge can be longer than its circle
+        bridge = torch.lerp(round_twice[:, : len(self.bridge)], round_twice[:, -len(self.bridge) :], self.bridge)
+        opened = torch.cat([x, bridge], dim=-1)
+        spectrum = torch.fft.rfft(opened) if max(octaves) > 0 else opened
+        return {octave: self._halves(x) if octave < 0 else opened if octave == 0 else self._decimated(spectrum, octave) for octave in octaves}
+
+    def _halves(self, x: Float32[Tensor, "batch circle"]) -> Float32[Tensor, "batch places"]:
+        nyquist = (x * self.alternating).mean(-1, keepdim=True) * self.alternating
+        between = torch.fft.irfft(torch.fft.rfft(x, n=self.num_halves_fft) * self.halves, n=self.num_halves_fft)[:, : self.circle]
+        return torch.stack([x - nyquist, between], dim=-1).flatten(1)
+
+    def _decimated(self, spectrum: Complex64[Tensor, "batch bins"], octave: int) -> Float32[Tensor, "batch places"]:
+        """At all samples, sorted by what is left on division by the step."""
+        step = 1 << octave
+        band = spectrum.clone()
+        band[:, self.num_fft // (2 * step) :] = 0
+        return torch.fft.irfft(band, n=self.num_fft).unflatten(1, (-1, step)).transpose(1, 2).flatten(1)
+
+    def places(self, samples: Float64[np.ndarray, "taps cells"], octave: int) -> Int64[np.ndarray, " places"]:
+        """Where the record sampled every 2^octave samples has these, counted from its first sample before the extension."""
+        extended = samples.ravel() + self.extension
+        if octave < 0:
+            return np.rint(2 * extended).astype(np.int64) % (2 * self.circle)
+        whole, phase = np.divmod(np.rint(extended).astype(np.int64), 1 << octave)
+        per_phase = self.num_fft >> octave
+        return phase * per_phase + whole % per_phase
+
+
+class _Octave:
+    """Rows within a factor of two and columns of equally many samples, from the record sampled every `step` = 2^octave samples.
+
+    Every column is covered by `cells` of equally many samples, the first and the last flush with the column's ends. W_f at a cell's nodes
+    is a product of the record around the cell with the wavelet. Nodes come in pairs at the same distance d from the cell's middle, and the
+    wavelet's real part is even, its imaginary part odd: with the record folded about the middle, s_k = x_k + x_-k and a_k = x_k - x_-k,
+
+        W(+-d) = (s . E_re +- a . O_re) + i (a . O_im +- s . E_im),
+
+    E and O being the even and odd parts of k -> w(d - k): half the multiplications. Where the row moves slowly over a cell, the nodes are
+    Chebyshev's, fewer than its samples, and |W|^2, which is smooth even where |W| has a cusp, is interpolated to as many as the mean needs.
+    """
+
+    def __init__(
+        self,
+        rows_hz: Float64[np.ndarray, " rows"],
+        sample_rate_hz: float,
+        octave: int,
+        begin: Int64[np.ndarray, " columns"],
+        length: int,
+        record: _Resampled,
+        device: torch.device,
+    ) -> None:
+        self.octave = octave
+        step = 2.0**octave
+        sigmas = LOW_KERNEL_SIGMAS if octave > 0 else KERNEL_SIGMAS
+        reach = sigmas * OMEGA0 / (2 * math.pi * rows_hz[0]) * sample_rate_hz
+        cycles = rows_hz[-1] / sample_rate_hz
+        cells, size, num_nodes, num_points = _cheapest_cells(length, step, reach, cycles)
+        start = (length - size) * np.arange(cells) // max(1, cells - 1)
+
+        # the record at the middle of the cell + k step, k = 0 or 1/2, ..: those places are samples of the decimated record
+        middle = size // 2 if step > 1 else (size - 1) / 2
+        k = np.arange(0.0 if middle % min(step, 1.0) == 0 else 0.5, (reach + middle) / step + 1)
+        at = (start[:, None] + begin + middle).ravel()
+        self.right, self.left = (
+            torch.from_numpy(record.places(at + side * k[:, None] * step, octave)).to(device) for side in (1, -1)
+        )
+
+        num_pairs = (num_nodes + 1) // 2
+        # from the farthest to the nearest; all samples are nodes, or Chebyshev's
+        d = middle - np.arange(num_pairs) if num_nodes == size else middle * np.cos(np.pi * np.arange(num_pairs) / (num_nodes - 1))
+        near, far = (_wavelet((d[:, None, None] - side * k * step) / sample_rate_hz, rows_hz[:, None]) for side in (1, -1))
+        scale = step / sample_rate_hz * np.where(k == 0, 0.25, 0.5)  # of s_0 = 2 x_0 the half
+        even, odd = (near + far) * scale, (near - far) * scale
+        self.from_sums, self.from_differences = (
+            torch.from_numpy(np.concatenate(parts).reshape(-1, len(k))).float().to(device)
+            for parts in ((even.real, even.imag), (odd.real, odd.imag))
+        )
+        self.num_nodes = num_nodes
+        self.shape = (num_pairs, len(rows_hz), cells, len(begin))
+
+        points, samples = np.linspace(0, size - 1, num_points) - middle, np.arange(size) - float(middle)
+        self.to_points = self.weights = None
+        if num_nodes < size:
+            self.to_points = torch.from_numpy(_lagrange(np.concatenate([-d[: num_nodes // 2], d]), points)).float().to(device)
+        if num_points < size:
+            self.weights = torch.from_numpy(_lagrange_nearest(points, samples).mean(0)).float().to(device)
+        # a cell's first samples that the cell before has too do not count twice in the mean
+        overlap = size - np.diff(start, prepend=start[0] - size)
+        self.again = [torch.from_numpy((overlap > i)[:, None]).to(device, torch.float32) for i in range(overlap.max())]
+        self.length = length
+
+    def column_means_and_maxima(
+        self, x: Float32[Tensor, "batch places"]
+    ) -> tuple[Float32[Tensor, "batch rows columns"], Float32[Tensor, "batch rows columns"]]:
+        """Of the record sampled for this octave; see AnalyticMorlet."""
+        taps = self.from_sums.shape[1]
+        right, left = (x.index_select(1, places).unflatten(1, (taps, -1)) for places in (self.right, self.left))
+        # E_re and E_im of the sums, O_re and O_im of the differences
+        s_re, s_im = torch.matmul(self.from_sums, right + left).chunk(2, dim=1)
+        a_re, a_im = torch.matmul(self.from_differences, right.sub_(left)).chunk(2, dim=1)
+        re = s_re.new_empty(len(x), self.num_nodes * s_re.shape[1] // self.shape[0], s_re.shape[2])
+        im, lower = torch.empty_like(re), re.shape[1] - s_re.shape[1]
+        for w, first, second in ((re, s_re, a_re), (im, a_im, s_im)):
+            torch.sub(first[:, :lower], second[:, :lower], out=w[:, :lower])
+            torch.add(first, second, out=w[:, lower:])
+        power = re.square_().addcmul_(im, im).view(len(x), self.num_nodes, -1)
+        if self.to_points is not None:
+            power = torch.matmul(self.to_points, power).clamp_min_(0)
+        power = power.view(len(x), -1, *self.shape[1:])
+        highest = power.amax(1).amax(2).sqrt_()
+        envelope = power.sqrt_()
+        if self.weights is not None:
+            return torch.matmul(self.weights, envelope.flatten(2)).view(highest.shape), highest
+        total = envelope.sum(1)
+        for i, again in enumerate(self.again):
+            total.addcmul_(envelope[:, i], again, value=-1)
+        return total.sum(2).div_(self.length), highest
+
+
+def _wavelet(time_s: Float64[np.ndarray, "nodes 1 taps"], rows_hz: Float64[np.ndarray, "rows 1"]) -> np.ndarray:
+    """The inverse Fourier transform of 2 H_f, per second; (nodes, rows, taps), complex."""
+    sigma_hz = rows_hz / OMEGA0
+    envelope = 2 * sigma_hz * math.sqrt(2 * math.pi) * np.exp(-((2 * np.pi * sigma_hz * time_s) ** 2) / 2)
+    return envelope * np.exp(2j * np.pi * rows_hz * time_s)
+
+
+def _lagrange(nodes: Float64[np.ndarray, " nodes"], places: Float64[np.ndarray, " places"]) -> Float64[np.ndarray, "places nodes"]:
+    """Weights of the polynomial through all nodes, at these places."""
+    weights = np.ones((len(places), len(nodes)))
+    for i, node in enumerate(nodes):
+        for other in np.delete(nodes, i):
+            weights[:, i] *= (places - other) / (node - other)
+    return weights
+
+
+def _lagrange_nearest(nodes: Float64[np.ndarray, " nodes"], places: Float64[np.ndarray, " places"]) -> Float64[np.ndarray, "places nodes"]:
+    """Weights of the cubic through the four nodes around each place (of the parabola where there are but three)."""
+    weights, num = np.zeros((len(places), len(nodes))), min(4, len(nodes))
+    for i, place in enumerate(places):
+        first = int(np.clip(np.searchsorted(nodes, place) - num // 2, 0, len(nodes) - num))
+        weights[i, first : first + num] = _lagrange(nodes[first : first + num], places[i : i + 1])
+    return weights
+
+
+def _cheapest_cells(length: int, step: float, reach: float, cycles_per_sample: float) -> tuple[int, int, int, int]:
+    """(cells, samples, nodes and points of a cell) with the fewest operations for a column of `length` samples."""
+    best: tuple[float, tuple[int, int, int, int]] | None = None
+    for cells in range(1, length + 1):
+        size = math.ceil(length / cells)
+        if size > LONGEST_CELL:
+            continue
+        cycles = cycles_per_sample * (size - 1)
+        num_points = max(CUSP_POINTS, math.ceil(cycles / CUSP) + 2) if cells == 1 else size
+        num_points = size if num_points > 0.8 * size else num_points
+        # interpolation of |W|^2 to 1e-3 of |W|, found by trial on noise
+        num_nodes = min(num_points, math.ceil(4.2 + 3.2 * cycles))
+        if num_nodes > 0.7 * num_points:
+            num_nodes = num_points = size
+            if step > 1 and size % 2 == 0:  # its middle is no sample
+                continue
+        taps = (reach + size / 2) / step
+        interpolation = 0 if num_nodes == num_points else 4 * num_points * num_nodes
+        # in multiplications: of the product; for a gathered number, shared by the rows; for passing over the nodes, over the points
+        cost = cells * (taps * (4 * num_nodes + 8) + interpolation + 60 * num_nodes + 60 * num_points)
+        if best is None or cost < best[0]:
+            best = cost, (cells, size, num_nodes, num_points)
+    assert best is not None, "a column can be cut into cells of one sample"
+    return best[1]

@@ -49,15 +49,3 @@ def frames(waveforms: Float[Tensor, "batch samples"], window: int, hop: int) -> 
 def column_edges(num_samples: int, columns: int) -> Int64[Tensor, " edges"]:
     """The columns + 1 sample numbers that bound the columns of an image: column j is samples floor(j N / C) to floor((j + 1) N / C)."""
     return torch.arange(columns + 1, dtype=torch.int64) * num_samples // columns
-
-
-def column_means_and_maxima(
-    rows: Float[Tensor, "*rest samples"], edges: Int64[Tensor, " edges"]
-) -> tuple[Float[Tensor, "*rest columns"], Float[Tensor, "*rest columns"]]:
-    """Mean and maximum over each column's samples, `edges` as `column_edges` gives them (on the device of `rows`)."""
-    first, length = edges[:-1], edges.diff()
-    # lengths differ by at most one sample: gather the longest, repeat the last sample in the shorter ones, take the repeat off the sum
-    widest = int(length.max())
-    index = torch.minimum(first[:, None] + torch.arange(widest, device=edges.device), edges[1:, None] - 1)
-    cells = rows.index_select(-1, index.flatten()).unflatten(-1, index.shape)
-    return (cells.sum(-1) - cells[..., -1] * (widest - length)) / length, cells.amax(-1)
