@@ -128,7 +128,9 @@ class Worker:
             return self.made[name]
         facts = self.table.facts
         feature = build_feature(config, facts.mains_hz)
-        images = Images(lambda w: feature(w, facts.sample_rate_hz), feature.shape, self.waveforms, self.scratch / name, self.cache_bytes)
+        images = Images(
+            lambda w: feature(w, facts.sample_rate_hz), feature.shape, self.waveforms, self.scratch / name, self.cache_bytes, self.device
+        )
         images.fill(self.local_rank, self.local_size, lambda done, total: self.tell("images", done, total))
         self.wait()
         self.made[name] = images

@@ -125,8 +125,7 @@ class _Resampled:
     def _decimated(self, spectrum: Complex64[Tensor, "batch bins"], octave: int) -> Float32[Tensor, "batch places"]:
         """At all samples, sorted by what is left on division by the step."""
         step = 1 << octave
-        band = spectrum.clone()
-        band[:, self.num_fft // (2 * step) :] = 0
+        band = spectrum[:, : self.num_fft // (2 * step)]  # zeros above
         return torch.fft.irfft(band, n=self.num_fft).unflatten(1, (-1, step)).transpose(1, 2).flatten(1)
 
     def places(self, samples: Float64[np.ndarray, "taps cells"], octave: int) -> Int64[np.ndarray, " places"]:

@@ -27,7 +27,8 @@ class NodeArray:
 class Images:
     """A feature of every record by its number: kept up to `limit_bytes`, made again each time above that.
 
-    `waveforms` are those of all records (a memory map, say); `make` is the feature at the corpus's rate.
+    `waveforms` are those of all records (a memory map, say); `make` is the feature at the corpus's rate. On a GPU nothing is kept: a
+    waveform of 32 kB goes there and its image is made where it is used, sooner than an image of 230 kB could follow it.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class Images:
         waveforms: np.ndarray,
         path: Path,
         limit_bytes: int,
+        device: torch.device = torch.device("cpu"),
     ):
-        self.make, self.shape, self.waveforms = make, shape, waveforms
-        num_kept = min(len(waveforms), limit_bytes // (4 * int(np.prod(shape))))
+        self.make, self.shape, self.waveforms, self.device = make, shape, waveforms, device
+        num_kept = min(len(waveforms), limit_bytes // (4 * int(np.prod(shape)))) if device.type == "cpu" else 0
         self.kept = NodeArray(path, num_kept, shape).rows
 
     def fill(self, rank: int, size: int, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
@@ -51,16 +53,18 @@ class Images:
             progress(start + len(index), len(mine))
 
     def __call__(self, index: Int64[np.ndarray, " batch"]) -> Float[Tensor, "batch ..."]:
-        """The images of these records, unscaled."""
+        """The images of these records, unscaled, on the device."""
         if len(index) == 0:
-            return torch.empty(0, *self.shape)
+            return torch.empty(0, *self.shape, device=self.device)
         if index.max(initial=-1) < len(self.kept):
             return torch.from_numpy(self.kept[index])
-        out = torch.empty(len(index), *self.shape)
         kept = index < len(self.kept)
+        if not kept.any():
+            return self.make(self._waveforms(index))
+        out = torch.empty(len(index), *self.shape)
         out[torch.from_numpy(kept)] = torch.from_numpy(self.kept[index[kept]])
         out[torch.from_numpy(~kept)] = self.make(self._waveforms(index[~kept])).to(out)
         return out
 
     def _waveforms(self, index: Int64[np.ndarray, " batch"]) -> Float[Tensor, "batch samples"]:
-        return torch.from_numpy(np.ascontiguousarray(self.waveforms[index]))
+        return torch.from_numpy(np.ascontiguousarray(self.waveforms[index])).to(self.device)
