@@ -34,29 +34,34 @@ def seconds(call: Callable[[], object], device: str) -> float:
     return statistics.median(times[1:])
 
 
-def main(device: str) -> None:
+def copy_bandwidth(device: str) -> float:
+    """Bytes a second, read and written, of one large copy."""
     numbers = torch.empty((1 << 30 if device == "cuda" else 1 << 26) // 4, device=device)
     target = torch.empty_like(numbers)
-    bandwidth = 2 * numbers.nbytes / seconds(lambda: target.copy_(numbers), device)
-    del numbers, target
-    print(f"{device}: a copy moves {bandwidth / 1e9:,.0f} GB/s (bytes read and written)")
+    return 2 * numbers.nbytes / seconds(lambda: target.copy_(numbers), device)
+
+
+def line(name: str, image: CwtImage | SeedImage, num_records: int, bandwidth: float, device: str) -> str:
+    """What one batch size reaches."""
     zerone = Zerone(ZeroneConfig())
+    x = torch.randn(num_records, NUM_SAMPLES, device=device)
+    # of the seed image's three equal channels one is in memory
+    written = sum(made.untyped_storage().nbytes() for made in (image(x, RATE_HZ), zerone(x, RATE_HZ)))
+    of_image, of_zerone = seconds(lambda: image(x, RATE_HZ), device), seconds(lambda: zerone(x, RATE_HZ), device)
+    both, floor = of_image + of_zerone, (x.nbytes + written) / bandwidth
+    return (
+        f"{name} + Zerone, batch {num_records:4d}: {num_records / both:12,.0f} records/s "
+        f"({1e6 * of_image / num_records:.2f} + {1e6 * of_zerone / num_records:.2f} us a record), "
+        f"{both / floor:.1f} times the floor of {1e6 * floor / num_records:.3f} us"
+    )
+
+
+def main(device: str) -> None:
+    bandwidth = copy_bandwidth(device)
+    print(f"{device}: a copy moves {bandwidth / 1e9:,.0f} GB/s (bytes read and written)")
     for name, image in (("default image", CwtImage(CwtImageConfig())), ("seed image", SeedImage(SeedImageConfig()))):
         for num_records in BATCHES[device]:
-            x = torch.randn(num_records, NUM_SAMPLES, device=device)
-            made = image(x, RATE_HZ), zerone(x, RATE_HZ)
-            # of the seed image's three equal channels one is in memory
-            written = sum(tensor.untyped_storage().nbytes() for tensor in made)
-            took = {
-                what: seconds(call, device)
-                for what, call in {"image": lambda x=x: image(x, RATE_HZ), "zerone": lambda x=x: zerone(x, RATE_HZ)}.items()
-            }
-            both, floor = sum(took.values()), (x.nbytes + written) / bandwidth
-            print(
-                f"{name} + Zerone, batch {num_records:4d}: {num_records / both:12,.0f} records/s "
-                f"({1e6 * took['image'] / num_records:.2f} + {1e6 * took['zerone'] / num_records:.2f} us a record), "
-                f"{both / floor:.1f} times the floor of {1e6 * floor / num_records:.3f} us"
-            )
+            print(line(name, image, num_records, bandwidth, device), flush=True)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,9 @@ class HeteroImage:
             self._fill(image, some, sample_rate_hz)
         return images
 
-    def _fill(self, images: Float[Tensor, "batch 3 rows columns"], waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> None:
+    def _fill(
+        self, images: Float[Tensor, "batch 3 rows columns"], waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float
+    ) -> None:
         c = self.config
         assert c.mains_hz is not None
         torch.log(self._cwt(waveforms, sample_rate_hz)[:, 0] + MAGNITUDE_FLOOR, out=images[:, 0])

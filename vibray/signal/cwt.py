@@ -5,10 +5,9 @@ import math
 import numpy as np
 import torch
 from jaxtyping import Complex64, Float, Float32, Float64, Int64
-from scipy.fft import next_fast_len
 from torch import Tensor
 
-from vibray.signal.waveform import centred, column_edges, odd_extension
+from vibray.signal.waveform import centred, column_edges, fast_length, odd_extension
 
 OMEGA0 = 6.0
 """Centre frequency of the analytic Morlet in radians per unit of its width: H_f(v) = exp(-(6 (v/f - 1))^2 / 2)."""
@@ -55,7 +54,9 @@ class AnalyticMorlet:
         # a row's record is sampled at the lowest rate that carries it: 1/2, 1, 2, 4 .. samples apart
         octaves = [max(-1, math.floor(math.log2(sample_rate_hz / (BAND * f)))) for f in rows_hz]
         longest = OMEGA0 / (2 * math.pi * rows_hz[0]) * sample_rate_hz
-        self.record = _Resampled(num_samples, math.ceil(EXTENSION_SIGMAS * longest), math.ceil(LOW_KERNEL_SIGMAS * longest), max(octaves), device)
+        self.record = _Resampled(
+            num_samples, math.ceil(EXTENSION_SIGMAS * longest), math.ceil(LOW_KERNEL_SIGMAS * longest), max(octaves), device
+        )
         edges = column_edges(num_samples, columns).numpy()
         lengths = np.diff(edges)  # two of them at most: the columns are worked on by length, and put in order at the end
         by_length = np.argsort(lengths, kind="stable")
@@ -98,14 +99,14 @@ class _Resampled:
         lag = np.arange(-self.circle, self.circle) + 0.5
         angle, even = np.pi * lag / self.circle, self.circle % 2 == 0  # an even circle has a bin at Nyquist: it is left out
         kernel = np.sin(angle * (self.circle - even)) / np.sin(angle) / self.circle - 1 / self.circle
-        self.num_halves_fft = int(next_fast_len(2 * self.circle, real=True))
+        self.num_halves_fft = fast_length(2 * self.circle)
         kernel = np.concatenate([kernel[self.circle :], np.zeros(self.num_halves_fft - 2 * self.circle), kernel[: self.circle]])
         self.halves = torch.fft.rfft(torch.from_numpy(kernel)).to(device, torch.complex64)
         self.alternating = (1.0 - 2.0 * (torch.arange(self.circle) % 2)).mul(even).to(device)
         # decimation sees little of it: the circle cut open, with a bridge from its end back to its beginning behind both seams, up to a
         # length that all steps divide and whose FFT is fast
         unit, beyond = 2 << max(0, highest), reach - extension
-        self.num_fft = unit * int(next_fast_len(math.ceil((self.circle + 2 * beyond + extension) / unit), real=True))
+        self.num_fft = unit * fast_length(math.ceil((self.circle + 2 * beyond + extension) / unit))
         ramp = torch.linspace(0, math.pi, self.num_fft - self.circle - 2 * beyond, dtype=torch.float64)
         self.bridge = torch.nn.functional.pad(torch.cat([0.5 - 0.5 * torch.cos(ramp), torch.ones(beyond)]), (beyond, 0)).float().to(device)
 
@@ -115,7 +116,9 @@ class _Resampled:
         bridge = torch.lerp(round_twice[:, : len(self.bridge)], round_twice[:, -len(self.bridge) :], self.bridge)
         opened = torch.cat([x, bridge], dim=-1)
         spectrum = torch.fft.rfft(opened) if max(octaves) > 0 else opened
-        return {octave: self._halves(x) if octave < 0 else opened if octave == 0 else self._decimated(spectrum, octave) for octave in octaves}
+        return {
+            octave: self._halves(x) if octave < 0 else opened if octave == 0 else self._decimated(spectrum, octave) for octave in octaves
+        }
 
     def _halves(self, x: Float32[Tensor, "batch circle"]) -> Float32[Tensor, "batch places"]:
         nyquist = (x * self.alternating).mean(-1, keepdim=True) * self.alternating
@@ -173,9 +176,7 @@ class _Octave:
         middle = size // 2 if step > 1 else (size - 1) / 2
         k = np.arange(0.0 if middle % min(step, 1.0) == 0 else 0.5, (reach + middle) / step + 1)
         at = (start[:, None] + begin + middle).ravel()
-        self.right, self.left = (
-            torch.from_numpy(record.places(at + side * k[:, None] * step, octave)).to(device) for side in (1, -1)
-        )
+        self.right, self.left = (torch.from_numpy(record.places(at + side * k[:, None] * step, octave)).to(device) for side in (1, -1))
 
         num_pairs = (num_nodes + 1) // 2
         # from the farthest to the nearest; all samples are nodes, or Chebyshev's

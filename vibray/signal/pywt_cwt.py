@@ -7,8 +7,9 @@ import numpy as np
 import pywt
 import torch
 from jaxtyping import Float, Float64, Inexact, Int64
-from scipy.fft import next_fast_len
 from torch import Tensor
+
+from vibray.signal.waveform import fast_length
 
 PRECISION = 12
 """pywt.cwt's own default: its table of the integrated wavelet has 2^12 points. The table is coarse (11 % of relative L2 away from 2^20
@@ -35,7 +36,7 @@ def wavelet_filters(wavelet: str, scales: Sequence[float], cut: float | None = N
     at 0: without them an image is off by 1e-4, wherever the cut is.
     Source: pywt/_cwt.py, method "conv": convolve, differentiate, keep the middle.
     """
-    table, x = pywt.integrate_wavelet(pywt.DiscreteContinuousWavelet(wavelet), precision=PRECISION)
+    table, x = pywt.integrate_wavelet(wavelet, precision=PRECISION)  # type: ignore[misc]
     table = np.conj(table)
     step = x[1] - x[0]
     filters = []
@@ -132,9 +133,9 @@ class _Blocks:
             f, w = filters[i]
             for tap in (0, 1):
                 at = slice(f - first + tap, f - first + tap + len(w))
-                dense[row, tap, 0, at] = w.real
+                dense[row, tap, 0, at] = np.real(w)
                 if parts == 2:
-                    dense[row, tap, 1, at] = w.imag
+                    dense[row, tap, 1, at] = np.imag(w)
         blocks = dense.reshape(len(filters), 2, parts, num_blocks, self.width)
         reach = [int(np.flatnonzero(blocks[:, :, :, b].any(axis=(1, 2, 3)))[-1:].sum()) + 1 for b in range(num_blocks)]
         self.blocks = [
@@ -172,14 +173,14 @@ class _Bank:
         self, filters: list[tuple[int, np.ndarray]], num_samples: int, low: np.ndarray, weight: np.ndarray, device: torch.device
     ) -> None:
         longest = max(len(w) for _, w in filters)
-        self.num_fft = int(next_fast_len(num_samples + longest, real=True))
+        self.num_fft = fast_length(num_samples + longest)
         self.complex = any(np.iscomplexobj(w) for _, w in filters)
         rows = []
         for first, w in filters:
             # as a convolution: x[t + first + i] w[i] is the filter reversed, whose tap i stands at lag -(first + i)
             kernel = np.zeros(self.num_fft, w.dtype)
             kernel[(-(first + np.arange(len(w)))) % self.num_fft] = w
-            parts = (kernel.real, kernel.imag) if self.complex else (kernel,)
+            parts = (np.real(kernel), np.imag(kernel)) if self.complex else (kernel,)
             rows += [np.fft.rfft(part) for part in parts]
         self.filters = torch.from_numpy(np.stack(rows)).to(torch.complex64).to(device)
         self.low = torch.from_numpy(low).to(device)

@@ -2,7 +2,14 @@
 
 import torch
 from jaxtyping import Float, Float64, Int64
+from scipy.fft import next_fast_len
 from torch import Tensor
+
+
+def fast_length(at_least: int) -> int:
+    """The next length whose real FFT is fast."""
+    length: int = next_fast_len(at_least, real=True)  # type: ignore[assignment]
+    return length
 
 
 def centred(waveforms: Float[Tensor, "batch samples"]) -> Float64[Tensor, "batch samples"]:
