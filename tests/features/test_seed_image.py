@@ -35,6 +35,12 @@ def test_another_size(rows: int, columns: int) -> None:
     assert np.abs(image.numpy() - seed_image(x, 8192.0, rows, columns)).max() <= 1e-5
 
 
+@pytest.mark.parametrize("length", [1024, 2048, 4096, 16384, 65536])
+def test_another_length(length: int) -> None:
+    x = kinds(length, seed=5)["impulsive"]
+    assert np.abs(SEED(batch(x), 8192.0)[0].numpy() - seed_image(x, 8192.0)).max() <= 1e-5
+
+
 def test_amplitude_is_erased_and_a_constant_gives_zeros() -> None:
     x = batch(np.random.default_rng(1).standard_normal(1024))
     images = SEED(torch.cat([x, 3 * x, torch.full_like(x, 7.0)]), 8192.0)
