@@ -1,0 +1,220 @@
+"""Raw shards to finished parts: featurize in a local Ray with one and two workers, against the original plan's loop in one plain process.
+
+    python -m tests.bench.line
+
+takes about four minutes. Every round runs each route once, so that what else the machine does meets all of them; ratios are of one round.
+"""
+
+import contextlib
+import gzip
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from tests.bench.images import planned_image
+from tests.bench.vectors import zerone
+from vibray.pipeline import session
+from vibray.pipeline.featurize import CONFIGS, featurize, make_features
+from vibray.signal.synthetic import FleetConfig, fleet_lines
+from vibray.storage.corpus import CorpusFacts
+from vibray.storage.parts import Parts
+from vibray.storage.plan import make_plan
+from vibray.storage.reading import read_shard
+
+RATE_HZ = 8192.0
+NUM_SHARDS = 4
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is made of `num_records` records a shard, and how many of them the plan's loop makes it of (0: there is no such loop)."""
+
+    name: str
+    facts: CorpusFacts
+    vectors: tuple[str, ...]
+    images: bool
+    num_records: int
+    num_planned: int
+
+
+NO_MAINS = CorpusFacts(RATE_HZ, mains="none")
+CASES = (
+    Case("Zerone vector, --mains none", NO_MAINS, ("zerone",), False, 1000, 200),
+    Case("all vectors, --mains 50", CorpusFacts(RATE_HZ), ("spectral", "zerone", "harmonic"), False, 1000, 0),
+    Case("Zerone vector, --store-images", NO_MAINS, ("zerone",), True, 250, 10),
+)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Wall and CPU time of a route, in ms a record."""
+
+    wall_ms: float
+    cpu_ms: float
+
+
+def print_line(rounds: int = ROUNDS) -> None:
+    """The table of all cases."""
+    spawned = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory(prefix="vibray-bench-") as folder,
+        ProcessPoolExecutor(1, spawned) as one,
+        ProcessPoolExecutor(1, spawned) as other,
+        session.started(num_cpus=2),
+    ):
+        for case in CASES:
+            source = str(_write_corpus(Path(folder, "raw"), case))
+            routes: dict[str, Callable[[], Taken]] = {
+                "one plain process": partial(_plain, case, source, [one]),
+                "featurize, 1 worker": partial(_in_ray, case, source, 1),
+                "two plain processes": partial(_plain, case, source, [one, other]),
+                "featurize, 2 workers": partial(_in_ray, case, source, 2),
+            }
+            if case.num_planned:
+                routes["the plan's loop, one process"] = partial(_plan, case, source, one)
+            found: dict[str, list[Taken]] = {name: [] for name in routes}
+            for number in range(rounds + 1):
+                for name, route in routes.items():
+                    taken = route()
+                    if number:  # the first round loads what processes keep
+                        found[name].append(taken)
+            _print(case, found)
+            shutil.rmtree(source)
+
+
+def _print(case: Case, found: dict[str, list[Taken]]) -> None:
+    print(f"{case.name}: {NUM_SHARDS} shards of {case.num_records} records, {len(found['one plain process'])} rounds")
+    for name, taken in found.items():
+        cpu = _spread([t.cpu_ms for t in taken], "ms CPU")
+        print(f"  {name:<32} {_spread([t.wall_ms for t in taken], 'ms')}   {cpu} a record")
+    ratios = [
+        ("the plan's loop, one process", "one plain process"),
+        ("the plan's loop, one process", "featurize, 1 worker"),
+        ("one plain process", "two plain processes"),
+        ("featurize, 1 worker", "featurize, 2 workers"),
+        ("two plain processes", "featurize, 2 workers"),
+    ]
+    for slow, fast in ratios:
+        if slow in found:
+            print(f"  {fast} : {slow}   {_spread(_ratios(found, slow, fast), 'x')}")
+    plain, ray = _ratios(found, "one plain process", "two plain processes"), _ratios(found, "featurize, 1 worker", "featurize, 2 workers")
+    shares = [100 * r / p for r, p in zip(ray, plain, strict=True)]
+    print(f"  second worker's gain in Ray, of that of the second process   {_spread(shares, '%')}", flush=True)
+
+
+def _ratios(found: dict[str, list[Taken]], slow: str, fast: str) -> list[float]:
+    return [s.wall_ms / f.wall_ms for s, f in zip(found[slow], found[fast], strict=True)]
+
+
+def _spread(values: list[float], unit: str) -> str:
+    return f"{statistics.median(values):7.2f} [{min(values):.2f} .. {max(values):.2f}] {unit}"
+
+
+def _taken(case: Case, wall_s: float, cpu_s: float) -> Taken:
+    num_records = NUM_SHARDS * case.num_records
+    return Taken(1e3 * wall_s / num_records, 1e3 * cpu_s / num_records)
+
+
+def _write_corpus(folder: Path, case: Case) -> Path:
+    """One shard of the synthetic fleet, under several names."""
+    folder.mkdir()
+    data = gzip.compress(b"".join(line for line, _ in fleet_lines(FleetConfig(num_records=case.num_records), 0, case.num_records)), 6)
+    for i in range(NUM_SHARDS):
+        (folder / f"{i}.jsonl.gz").write_bytes(data)
+    return folder
+
+
+def _plan(case: Case, source: str, pool: ProcessPoolExecutor) -> Taken:
+    return pool.submit(_planned, case, source).result()
+
+
+def _plain(case: Case, source: str, pools: list[ProcessPoolExecutor]) -> Taken:
+    started = time.perf_counter()
+    keys = [f"{i}.jsonl.gz" for i in range(NUM_SHARDS)]
+    runs = [pool.submit(_plainly, case, source, keys[i :: len(pools)]) for i, pool in enumerate(pools)]
+    cpu_s = sum(run.result() for run in runs)
+    return _taken(case, time.perf_counter() - started, cpu_s)
+
+
+def _planned(case: Case, source: str) -> Taken:
+    """json.loads, float(), scipy's and pywt's own functions, record by record, as the original plan has it; without its models."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    with gzip.open(Path(source, "0.jsonl.gz")) as lines:
+        for _, line in zip(range(case.num_planned), lines, strict=False):
+            waveform = np.array([float(value) for value in json.loads(line)["signal_value"].split(",")], np.float32)
+            zerone(waveform, RATE_HZ)
+            if case.images:
+                planned_image(waveform)
+    return Taken(1e3 * (time.perf_counter() - wall) / case.num_planned, 1e3 * (time.process_time() - cpu) / case.num_planned)
+
+
+def _plainly(case: Case, source: str, keys: list[str]) -> float:
+    """What a worker does with these shards, in a process without Ray; returns its CPU time in s."""
+    torch.set_num_threads(1)
+    cpu = time.process_time()
+    plan = make_plan(source, "raw", {})
+    with tempfile.TemporaryDirectory(prefix="vibray-bench-") as folder:
+        for part in plan.parts:
+            if part.key in keys:
+                for read in read_shard(part, case.facts, "raw", plan.base_uri):
+                    make_features(read, folder, case.facts, {name: CONFIGS[name] for name in case.vectors}, case.images)
+    return time.process_time() - cpu
+
+
+def _in_ray(case: Case, source: str, num_workers: int) -> Taken:
+    with (
+        tempfile.TemporaryDirectory(prefix="vibray-bench-") as folder,
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        patch.object(session, "num_cpus", lambda: num_workers),
+    ):
+        cpu, wall = worker_seconds(), time.perf_counter()
+        featurize(source, folder, case.facts, "raw", case.vectors, store_images=case.images)
+        wall_s = time.perf_counter() - wall
+        cpu_s = sum(seconds - cpu.get(pid, 0.0) for pid, seconds in worker_seconds().items())
+        assert Parts(folder).total("num_kept") == NUM_SHARDS * case.num_records
+    return _taken(case, wall_s, cpu_s)
+
+
+def worker_seconds() -> dict[int, float]:
+    """CPU time so far of each worker of this process's Ray, by pid."""
+    found = dict(_processes())
+    return {
+        pid: cpu_s for pid, (_, name, cpu_s) in found.items() if name.startswith(("ray::IDLE", "ray::MapBatches")) and _ours(pid, found)
+    }
+
+
+def _ours(pid: int, found: dict[int, tuple[int, str, float]]) -> bool:
+    while pid in found:
+        pid = found[pid][0]
+        if pid == os.getpid():
+            return True
+    return False
+
+
+def _processes() -> Iterator[tuple[int, tuple[int, str, float]]]:
+    """(pid, (parent, command, CPU time in s)) of what runs."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            fields = (folder / "stat").read_text().rsplit(") ", 1)[1].split()
+            name = (folder / "cmdline").read_bytes().split(b"\0")[0].decode()
+            yield int(folder.name), (int(fields[1]), name, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
+
+
+if __name__ == "__main__":
+    print_line()
