@@ -96,14 +96,14 @@ def folds(records: Records, num_folds: int, seed: int = 0) -> tuple[np.ndarray, 
     units, of = np.unique(records.unit, return_inverse=True)
     if len(units) < num_folds:
         return _blocks(records, of, num_folds), False
-    num_faults, num_records = np.bincount(of, records.faulty), np.bincount(of)
-    drawn = np.random.default_rng(seed).permutation(len(units))
-    sums = [(0.0, 0, fold) for fold in range(num_folds)]
+    num_faults, num_records = np.bincount(of[records.faulty], minlength=len(units)).tolist(), np.bincount(of).tolist()
+    drawn = np.random.default_rng(seed).permutation(len(units)).tolist()
+    sums = [(0, 0, fold) for fold in range(num_folds)]
     fold_of_unit = np.empty(len(units), np.int64)
     for unit in sorted(drawn, key=lambda u: (-num_faults[u], -num_records[u])):
         faults, count, fold = min(sums)
         fold_of_unit[unit] = fold
-        sums[fold] = (faults + num_faults[unit], count + int(num_records[unit]), fold)
+        sums[fold] = (faults + num_faults[unit], count + num_records[unit], fold)
     return fold_of_unit[of], True
 
 

@@ -61,7 +61,7 @@ def train(job: TrainingJob) -> None:
     table = open_features(job.features)
     recipe = _adopted(job)
     check_features(recipe, table)
-    labels = None if job.labels is None else _labels(job.labels, table)
+    labels = None if job.labels is None else labels_of_records(job.labels, table)
     print(f"{len(table):,} records of {len(set(table.sensors))} sensors in {', '.join(sorted(table.corpora))}", end="")
     print(f" ({table.num_duplicates:,} duplicates left out)" if table.num_duplicates else "")
     plan = _Plan(job, recipe, table, labels)
@@ -153,7 +153,7 @@ def check_features(recipe: Recipe, table: TrainingTable) -> None:
             raise TrainingError(f"the recipe's {config.kind} is not the table's:\n  recipe {to_json(config)}\n  table  {stored}")
 
 
-def _labels(uri: str, table: TrainingTable) -> np.ndarray:
+def labels_of_records(uri: str, table: TrainingTable) -> np.ndarray:
     """The label of each record of the table ("" where there is none), rows that meet a line set aside being counted."""
     bad = pa.concat_tables([Parts(features).read(name="bad", schema=BAD_RECORDS) for features in table.corpora.values()])
     rows = read_labels(uri, table.facts.timezone)

@@ -1,0 +1,82 @@
+"""Compare recipes on one corpus with labels, split by unit, with the simple controls always beside them.
+
+On a featurized corpus whose labels file names records normal or by their fault:
+
+  python jobs/benchmark.py --features s3://b/features/labelled --labels labels.jsonl --benchmark s3://b/benchmarks/a --dry-run
+  python jobs/benchmark.py --features s3://b/features/labelled --labels labels.jsonl --benchmark s3://b/benchmarks/a \\
+      --recipes mahalanobis knn movement cwt-svdd --small --max-hours 8
+
+What happens, once for each fold, seed and contamination:
+
+  pool         records of the other folds' units, labelled normal, with labelled faults drawn into them up to the stated share; a recipe
+               sees no label of them
+  calibration  each held-out sensor's earliest records, as they come
+  judged       all other labelled records of the held-out units: AUROC, AUPRC beside the prevalence, AUROC up to a false-alarm rate of .1,
+               false alarms and recall at the pool's 99th percentile, AUROC of each fault
+  labels       recipes that learn from labels get 5, 20 and 50 of them (--label-budgets), half faults, from the other folds' units
+
+RMS, Isolation Forest, Mahalanobis of 64 bands (banded), a regression on the labels alone and the random weights of each net take part
+unasked. Nets, and recipes that see labels, take part at the main contamination only. A trial of each recipe tells the cost before the
+grid starts. The folder gets one JSON file a cell, benchmark.md, benchmark.json and benchmark.png; the same command again goes on where it
+stopped and tries what failed. Exit code 2 where a cell failed.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from vibray.pipeline.benchmark import benchmark
+from vibray.pipeline.benchmark_grid import RECIPES, BenchmarkJob
+from vibray.pipeline.calibration import RECORDS_PER_SENSOR
+from vibray.pipeline.session import started, user_errors
+from vibray.recipes import NAMED
+
+if TYPE_CHECKING:
+    RecipeName = str
+else:
+    RecipeName = Literal[tuple(NAMED)]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    features: tuple[str, ...]
+    """finished features tables, one corpus each"""
+    labels: str
+    """labels file (JSON Lines); records that it does not name are unlabelled"""
+    benchmark: str
+    """folder for the benchmark; it holds this one grid"""
+    recipes: tuple[RecipeName, ...] = RECIPES
+    """named recipes to compare; `python jobs/train.py RECIPE --help` describes them"""
+    num_folds: int = 5
+    """parts of the units; fewer units than that are split by time, with a warning"""
+    seeds: int = 3
+    """draws of faults and labels, and trainings of nets, in each fold"""
+    contamination: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1, 0.2)
+    """shares of faults in the pool"""
+    main_contamination: float | None = None
+    """the share at which nets take part and that the main table is of; default: the middle one of --contamination"""
+    label_budgets: tuple[int, ...] = (0, 5, 20, 50)
+    """numbers of labels for recipes that learn from labels"""
+    calibration_records: int = RECORDS_PER_SENSOR
+    """earliest records of a held-out sensor that calibrate it; half of its records where it has fewer than twice as many"""
+    unlabelled_pool: bool = False
+    """unlabelled records are trained on too; the stated contamination is then a lower bound"""
+    small: bool = False
+    """nets on small images with a narrow trunk, for CPUs"""
+    epochs: int | None = None
+    """with --small: epochs of each net"""
+    max_hours: float | None = None
+    """refuse a grid that would take longer"""
+    dry_run: bool = False
+    """print grid, sizes and cost; write nothing"""
+
+
+def main(args: Benchmark) -> None:
+    with started(needed=not args.dry_run):
+        benchmark(BenchmarkJob(**vars(args)))
+
+
+if __name__ == "__main__":
+    with user_errors():
+        main(tyro.cli(Benchmark, description=__doc__))
