@@ -6,8 +6,9 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from tests.reference.pairs import auroc_by_pairs, average_precision_by_steps, partial_area_by_steps
+from vibray.decide.areas import _weighted_areas, auprc, auroc, auroc_std, bootstrap_by_unit, partial_auroc, proportion_interval
 from vibray.decide.cuts import Cuts, GroupCuts, GroupedCuts
-from vibray.decide.metrics import Diagnoses, at_alarm, auprc, auroc, auroc_std, evaluation, fault_f1, partial_auroc
+from vibray.decide.metrics import Diagnoses, at_alarm, evaluation, fault_f1
 
 
 def drawn(seed, ties):
@@ -63,11 +64,56 @@ def test_spread_in_closed_form_and_over_many_draws():
     assert auroc_std(0.75, 20, 60) == pytest.approx(np.std([a for a in areas if a is not None]), rel=0.08)  # exact for exponentials
 
 
+@pytest.mark.parametrize(("part", "whole"), [(0, 30), (3, 300), (17, 40), (9, 9)])
+def test_the_interval_of_a_share_is_clopper_pearsons(part, whole):
+    low, high = proportion_interval(part, whole) or []
+    assert low == (0 if part == 0 else pytest.approx(stats.beta.ppf(0.025, part, whole - part + 1), rel=1e-9))
+    assert high == (1 if part == whole else pytest.approx(stats.beta.ppf(0.975, part + 1, whole - part), rel=1e-9))
+    assert proportion_interval(0, 0) is None
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_a_draw_of_the_bootstrap_has_the_areas_of_sklearn(ties):
+    scores, abnormal = drawn(3, ties)
+    order = np.argsort(-scores, kind="stable")
+    weight = np.random.default_rng(0).integers(0, 4, 80)
+    ends = np.flatnonzero(np.diff(scores[order], append=np.inf))
+    again = np.repeat(np.arange(80), weight)
+    s, y = scores[again], abnormal[again]
+    found = _weighted_areas(abnormal[order], ends, weight[order])
+    assert found == pytest.approx((auroc(s, y), auprc(s, y), partial_auroc(s, y)), rel=1e-12)
+
+
+def test_the_bootstrap_by_unit_sees_that_units_differ_where_the_bootstrap_by_record_does_not():
+    rng = np.random.default_rng(0)
+    units = np.repeat([f"u{i}" for i in range(12)], 60)
+    abnormal = np.arange(720) % 3 == 0
+    alike = rng.normal(size=720) + 1.5 * abnormal
+    unlike = rng.normal(size=720) + np.repeat(rng.uniform(-1, 4, 12), 60) * abnormal
+    spreads = []
+    for scores in (alike, unlike):
+        found = bootstrap_by_unit(scores, abnormal, units.tolist())
+        assert found is not None
+        assert (found["num_units"], found["num_resamples"]) == (12, 200)
+        low, high = found["auroc"]["interval"]
+        assert low < (auroc(scores, abnormal) or 0) < high
+        spreads.append(found["auroc"]["std"])
+        assert found == bootstrap_by_unit(scores, abnormal, units.tolist())
+    assert spreads[0] == pytest.approx(auroc_std(auroc(alike, abnormal) or 0, 240, 480), rel=0.4)
+    assert spreads[1] > 2.5 * auroc_std(auroc(unlike, abnormal) or 0, 240, 480)
+    assert bootstrap_by_unit(alike, abnormal, ["u"] * 720) is None
+    one_sided = bootstrap_by_unit([0.1, 0.9], [False, True], ["a", "b"])
+    assert one_sided is not None
+    assert one_sided["num_resamples"] < 200  # a draw of one unit twice has one class
+
+
 def test_answers_at_a_cut():
     said = at_alarm(np.array([1, 1, 1, 0, 0, 0, 0], bool), np.array([1, 1, 0, 1, 0, 0, 0], bool))
     assert [said[name] for name in ("true_alarms", "false_alarms", "missed", "quiet")] == [2, 1, 1, 3]
     assert (said["precision"], said["recall"], said["f1"], said["realised_rate"]) == (2 / 3, 2 / 3, 2 / 3, 1 / 4)
     nothing = at_alarm(np.zeros(3, bool), np.array([1, 1, 0], bool))
+    assert said["recall_interval"] == proportion_interval(2, 3)
+    assert said["realised_rate_interval"] == proportion_interval(1, 4)
     assert (nothing["precision"], nothing["recall"], nothing["f1"]) == (None, 0.0, 0.0)
 
 
@@ -106,6 +152,8 @@ def test_evaluation_of_a_detector():
     assert (at_cut["nominal_rate"], at_cut["rate_kind"], at_cut["cut"], at_cut["method"]) == (0.01, "rate", 0.15, "percentile")
     assert result["macro_f1"] is None
     assert result["undefined"]["macro_f1"] == "no diagnoses"
+    assert result["spread_by_unit"]["num_units"] == 3
+    assert "spread_by_unit" in evaluation(SCORES, LABELS, ["u"] * 8)["undefined"]
     json.dumps(result, allow_nan=False)
 
 

@@ -37,7 +37,7 @@ def finite(scores: Scores) -> np.ndarray:
         raise CutsError(f"scores must be one-dimensional and not empty, not of shape {s.shape}")
     bad = ~np.isfinite(s)
     if bad.any():
-        raise CutsError(f"{bad.sum()} of {len(s)} scores are NaN or infinite, the first in row {int(np.argmax(bad))}")
+        raise CutsError(f"{bad.sum()} of {len(s)} scores are NaN or infinite, the first in row {int(np.argmax(bad))}: leave them out")
     return s
 
 
@@ -53,10 +53,10 @@ class Cuts:
     anomaly_above: Number
     method: str = ""
     """percentile, mad, pot or conformal; "" for cuts given by hand."""
-    kind: Literal["rate", "false-alarm probability"] = "rate"
-    """Of what the nominal rate is a share: of whatever was scored, faults included, or of the healthy records."""
+    kind: Literal["rate", "false-alarm probability", "rule"] = "rate"
+    """Of what the nominal rate is a share: of whatever was scored, faults included, or of healthy records. A rule (MAD) aims at none."""
     nominal_rate: Number | None = None
-    """The share of records at or above anomaly_above that the method aims at."""
+    """The share of records at or above anomaly_above that the method aims at; of a rule, that of a Gaussian."""
     num_scores: int | None = None
     """How many scores the cuts were fitted on."""
     scale: str = "raw"
@@ -77,7 +77,7 @@ class Cuts:
         if not self.normal_below < self.anomaly_above:
             raise CutsError(
                 f"the normal cut {self.normal_below:.6g} is not below the abnormal cut {self.anomaly_above:.6g}: "
-                "too many scores are equal, or the limits are too close together"
+                "too many scores are equal, or the limits are too close together; move --normal and --anomaly apart, or fit on more records"
             )
 
     def warned(self, message: str) -> "Cuts":

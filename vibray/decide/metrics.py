@@ -1,67 +1,20 @@
-"""How good scores are, where labels are given: areas, rates at a cut, F1. Labels are read here and by nothing that is evaluated."""
+"""How good scores are, where labels are given: rates at a cut, F1, the areas. Labels are read here and by nothing that is evaluated."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
-from sklearn.metrics import average_precision_score, roc_auc_score
 
+from vibray.decide.areas import MAX_FPR, auprc, auroc, auroc_std, bootstrap_by_unit, partial_auroc, proportion_interval
 from vibray.decide.cuts import Cuts, GroupedCuts, Number, Scores, finite
 from vibray.schema import NORMAL
-
-MAX_FPR = 0.1
-
-
-def auroc(scores: Scores, abnormal: Scores) -> float | None:
-    """Probability that an abnormal record scores above a normal one, a tie counting one half; None unless both are there.
-
-    Source: Mann and Whitney 1947; equals the area under the ROC curve.
-    """
-    s, y = _pair(scores, abnormal)
-    num_abnormal, num_normal = int(y.sum()), int((~y).sum())
-    if num_abnormal == 0 or num_normal == 0:
-        return None
-    ranks = rankdata(s)
-    return float((ranks[y].sum() - num_abnormal * (num_abnormal + 1) / 2) / (num_abnormal * num_normal))
-
-
-def auroc_std(area: float, num_abnormal: int, num_normal: int) -> float:
-    """Standard error of an AUROC: a lower bound.
-
-    It takes the records for independent, which those of one unit are not, and is 0 at an area of 1.
-
-    Source: Hanley and McNeil 1982, "The meaning and use of the area under a ROC curve", with Q1 = A / (2 - A) and Q2 = 2 A^2 / (1 + A).
-    """
-    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
-    variance = area * (1 - area) + (num_abnormal - 1) * (q1 - area**2) + (num_normal - 1) * (q2 - area**2)
-    return math.sqrt(max(0.0, variance) / (num_abnormal * num_normal))
-
-
-def auprc(scores: Scores, abnormal: Scores) -> float | None:
-    """Average precision: sum of precision times the step in recall over the distinct scores, no interpolation.
-
-    Its value without any skill is the prevalence. None without an abnormal record.
-    """
-    s, y = _pair(scores, abnormal)
-    return float(average_precision_score(y, s)) if y.any() else None
-
-
-def partial_auroc(scores: Scores, abnormal: Scores, max_fpr: float = MAX_FPR) -> float | None:
-    """Area under the ROC curve up to a false-positive rate, normalised so that chance is .5 and perfect is 1; None unless both are there.
-
-    Source: McClish 1989; scikit-learn's `max_fpr`.
-    """
-    s, y = _pair(scores, abnormal)
-    return float(roc_auc_score(y, s, max_fpr=max_fpr)) if y.any() and not y.all() else None
 
 
 def at_alarm(alarm: np.ndarray, abnormal: np.ndarray) -> dict[str, Any]:
     """Counts, precision, recall, F1 and the realised false-alarm rate (share of normal records with an alarm) of yes-or-no answers.
 
-    A ratio whose denominator is 0 is None.
+    Recall and realised rate with their exact 95 % intervals. A ratio whose denominator is 0 is None.
     """
     alarm, abnormal = np.asarray(alarm, bool), np.asarray(abnormal, bool)
     true_alarms, false_alarms = int((alarm & abnormal).sum()), int((alarm & ~abnormal).sum())
@@ -73,8 +26,10 @@ def at_alarm(alarm: np.ndarray, abnormal: np.ndarray) -> dict[str, Any]:
         "quiet": quiet,
         "precision": _ratio(true_alarms, true_alarms + false_alarms),
         "recall": _ratio(true_alarms, true_alarms + missed),
+        "recall_interval": proportion_interval(true_alarms, true_alarms + missed),
         "f1": _ratio(2 * true_alarms, 2 * true_alarms + false_alarms + missed),
         "realised_rate": _ratio(false_alarms, false_alarms + quiet),
+        "realised_rate_interval": proportion_interval(false_alarms, false_alarms + quiet),
     }
 
 
@@ -139,6 +94,7 @@ def evaluation(
         "prevalence": float(abnormal.mean()),
         "partial_auroc": partial_auroc(score, abnormal),
         "partial_auroc_max_fpr": MAX_FPR,
+        "spread_by_unit": bootstrap_by_unit(score, abnormal, unit.tolist()),
         "auroc_by_fault": {fault: _subset_auroc(score, abnormal, ~abnormal | (label == fault)) for fault in faults},
         "auroc_by_unit": {name: _subset_auroc(score, abnormal, unit == name) for name in sorted(set(unit.tolist()))},
         "counts": _counts(len(s), label, unit),
@@ -215,6 +171,8 @@ def _undefined(result: dict[str, Any], label: np.ndarray, unit: np.ndarray) -> d
     reasons = {name: missing(label) for name in ("auroc", "auroc_std", "auprc", "partial_auroc") if result[name] is None}
     reasons |= {f"auroc_by_fault.{name}": missing(label) for name, value in result["auroc_by_fault"].items() if value is None}
     reasons |= {f"auroc_by_unit.{name}": missing(label[unit == name]) for name, value in result["auroc_by_unit"].items() if value is None}
+    if result["spread_by_unit"] is None:
+        reasons["spread_by_unit"] = "records of one unit alone are labelled"
     if result["at_cut"] is None:
         reasons["at_cut"] = "no cuts are given and the scores are not a classifier's"
     else:
@@ -228,13 +186,6 @@ def _undefined(result: dict[str, Any], label: np.ndarray, unit: np.ndarray) -> d
 
 def _subset_auroc(score: np.ndarray, abnormal: np.ndarray, where: np.ndarray) -> float | None:
     return auroc(score[where], abnormal[where]) if where.any() else None
-
-
-def _pair(scores: Scores, abnormal: Scores) -> tuple[np.ndarray, np.ndarray]:
-    s, y = finite(scores), np.asarray(abnormal)
-    if y.shape != s.shape:
-        raise ValueError(f"{len(s)} scores and labels of shape {y.shape}")
-    return s, y.astype(bool)
 
 
 def _ratio(part: int, whole: int) -> float | None:

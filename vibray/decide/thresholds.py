@@ -52,7 +52,8 @@ def mad(scores: Scores, normal: Number = 2, anomaly: Number = 4, log: Literal["a
     scores as they are, unless their quartile skewness exceeds 0.1; their logarithm, where all are positive; the logarithm of their height
     above the smallest - whose lower cut selects a score. `Cuts.scale` says which. `log=True` insists on log(score), False on the raw score.
 
-    The nominal rate is that of a Gaussian beyond `anomaly` standard deviations: true only as far as the healthy (log) scores are one.
+    It is a rule and promises no rate, on trusted normals neither: the nominal rate is that of a Gaussian beyond `anomaly` standard
+    deviations, true only as far as the healthy (log) scores are one.
     Raises CutsError where half of the scores are equal, or log is True and a score is not positive. Warns where no score is below the cut.
     """
     s = finite(scores)
@@ -90,7 +91,7 @@ def _mad_on(s: np.ndarray, scale: str, normal: Number, anomaly: Number) -> Cuts:
     if scale != "raw":
         with np.errstate(over="ignore"):  # Cuts refuses an infinite one
             low, high = origin + np.exp(low), origin + np.exp(high)
-    return Cuts(float(low), float(high), "mad", nominal_rate=float(norm.sf(anomaly)), num_scores=len(s), scale=scale)
+    return Cuts(float(low), float(high), "mad", kind="rule", nominal_rate=float(norm.sf(anomaly)), num_scores=len(s), scale=scale)
 
 
 def pot(scores: Scores, q: Number = 0.001, level: Number = 0.90, normal: Number = 5) -> Cuts:
@@ -213,7 +214,7 @@ CutsConfig = Annotated[PercentileConfig | MadConfig | PotConfig | ConformalConfi
 def cuts_of(
     config: PercentileConfig | MadConfig | PotConfig | ConformalConfig, scores: Scores, trusted_normal_scores: Scores | None = None
 ) -> Cuts:
-    """The cuts of one method. With trusted normals it is fitted on them alone, and its rate is then a false-alarm probability.
+    """The cuts of one method. With trusted normals it is fitted on them alone, and its rate is then a false-alarm probability (not MAD's).
 
     Raises CutsError as the method does, and for conformal without trusted normals.
     """
@@ -229,7 +230,7 @@ def cuts_of(
             if trusted_normal_scores is None:
                 raise CutsError("conformal cuts are made of trusted normals alone: give records labelled normal, or choose another method")
             cuts = conformal(trusted_normal_scores, config.q)
-    return cuts if trusted_normal_scores is None else dataclasses.replace(cuts, kind="false-alarm probability")
+    return cuts if trusted_normal_scores is None or cuts.kind == "rule" else dataclasses.replace(cuts, kind="false-alarm probability")
 
 
 def grouped_cuts(

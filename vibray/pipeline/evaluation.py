@@ -1,14 +1,14 @@
 """Scores against labels: what jobs/evaluate.py prints and writes."""
 
-import json
 from typing import Any
 
 import numpy as np
 
+from vibray.decide.areas import auroc
 from vibray.decide.metrics import Diagnoses, evaluation
 from vibray.pipeline.decisions import check_decisions, labels_of, read_cuts
 from vibray.pipeline.tables import ScoresTable, open_scores
-from vibray.schema import MEMBER_PREFIX
+from vibray.schema import MEMBER_PREFIX, NORMAL
 from vibray.storage import objects
 
 
@@ -44,10 +44,12 @@ def evaluate_table(table: ScoresTable, labels: list[str | None], decisions_uri: 
     units = scores["unit"].to_pylist()
     columns = {"sensor_ids": scores["sensor_id"].to_pylist(), "calibrated": scores["calibrated"].to_numpy()}
     result = evaluation(scores["score"].to_numpy(), labels, units, cuts=cuts, diagnoses=diagnoses, **columns)
+    labelled = np.flatnonzero([label is not None for label in labels])
+    abnormal = np.array([labels[row] != NORMAL for row in labelled], bool)
     members = {}
     for name in scores.column_names:
         if name.startswith(MEMBER_PREFIX):
-            members[name.removeprefix(MEMBER_PREFIX)] = evaluation(scores[name].to_numpy(), labels, units)["auroc"]
+            members[name.removeprefix(MEMBER_PREFIX)] = auroc(scores[name].to_numpy()[labelled], abnormal)
     return {
         "run": table.run["uri"],
         "recipe": table.run["recipe"],
@@ -63,18 +65,50 @@ def print_evaluation(result: dict[str, Any]) -> None:
     """The figures a person asks for first; the JSON has all."""
     spread = "" if result["auroc_std"] is None else f" +- {result['auroc_std']:.3f} (Hanley-McNeil)"
     print(f"{result['counts']['labelled']} labelled of {result['counts']['scored']} scored records, prevalence {result['prevalence']:.3f}")
-    print(f"AUROC {_figure(result['auroc'])}{spread}, AUPRC {_figure(result['auprc'])}, partial AUROC {_figure(result['partial_auroc'])}")
+    print(f"AUROC {_figure(result['auroc'])}{spread}, AUPRC {_figure(result['auprc'])} (no skill: the prevalence),", end=" ")
+    print(
+        f"partial AUROC to a false-positive rate of {result['partial_auroc_max_fpr']:g}: {_figure(result['partial_auroc'])} (no skill: .5)"
+    )
+    of_units = result["spread_by_unit"]
+    if of_units is not None and of_units["num_resamples"]:
+        ends = {name: "{:.3f} to {:.3f}".format(*of_units[name]["interval"]) for name in ("auroc", "auprc", "partial_auroc")}
+        print(f"  95 % by bootstrap of the {of_units['num_units']} units: AUROC {ends['auroc']},", end=" ")
+        print(f"AUPRC {ends['auprc']}, partial AUROC {ends['partial_auroc']}")
     for name, area in result["auroc_by_member"].items():
         print(f"  member {name}: AUROC {_figure(area)}")
     for what in ("fault", "unit"):
         for name, area in result[f"auroc_by_{what}"].items():
             print(f"  {what} {name}: AUROC {_figure(area)}")
     if result["at_cut"] is not None:
-        print("at the cut: " + json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in result["at_cut"].items()}))
+        print_at_cut(result["at_cut"])
     if result["macro_f1"] is not None:
         print(f"macro-F1 over {', '.join(result['f1_by_fault'])}: {result['macro_f1']:.3f}")
     for name, why in result["undefined"].items():
         print(f"  {name} is not defined: {why}")
+
+
+def print_at_cut(at: dict[str, Any]) -> None:
+    """Nominal against realised rate, and recall, with exact intervals; counts."""
+    aims = "no stated rate" if at["nominal_rate"] is None else f"nominal {at['nominal_rate']:.3g} ({RATE_WORDS[at['rate_kind']]})"
+    print(f"at the cut {at['cut']:.6g} ({at['method'] or 'given'}): {aims}")
+    normal, abnormal = at["false_alarms"] + at["quiet"], at["true_alarms"] + at["missed"]
+    print(f"  false alarms: {_share(at['false_alarms'], normal, at['realised_rate_interval'])} of the records labelled normal")
+    print(f"  recall: {_share(at['true_alarms'], abnormal, at['recall_interval'])} of those labelled abnormal")
+    print(f"  precision {_figure(at['precision'])} at this prevalence, F1 {_figure(at['f1'])}")
+
+
+RATE_WORDS = {
+    "rate": "a rate of whatever was scored, faults included",
+    "false-alarm probability": "a false-alarm probability, from trusted normals",
+    "rule": "what a Gaussian would pass: the cut is a rule",
+    None: "",
+}
+
+
+def _share(part: int, whole: int, interval: list[float] | None) -> str:
+    if interval is None:
+        return "none"
+    return f"{part} of {whole}, {part / whole:.4g} (95 % {interval[0]:.4g} to {interval[1]:.4g}, Clopper-Pearson)"
 
 
 def _figure(value: float | None) -> str:
