@@ -155,10 +155,45 @@ PSEUDO_LABELS = pa.schema(
 
 UNIT_SCORES = pa.schema(
     [
-        pa.field("corpus", pa.string(), nullable=False),
+        pa.field("corpus", pa.string(), nullable=False),  # of the window's latest record
         pa.field("unit", pa.string(), nullable=False),
-        pa.field("measured_at", TIME, nullable=False),
-        pa.field("score", pa.float32(), nullable=False),
-        pa.field("alarm", pa.bool_(), nullable=False),
+        pa.field("window", TIME, nullable=False),  # its start
+        pa.field("measured_at", TIME, nullable=False),  # of its latest record
+        pa.field("num_records", pa.int32(), nullable=False),  # those that took part
+        pa.field("num_sensors", pa.int32(), nullable=False),
+        pa.field("sensor_id", pa.string(), nullable=False),  # of the record with the smallest p-value
+        pa.field("p_value", pa.float64(), nullable=False),  # of all its records together
+        pa.field("score", pa.float32(), nullable=False),  # -log10 of the p-value: the higher, the more abnormal
+        pa.field("exceeds", pa.bool_(), nullable=False),  # the p-value is at most the rate asked for
+        pa.field("alarm", pa.bool_(), nullable=False),  # k of the unit's last n windows exceed
+        pa.field("reference", pa.bool_(), nullable=False),  # of reference records alone: it raises no alarm
+        pa.field("q_value", pa.float64()),  # over the fleet; only for the newest window of a unit that is not silent
     ]
 )
+"""How each unit stood, window by window."""
+
+DRIFT = pa.schema(
+    [
+        pa.field("unit", pa.string(), nullable=False),
+        pa.field("sensor_id", pa.string(), nullable=False),
+        pa.field("month", TIME, nullable=False),  # its start, UTC
+        pa.field("num_records", pa.int32(), nullable=False),  # healthy ones, by the cuts
+        pa.field("median", pa.float64()),  # of their scores; with the interval null where they are too few
+        pa.field("low", pa.float64()),  # bootstrap interval of the median
+        pa.field("high", pa.float64()),
+        pa.field("reference_low", pa.float64(), nullable=False),  # quartiles of the sensor's reference scores
+        pa.field("reference_median", pa.float64(), nullable=False),
+        pa.field("reference_high", pa.float64(), nullable=False),
+        pa.field("verdict", pa.string(), nullable=False),  # a Verdict
+    ]
+)
+"""The healthy level of each sensor's scores, month by month."""
+
+
+class Verdict(StrEnum):
+    """What a month says of a sensor's calibration, by the rule of decide/drift.py."""
+
+    STEADY = "steady"
+    WATCH = "watch"
+    RECALIBRATE = "recalibrate"
+    TOO_FEW = "too few records"

@@ -36,8 +36,8 @@ def pseudo_labels(
 
     Raises EmptyClassError where no row is normal, or none abnormal, humans included. Warns (CutsWarning) where only humans fill a class.
     """
-    by_cut = _decided(scores, cuts)
-    label = by_cut.copy()
+    from_scores = by_cut(scores, cuts)
+    label = from_scores.copy()
     uncalibrated = ~scores["calibrated"].to_numpy().astype(bool)
     label[(label == LABEL_ABNORMAL) & uncalibrated] = UNDECIDED
     label[np.isin(scores["state"].to_pylist(), UNDECIDED_STATES)] = UNDECIDED
@@ -48,7 +48,7 @@ def pseudo_labels(
         raise ValueError(f"{len(said)} human labels for {len(label)} scores: one entry a row, None where there is none")
     by_human = np.array([name is not None for name in said], bool)
     label[by_human] = np.where(said[by_human] == NORMAL, LABEL_NORMAL, LABEL_ABNORMAL)
-    _require_both_classes(label, from_cut, by_cut)
+    _require_both_classes(label, from_cut, from_scores)
 
     weight = np.where(by_human, HUMAN_WEIGHT, np.where(label == UNDECIDED, 0.0, PSEUDO_WEIGHT))
     columns = {
@@ -62,7 +62,8 @@ def pseudo_labels(
     return pa.table(columns, schema=PSEUDO_LABELS)
 
 
-def _decided(scores: pa.Table, cuts: Cuts | GroupedCuts) -> np.ndarray:
+def by_cut(scores: pa.Table, cuts: Cuts | GroupedCuts) -> np.ndarray:
+    """int8 a row, by its own cuts alone: 0 normal, 1 abnormal, -1 undecided."""
     score = scores["score"].to_numpy()
     if isinstance(cuts, Cuts):
         return cuts.decide(score)
@@ -75,12 +76,12 @@ def row_groups(scores: pa.Table, by: Literal["unit", "sensor"]) -> list[tuple[st
     return list(zip(*(scores[name].to_pylist() for name in names), strict=True))
 
 
-def _require_both_classes(label: np.ndarray, from_cut: np.ndarray, by_cut: np.ndarray) -> None:
+def _require_both_classes(label: np.ndarray, from_cut: np.ndarray, from_scores: np.ndarray) -> None:
     for which, name, remedy in (
         (LABEL_NORMAL, "normal", "raise the normal cut (--normal), or choose percentile"),
         (LABEL_ABNORMAL, "abnormal", "lower the abnormal cut (--anomaly, or a larger --q), or choose percentile"),
     ):
-        passed = int((by_cut == which).sum())
+        passed = int((from_scores == which).sum())
         why = f"{passed} of {len(label)} scores pass the cut" + (
             ", all of them off, in transition, of a faulty sensor or of one without calibration" if passed else ""
         )

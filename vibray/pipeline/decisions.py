@@ -9,9 +9,12 @@ import pyarrow as pa
 
 from vibray.config import from_json, to_json
 from vibray.decide.cuts import Cuts, CutsWarning, GroupedCuts, realised_rate
-from vibray.decide.pseudo_labels import UNDECIDED_STATES, export_npz, pseudo_labels, row_groups
+from vibray.decide.pseudo_labels import export_npz, pseudo_labels, row_groups
+from vibray.decide.reference import usable_rows
 from vibray.decide.thresholds import ConformalConfig, cuts_of, grouped_cuts
+from vibray.decide.unit_alarms import UnitConfig
 from vibray.pipeline.tables import ScoresTable, identity_hash, open_scores
+from vibray.pipeline.unit_decisions import decide_units, print_units, write_units
 from vibray.report.distribution import score_distribution_png
 from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, UNDECIDED
 from vibray.storage import objects
@@ -37,15 +40,16 @@ def label(
     min_group_records: int = MIN_GROUP_RECORDS,
     round: int = 0,
     dry_run: bool = False,
+    units: UnitConfig = UnitConfig(),
+    unit_reference_uris: tuple[str, ...] = (),
 ) -> None:
     """Runs the stage; see jobs/label.py."""
     decisions_uri, table = objects.absolute(decisions_uri), open_scores([objects.absolute(uri) for uri in scores_uris])
+    reference = open_scores([objects.absolute(uri) for uri in unit_reference_uris]) if unit_reference_uris else None
     identity = json.loads(
         json.dumps(
             {
-                "scores": {
-                    identity["corpus"]: identity_hash([parts]) for identity, parts in zip(table.identities, table.folders, strict=True)
-                },
+                "scores": scores_identity(table),
                 "run": table.run,
                 "method": to_json(method),
                 "by": by,
@@ -53,6 +57,8 @@ def label(
                 "normals_only": normals_only,
                 "min_group_records": min_group_records,
                 "round": round,
+                "units": to_json(units),
+                "unit_reference": None if reference is None else scores_identity(reference),
             }
         )
     )
@@ -60,9 +66,12 @@ def label(
         print(f"{decisions_uri} is finished already: nothing to do")
         return
     human = None if labels_uri is None else labels_of(labels_uri, table)
-    cuts = fit_cuts(table.scores, method, by, human, normals_only or isinstance(method, ConformalConfig), min_group_records)
+    from_normals = normals_only or isinstance(method, ConformalConfig)
+    cuts = fit_cuts(table.scores, method, by, human, from_normals, min_group_records)
     labels = pseudo_labels(table.scores, cuts, human, round)
     print_decisions(table, cuts, labels)
+    of_units = decide_units(table, cuts, units, human, from_normals, reference)
+    print_units(of_units)
     if dry_run:
         print("dry run: nothing was written")
         return
@@ -77,8 +86,14 @@ def label(
     objects.write_table(objects.join(decisions_uri, "pseudo_labels.parquet"), labels)
     for name, data in files.items():
         objects.write_bytes(objects.join(decisions_uri, name), data)
-    finish_folder(decisions_uri, ["cuts.json", "pseudo_labels.parquet", *files], {"identity": identity})
+    unit_files = write_units(decisions_uri, of_units)
+    finish_folder(decisions_uri, ["cuts.json", "pseudo_labels.parquet", *files, *unit_files], {"identity": identity})
     print(f"decisions are in {decisions_uri}")
+
+
+def scores_identity(table: ScoresTable) -> dict[str, str]:
+    """Names the content of each corpus of a scores table."""
+    return {identity["corpus"]: identity_hash([parts]) for identity, parts in zip(table.identities, table.folders, strict=True)}
 
 
 def _finished(decisions_uri: str, identity: dict[str, Any]) -> bool:
@@ -108,7 +123,7 @@ def fit_cuts(
 
     With `normals_only`, on those that a person calls normal alone: their rate is then a false-alarm probability.
     """
-    fit_on = ~np.isin(scores["state"].to_pylist(), UNDECIDED_STATES) & scores["calibrated"].to_numpy()
+    fit_on = usable_rows(scores)
     if not fit_on.any():
         raise ValueError("no record can be used to fit cuts: all are off, in transition, of a faulty sensor or of one without calibration")
     normal = None

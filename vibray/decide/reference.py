@@ -1,0 +1,101 @@
+"""A record's p-value against its own sensor's reference scores: how rare its score is for that sensor when healthy."""
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Float64, Int64
+from scipy.stats import genpareto
+
+from vibray.decide import pareto
+from vibray.decide.pseudo_labels import UNDECIDED_STATES
+from vibray.decide.thresholds import FEW_EXCESSES, FEWEST_EXCESSES
+from vibray.schema import SENSOR
+
+FEWEST_REFERENCE = 50
+"""With fewer reference scores a sensor is compared with the pooled reference of all."""
+TAIL_SHARE = 0.1
+NUM_FOLDS = 5
+LOWEST_P = 1e-300
+"""A p-value is never 0, so that its logarithm is finite."""
+
+
+def usable_rows(scores: pa.Table) -> Bool[np.ndarray, " records"]:
+    """The records whose score speaks of the machine: of a calibrated sensor, and not off, in transition or of a faulty sensor."""
+    decided = ~np.isin(np.array(scores["state"].to_pylist(), np.str_), [state.value for state in UNDECIDED_STATES])
+    return decided & scores["calibrated"].to_numpy().astype(bool)
+
+
+def sensor_groups(scores: pa.Table) -> list[tuple[tuple[str, str], Int64[np.ndarray, " rows"]]]:
+    """Each (unit, sensor_id), in order, with its rows in order of (measured_at, corpus, record_id)."""
+    columns = scores.select([*SENSOR, "measured_at", "corpus", "record_id"]).append_column("row", pa.array(np.arange(len(scores))))
+    ordered = columns.sort_by([(name, "ascending") for name in (*SENSOR, "measured_at", "corpus", "record_id")])
+    rows = ordered["row"].to_numpy().astype(np.int64)
+    names = list(zip(*(ordered[name].to_pylist() for name in SENSOR), strict=True))
+    starts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
+    return [(names[a], rows[a:b]) for a, b in zip(starts, [*starts[1:], len(names)], strict=True)]
+
+
+def earliest_rows(
+    groups: list[tuple[tuple[str, str], np.ndarray]], usable: Bool[np.ndarray, " records"], num_records: int
+) -> Bool[np.ndarray, " records"]:
+    """The earliest usable records of each sensor: `num_records` of them, and never more than half, so that some are left to be judged."""
+    chosen = np.zeros(len(usable), bool)
+    for _, rows in groups:
+        mine = rows[usable[rows]]
+        chosen[mine[: min(num_records, len(mine) // 2)]] = True
+    return chosen
+
+
+def p_values(scores: Float64[np.ndarray, " records"], reference: Float64[np.ndarray, " reference"]) -> Float64[np.ndarray, " records"]:
+    """The conformal p-value (1 + number of reference scores at or above) / (n + 1), carried on beyond the largest reference score.
+
+    Up to that score nothing is assumed but exchangeability: P(p <= q) <= q for a healthy record. Beyond it the rank can fall no further,
+    and p = 1 / (n + 1) S(s - t) / S(max - t), S the survival function of a generalised Pareto with shape >= 0 fitted by maximum likelihood
+    to the highest tenth (at least 10 scores) of the reference, t the level below them; exponential for fewer than 30. A bounded tail
+    is taken as exponential: an end point from a few hundred scores would call a healthy record impossible. Both are continuous at the
+    largest score. With fewer than 20 reference scores nothing is carried on.
+
+    Source: Vovk, Gammerman and Shafer 2005, "Algorithmic Learning in a Random World", chapter 2, for the rank.
+    """
+    ref = np.sort(reference)
+    num = len(ref)
+    p = (1.0 + num - np.searchsorted(ref, scores, side="left")) / (num + 1)
+    num_tail = max(FEWEST_EXCESSES, int(TAIL_SHARE * num))
+    if num < 2 * num_tail:
+        return p
+    beyond = scores > ref[-1]
+    level = ref[-num_tail - 1]
+    excesses = ref[ref > level] - level
+    if beyond.any() and len(excesses) >= FEWEST_EXCESSES:
+        tail = pareto.fit(excesses) if len(excesses) >= FEW_EXCESSES else pareto.Pareto(0.0, float(excesses.mean()))
+        shape, scale = (tail.shape, tail.scale) if tail.shape > 0 else (0.0, float(excesses.mean()))
+        log_ratio = genpareto.logsf(scores[beyond] - level, shape, scale=scale) - genpareto.logsf(ref[-1] - level, shape, scale=scale)
+        p[beyond] = np.maximum(np.exp(log_ratio) / (num + 1), LOWEST_P)
+    return p
+
+
+def record_p_values(
+    scores: pa.Table, usable: Bool[np.ndarray, " records"], in_reference: Bool[np.ndarray, " records"]
+) -> Float64[np.ndarray, " records"]:
+    """The p-value of each usable record against the reference records of its sensor; NaN for the others.
+
+    A reference record is compared with the reference records of other times only, in 5 folds of consecutive records: against a fit that had
+    seen it no record is surprising. A sensor with fewer than 50 reference records is compared with those of all sensors together; where
+    those are fewer than 50 too, its records have no p-value.
+    """
+    score = scores["score"].to_numpy().astype(np.float64)
+    pooled = score[usable & in_reference]
+    p = np.full(len(score), np.nan)
+    for _, rows in sensor_groups(scores):
+        mine = rows[usable[rows]]
+        known = mine[in_reference[mine]]
+        own = len(known) >= FEWEST_REFERENCE
+        if not own and len(pooled) < FEWEST_REFERENCE:
+            continue
+        new = mine[~in_reference[mine]]
+        p[new] = p_values(score[new], score[known] if own else pooled)
+        if not own:
+            p[known] = p_values(score[known], pooled)
+            continue
+        for fold in np.array_split(np.arange(len(known)), NUM_FOLDS):
+            p[known[fold]] = p_values(score[known[fold]], score[np.delete(known, fold)])
+    return p

@@ -1,0 +1,226 @@
+"""Alarms of whole units: the records of a unit's sensors at one time as one score, alarms that persist, discoveries over the fleet.
+
+The rule, record to alarm:
+  1. a usable record (calibrated; not off, in transition or of a faulty sensor) has a p-value from its sensor's reference (reference.py);
+  2. a unit's p-values within one window are combined into one (Tippett: the smallest, corrected for their number); score = -log10 p;
+  3. a window exceeds where p <= rate; a unit is in alarm where at least k of its last n windows exceed;
+  4. over the fleet, the newest window of each unit has a q-value (Benjamini-Hochberg); q <= fdr is a discovery.
+Reference windows (of reference records alone) raise no alarm and do not count towards one.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Float64, Int64
+from pydantic import with_config
+from scipy.stats import combine_pvalues, false_discovery_control
+
+from vibray.config import STRICT
+from vibray.decide.alarm_rates import AlarmRuleError, check_persist, expected_alarms_per_day, persistent, resampled_alarms, windows_per_day
+from vibray.schema import UNIT_SCORES
+
+Combine = Literal["tippett", "fisher", "stouffer"]
+
+
+@with_config(STRICT)
+@dataclass(frozen=True)
+class UnitConfig:
+    """How records become alarms of units."""
+
+    window_minutes: float = 60.0
+    """Records of a unit within one such window (aligned to 1970-01-01 UTC) are judged together."""
+    persist: tuple[int, int] = (3, 5)
+    """(k, n): a unit is in alarm where at least k of its last n windows exceed."""
+    rate: float = 0.01
+    """A window exceeds where its p-value is at most this."""
+    fdr: float = 0.05
+    """False-discovery rate over the fleet, for the newest window of each unit."""
+    combine: Combine = "tippett"
+    """Tippett's holds its rate where the sensors of a unit rise and fall together, as they do with load and weather; Fisher's and
+    Stouffer's count what they share once a sensor, and need independent records."""
+    reference_records: int = 200
+    """The earliest usable records of each sensor, at most half of them, are its reference where none is given."""
+
+    def __post_init__(self) -> None:
+        check_persist(*self.persist)
+        if not self.window_minutes > 0:
+            raise AlarmRuleError(f"the window must be longer than 0 minutes, not {self.window_minutes}")
+        if not (0 < self.rate < 1 and 0 < self.fdr < 1):
+            raise AlarmRuleError(f"rate and false-discovery rate must lie between 0 and 1, not {self.rate} and {self.fdr}")
+        if self.reference_records < 1:
+            raise AlarmRuleError(f"a reference needs records: {self.reference_records} asked for")
+
+
+def combined(
+    p: Float64[np.ndarray, " records"], group: Int64[np.ndarray, " records"], method: Combine = "tippett"
+) -> Float64[np.ndarray, " groups"]:
+    """One p-value a group, `group` counting up from 0 without a gap; groups of one size are combined in one call of scipy's."""
+    order = np.argsort(group, kind="stable")
+    size = np.bincount(group)
+    start = np.cumsum(size) - size
+    together = np.empty(len(size))
+    for num in np.unique(size):
+        which = np.flatnonzero(size == num)
+        rows = order[start[which][:, None] + np.arange(num)]
+        together[which] = combine_pvalues(p[rows], method=method, axis=1).pvalue  # type: ignore[attr-defined]
+    return np.clip(together, 1e-300, 1.0)
+
+
+def unit_scores(
+    scores: pa.Table, p: Float64[np.ndarray, " records"], in_reference: Bool[np.ndarray, " records"], config: UnitConfig
+) -> pa.Table:
+    """One row of schema.UNIT_SCORES for each unit and window with a record that has a p-value, in order of (unit, window).
+
+    `p` are record p-values (`reference.record_p_values`), NaN for one that takes no part. Units of one name in several corpora are one.
+    """
+    rows = np.flatnonzero(np.isfinite(p))
+    if not len(rows):
+        return UNIT_SCORES.empty_table()
+    window_ms = max(1, round(config.window_minutes * 60_000))
+    taken = scores.select(["corpus", "unit", "sensor_id"]).take(pa.array(rows))
+    names, unit = np.unique(np.array(taken["unit"].to_pylist(), np.str_), return_inverse=True)
+    time = scores["measured_at"].to_numpy()[rows].astype("datetime64[ms]").astype(np.int64)
+    first = int((time // window_ms).min())
+    span = int((time // window_ms).max()) - first + 1
+    keys, group = np.unique(unit.reshape(-1) * span + time // window_ms - first, return_inverse=True)
+    group = group.reshape(-1).astype(np.int64)
+    unit_of, start_ms, num = keys // span, (keys % span + first) * window_ms, len(keys)
+
+    p_value = combined(p[rows], group, config.combine)
+    latest, loudest = _last_of(group, time), _last_of(group, -p[rows])
+    sensor = np.array(taken["sensor_id"].to_pylist(), np.str_)
+    sensor_names, sensor_code = np.unique(sensor, return_inverse=True)
+    pairs = np.unique(group * len(sensor_names) + sensor_code.reshape(-1)) // len(sensor_names)
+    reference = np.ones(num, bool)
+    np.logical_and.at(reference, group, in_reference[rows])
+    exceeds = p_value <= config.rate
+    alarm, newest = np.zeros(num, bool), np.zeros(num, bool)
+    for mine in _runs(unit_of):
+        judged = mine[~reference[mine]]
+        alarm[judged] = persistent(exceeds[judged], *config.persist)
+        newest[judged[-1:]] = True
+    newest &= start_ms >= _stale_before(unit_of, start_ms, newest, config)
+    q_value = np.full(num, np.nan)
+    if newest.any():
+        q_value[newest] = false_discovery_control(p_value[newest], method="bh")
+    columns: dict[str, Any] = {
+        "corpus": taken["corpus"].take(pa.array(latest)),
+        "unit": names[unit_of],
+        "window": pa.array(start_ms, pa.int64()).cast(UNIT_SCORES.field("window").type),
+        "measured_at": pa.array(time[latest], pa.int64()).cast(UNIT_SCORES.field("measured_at").type),
+        "num_records": np.bincount(group).astype(np.int32),
+        "num_sensors": np.bincount(pairs).astype(np.int32),
+        "sensor_id": sensor[loudest],
+        "p_value": p_value,
+        "score": (-np.log10(p_value)).astype(np.float32),
+        "exceeds": exceeds,
+        "alarm": alarm,
+        "reference": reference,
+        "q_value": pa.array(q_value, mask=~np.isfinite(q_value)),
+    }
+    return pa.table(columns, schema=UNIT_SCORES)
+
+
+def _runs(names: np.ndarray) -> list[np.ndarray]:
+    """The rows of each run of equal values."""
+    return np.split(np.arange(len(names)), np.flatnonzero(names[1:] != names[:-1]) + 1) if len(names) else []
+
+
+def _last_of(group: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """The place of the largest key of each group; of equal ones the last."""
+    order = np.lexsort((np.arange(len(key)), key, group))
+    return order[np.flatnonzero(np.diff(group[order], append=group.max() + 1))]
+
+
+def _stale_before(unit: np.ndarray, window_ms: np.ndarray, newest: np.ndarray, config: UnitConfig) -> float:
+    """A unit whose newest window lies before this (ms) is silent: n of the fleet's median intervals before the fleet's newest window."""
+    if not newest.any():
+        return np.inf
+    gaps = np.diff(window_ms)[np.diff(unit) == 0]
+    typical = float(np.median(gaps)) if len(gaps) else 0.0
+    return float(window_ms[newest].max()) - config.persist[1] * max(typical, config.window_minutes * 60_000)
+
+
+def unit_facts(table: pa.Table, config: UnitConfig) -> dict[str, Any]:
+    """What is to be expected of a healthy fleet, and what its reference windows did; ready for JSON.
+
+    The formula takes windows for independent, which they are not: the figure from resampled reference windows stands beside it, and where
+    the two differ it is the one to believe. Both are alarms of a healthy fleet, not of this one.
+    """
+    unit, time = np.array(table["unit"].to_pylist(), np.str_), table["window"].to_numpy().astype("datetime64[ms]").astype(np.int64)
+    exceeds, reference = table["exceeds"].to_numpy(zero_copy_only=False), table["reference"].to_numpy(zero_copy_only=False)
+    of_unit = _runs(unit)
+    intervals = [float(np.median(np.diff(time[rows]))) / 1000 for rows in of_unit if len(rows) > 1]
+    k, n = config.persist
+    healthy = resampled_alarms([exceeds[rows[reference[rows]]] for rows in of_unit], k, n, windows_per_day(intervals))
+    judged = ~reference
+    return {
+        "num_units": len(of_unit),
+        "num_windows": int(judged.sum()),
+        "num_reference_windows": int(reference.sum()),
+        "num_alarm_windows": int(table["alarm"].to_numpy(zero_copy_only=False).sum()),
+        "windows_per_day": windows_per_day(intervals),
+        "nominal_rate": config.rate,
+        "realised_rate": float(exceeds[judged].mean()) if judged.any() else None,
+        "reference_rate": None if healthy is None else healthy.exceed_rate,
+        "expected_per_day": expected_alarms_per_day(config.rate, k, n, intervals),
+        "resampled_per_day": None if healthy is None else healthy.per_day,
+        "resampled_interval": None if healthy is None else [healthy.low, healthy.high],
+        "reference_onsets": None if healthy is None else healthy.num_onsets,
+        "at_most_per_day": None if healthy is None else healthy.at_most,
+    }
+
+
+@dataclass(frozen=True)
+class UnitAlarm:
+    """How a unit stands at its newest window."""
+
+    unit: str
+    alarm: bool
+    since: datetime | None
+    """Start of the window in which the alarm began that stands; None where none does."""
+    last_alarm: datetime | None
+    """Start of its last window in alarm."""
+    newest: datetime
+    num_exceeding: int
+    """Of its last n windows."""
+    num_windows: int
+    p_value: float
+    q_value: float | None
+    """None for a unit that is silent: its newest window is too old to be compared with the others'."""
+    discovery: bool
+    sensor_id: str
+    """The sensor with the smallest p-value of the newest window."""
+
+
+def unit_alarms(table: pa.Table, config: UnitConfig) -> tuple[UnitAlarm, ...]:
+    """Every unit with a judged window: those in alarm first, then by q-value and name. `table` is what `unit_scores` gives."""
+    found = []
+    judged = table.filter(pa.array(~table["reference"].to_numpy(zero_copy_only=False)))
+    unit, window = np.array(judged["unit"].to_pylist(), np.str_), judged["window"].to_pylist()
+    alarm, exceeds = (judged[name].to_numpy(zero_copy_only=False) for name in ("alarm", "exceeds"))
+    for rows in _runs(unit):
+        loud = rows[alarm[rows]]
+        quiet = rows[~alarm[rows]]
+        began = rows[0] if not len(quiet) else quiet[-1] + 1
+        newest = judged.slice(rows[-1], 1).to_pylist()[0]
+        q = newest["q_value"]
+        found.append(
+            UnitAlarm(
+                unit=newest["unit"],
+                alarm=bool(alarm[rows[-1]]),
+                since=window[began] if alarm[rows[-1]] else None,
+                last_alarm=window[loud[-1]] if len(loud) else None,
+                newest=newest["window"],
+                num_exceeding=int(exceeds[rows[-config.persist[1] :]].sum()),
+                num_windows=len(rows),
+                p_value=newest["p_value"],
+                q_value=q,
+                discovery=q is not None and q <= config.fdr,
+                sensor_id=newest["sensor_id"],
+            )
+        )
+    return tuple(sorted(found, key=lambda u: (not u.alarm, 2.0 if u.q_value is None else u.q_value, u.unit)))

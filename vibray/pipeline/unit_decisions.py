@@ -1,0 +1,140 @@
+"""Scores to alarms of units and the drift of sensors: which records are the reference, and what the decisions folder holds of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vibray.config import from_json, to_json
+from vibray.decide.cuts import Cuts, GroupedCuts
+from vibray.decide.drift import drift
+from vibray.decide.pseudo_labels import by_cut
+from vibray.decide.reference import earliest_rows, record_p_values, sensor_groups, usable_rows
+from vibray.decide.unit_alarms import UnitAlarm, UnitConfig, unit_alarms, unit_facts, unit_scores
+from vibray.pipeline.tables import InputsDiffer, ScoresTable, one_corpus_each
+from vibray.schema import LABEL_ABNORMAL, NORMAL, ORIGIN
+from vibray.storage import objects
+
+COLUMNS = [*ORIGIN.names, "state", "calibrated", "score"]
+FILES = ("unit_scores.parquet", "unit_alarms.json", "drift.parquet")
+
+
+@dataclass(frozen=True)
+class UnitDecisions:
+    """What a decisions folder holds of units and sensors."""
+
+    scores: pa.Table
+    """schema.UNIT_SCORES"""
+    drift: pa.Table
+    """schema.DRIFT"""
+    facts: dict[str, Any]
+    """rule, reference, and how often a healthy fleet would alarm"""
+    config: UnitConfig
+
+    @property
+    def alarms(self) -> tuple[UnitAlarm, ...]:
+        return unit_alarms(self.scores, self.config)
+
+
+def decide_units(
+    table: ScoresTable,
+    cuts: Cuts | GroupedCuts,
+    config: UnitConfig,
+    human: list[str | None] | None = None,
+    normals_only: bool = False,
+    reference: ScoresTable | None = None,
+) -> UnitDecisions:
+    """Alarms of units and drift of sensors.
+
+    The reference is, the first that applies: the records of `reference`, another scores table of the same run; with `normals_only` those
+    that a person calls normal; the earliest records of each sensor. Raises InputsDiffer where `reference` is of another run, or holds a
+    corpus that is judged.
+    """
+    scores, said = table.scores.select(COLUMNS), np.array(human if human is not None else [None] * table.scores.num_rows, object)
+    num_judged = scores.num_rows
+    if reference is not None:
+        check_reference(table, reference)
+        scores = pa.concat_tables([scores, reference.scores.select(COLUMNS)])
+        said = np.concatenate([said, np.full(reference.scores.num_rows, None)])
+    usable = usable_rows(scores)
+    if reference is not None:
+        in_reference, words = usable & (np.arange(len(usable)) >= num_judged), "another scores table"
+    elif normals_only:
+        in_reference, words = usable & (said == NORMAL), "trusted normals"
+    else:
+        in_reference = earliest_rows(sensor_groups(scores), usable, config.reference_records)
+        words = f"the earliest {config.reference_records} usable records of each sensor, at most half of them"
+    p = record_p_values(scores, usable, in_reference)
+    units = unit_scores(scores, p, in_reference, config)
+
+    abnormal = by_cut(scores, cuts) == LABEL_ABNORMAL
+    named = np.array([name is not None for name in said], bool)
+    healthy = usable & np.where(named, said == NORMAL, ~abnormal)
+    moved = drift(scores, healthy, in_reference)
+    judged = np.arange(len(usable)) < num_judged
+    facts = {
+        "config": to_json(config),
+        "reference": words,
+        "trusted_normals": normals_only and reference is None,
+        "num_records": int(np.isfinite(p)[judged].sum()),
+        "num_unusable": int((~usable)[judged].sum()),
+        "num_without_reference": int((usable & ~np.isfinite(p))[judged].sum()),
+        "num_reference_records": int(in_reference.sum()),
+        **unit_facts(units, config),
+    }
+    return UnitDecisions(units, moved, facts, config)
+
+
+def check_reference(table: ScoresTable, reference: ScoresTable) -> None:
+    """Raises InputsDiffer where the reference's scores cannot stand beside the others."""
+    both = [identity["corpus"] for identity in (*table.identities, *reference.identities)]
+    one_corpus_each([*("--scores",) * len(table.identities), *("--unit-reference",) * len(reference.identities)], both)
+    if table.run["content"] != reference.run["content"]:
+        raise InputsDiffer(
+            f"--unit-reference holds scores of the run {reference.run['uri']}, --scores of {table.run['uri']}: scores differ in scale; "
+            "score the reference with the same run"
+        )
+
+
+def write_units(decisions_uri: str, units: UnitDecisions) -> list[str]:
+    """Writes the files of a decisions folder; returns their names."""
+    objects.write_table(objects.join(decisions_uri, "unit_scores.parquet"), units.scores)
+    objects.write_table(objects.join(decisions_uri, "drift.parquet"), units.drift)
+    objects.write_json(objects.join(decisions_uri, "unit_alarms.json"), units.facts)
+    return list(FILES)
+
+
+def read_units(decisions_uri: str) -> UnitDecisions | None:
+    """What a finished decisions folder holds of units; None where it was made without."""
+    where = objects.join(decisions_uri, "unit_alarms.json")
+    if not objects.exists(where):
+        return None
+    facts = objects.read_json(where)
+    tables = (objects.read_table(objects.join(decisions_uri, name)) for name in ("unit_scores.parquet", "drift.parquet"))
+    return UnitDecisions(*tables, facts=facts, config=from_json(UnitConfig, facts["config"], where))
+
+
+def print_units(units: UnitDecisions) -> None:
+    """The rule, what it would do in a healthy fleet, and which units are in alarm."""
+    facts, config = units.facts, units.config
+    k, n = config.persist
+    print(f"units: {facts['num_units']:,}, in windows of {config.window_minutes:g} min; reference: {facts['reference']}")
+    if not units.scores.num_rows:
+        print("  no sensor, nor all together, has 50 reference records: no alarms of units")
+        return
+    print(f"  alarm: {k} of the last {n} windows with p <= {config.rate:g}")
+    print(f"  a healthy fleet would raise {facts['expected_per_day']:.2g} alarms a day if windows were independent", end="")
+    if facts["resampled_per_day"] is None:
+        print("; there is no reference window to compare that with")
+    else:
+        low, high = facts["resampled_interval"]
+        print(f";\n  its reference windows, resampled in blocks, {facts['resampled_per_day']:.2g} [{low:.2g}, {high:.2g}]", end=" ")
+        print(f"({facts['reference_onsets']} seen, so at most {facts['at_most_per_day']:.2g} a day)")
+        print(f"  {facts['reference_rate']:.2%} of the reference windows exceed, nominally {config.rate:.2%}")
+    loud = [unit for unit in units.alarms if unit.alarm]
+    found = sum(unit.discovery for unit in units.alarms)
+    print(f"  {len(loud)} units in alarm; {found} discoveries in the newest windows at a false-discovery rate of {config.fdr:g}")
+    for unit in loud[:10]:
+        q = "-" if unit.q_value is None else f"{unit.q_value:.2g}"
+        print(f"    {unit.unit} since {unit.since:%Y-%m-%d %H:%M} UTC, q = {q}, most of all sensor {unit.sensor_id}")
