@@ -235,6 +235,13 @@ def _conclude(job: BenchmarkJob, entries: dict[str, Entry], cells: Sequence[Cell
     assert job.main_contamination is not None
     if done:
         rows = standings([done[cell.name] for cell in cells if cell.name in done])
+        without = sorted({own["recipe"] for own in done.values() if own["sizes"]["uncalibrated"]})
+        if without:
+            facts = [
+                *facts,
+                f"warning: too few records calibrate some sensors; against the fleet's baseline, no alarms: {', '.join(without)}",
+            ]
+            print(facts[-1])
         shown = [main_table(rows, job.main_contamination), fault_table(rows, job.main_contamination), sweep_table(rows)]
         _write(job, rows, [done[cell.name] for cell in cells if cell.name in done], facts, failed)
         print("\n\n".join(["", *shown]) + "\n")

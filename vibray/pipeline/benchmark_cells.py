@@ -57,6 +57,8 @@ class Corpus:
     vectors: dict[str, np.ndarray]
     waveforms: np.ndarray
     """(records, samples); (records, 0) where no recipe needs them"""
+    off: np.ndarray
+    """bool a record: the machine is off, by its level and mains line; its scores set no cut, as in jobs/label.py"""
     calibration_records: int
     unlabelled_pool: bool = False
 
@@ -155,7 +157,7 @@ def run_cell(corpus: Corpus, recipe: Contestant, setting: Setting) -> dict[str, 
     scored = scores_of(recipe, corpus.task(rows, setting.seed))
     notes, cuts = scored.notes, None
     try:
-        cuts = percentile(scored.pool, 5, CUT_PERCENT)
+        cuts = percentile(scored.pool[~corpus.off[rows.pool]], 5, CUT_PERCENT)
     except CutsError as error:
         notes = (*notes, f"no cut: {error}")
     judged = corpus.records.label[rows.judged].tolist()

@@ -34,7 +34,9 @@ def _few(corpus: Corpus, rows: Split) -> tuple[Corpus, Split]:
     """The corpus of a few of a cell's training records."""
     chosen = np.union1d(rows.pool[:STEP_RECORDS], rows.labelled)
     taken = replace(corpus, table=corpus.table.take(chosen), vectors={n: v[chosen] for n, v in corpus.vectors.items()})
-    taken = replace(taken, waveforms=corpus.waveforms[chosen], records=_taken(corpus, chosen), fold=corpus.fold[chosen])
+    taken = replace(
+        taken, waveforms=corpus.waveforms[chosen], records=_taken(corpus, chosen), fold=corpus.fold[chosen], off=corpus.off[chosen]
+    )
     pool = np.searchsorted(chosen, rows.pool[:STEP_RECORDS])
     return taken, Split(pool, pool[:0], pool[:2], np.searchsorted(chosen, rows.labelled), 0)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vibray.decide.splits import UNLABELLED, Records, Setting, folds, independent, sizes
+from vibray.decide.state import MAINS_SHARE, MAINS_SNR_DB, OFF_LEVEL
 from vibray.pipeline.benchmark_cells import Contestant, Corpus, LabelsOnly, is_deep, needs_labels, uses_labels, with_epochs
 from vibray.pipeline.calibration import RECORDS_PER_SENSOR
 from vibray.pipeline.tables import TrainingTable, open_features
@@ -144,7 +145,8 @@ def open_corpus(job: BenchmarkJob, entries: dict[str, Entry]) -> tuple[Corpus, l
     table, label = table.take(keep), label[keep]
     records = records_of(table, label)
     fold, by_unit = folds(records, job.num_folds)
-    corpus = Corpus(table, records, fold, {}, np.empty((len(table), 0), np.float32), job.calibration_records, job.unlabelled_pool)
+    no_waveforms = np.empty((len(table), 0), np.float32)
+    corpus = Corpus(table, records, fold, {}, no_waveforms, off_records(table), job.calibration_records, job.unlabelled_pool)
     return corpus, _facts(job, corpus, by_unit, num_left_out)
 
 
@@ -158,6 +160,14 @@ def records_of(table: TrainingTable, label: np.ndarray) -> Records:
     return Records(unit, sensor, order, time, label)
 
 
+def off_records(table: TrainingTable) -> np.ndarray:
+    """bool a record: state `off` by the rule of decide/state.py, which needs no waveform."""
+    rms, snr = (table.index[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in ("rms", "mains_snr_db"))
+    history = [table.histories[sensor] for sensor in table.sensors]
+    hums = np.array([(h.mains_share or 0.0) >= MAINS_SHARE for h in history])
+    return hums & (snr < MAINS_SNR_DB) & (rms < OFF_LEVEL * np.array([h.median_rms for h in history]))
+
+
 def _facts(job: BenchmarkJob, corpus: Corpus, by_unit: bool, num_left_out: int) -> list[str]:
     records, label = corpus.records, corpus.records.label
     num_units, num_unlabelled = len(np.unique(records.unit)), int((label == UNLABELLED).sum())
@@ -169,6 +179,7 @@ def _facts(job: BenchmarkJob, corpus: Corpus, by_unit: bool, num_left_out: int) 
         f"{job.num_folds} folds of units x {job.seeds} seeds"
         if by_unit
         else f"{job.num_folds} blocks of time in each unit x {job.seeds} seeds",
+        f"{int(corpus.off.sum()):,} records of machines that are off set no cut; what they are labelled is judged all the same",
         f"{job.calibration_records} earliest records of each sensor of a fold calibrate it, labels unseen, and are not judged",
     ]
     if not by_unit:

@@ -43,14 +43,20 @@ def _bars(axes: Axes, rows: Rows, contamination: float) -> None:
 
 def _lines(axes: Axes, rows: Rows, key: str, label: str) -> None:
     shades = iter(SHADES * 8)
+    ends = []
     for name in dict.fromkeys(row["recipe"] for row in rows):
         own = sorted((r for r in rows if r["recipe"] == name and r["auroc"]["mean"] is not None), key=lambda r: r[key])
-        if not own:
-            continue
-        style: dict[str, Any] = {"color": MUTED, "linestyle": (0, (4, 2))} if own[0]["control"] else {"color": next(shades)}
-        x, y = [row[key] for row in own], [row["auroc"]["mean"] for row in own]
-        axes.plot(x, y, marker=".", linewidth=1.4, label=name, **style)
-        axes.annotate(f" {name}", (x[-1], y[-1]), color=style["color"], size=8, va="center")
-    axes.margins(x=0.25)
+        if own:
+            style: dict[str, Any] = {"color": MUTED, "linestyle": (0, (4, 2))} if own[0]["control"] else {"color": next(shades)}
+            x, y = [row[key] for row in own], [row["auroc"]["mean"] for row in own]
+            axes.plot(x, y, marker=".", linewidth=1.4, **style)
+            ends.append((y[-1], x[-1], name, style["color"]))
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high + 0.45 * (high - low))  # room for the names
+    step, place = 0.055 * (axes.get_ylim()[1] - axes.get_ylim()[0]), -1.0
+    for y, x, name, colour in sorted(ends):
+        place = max(y, place + step)  # names of lines that end together stand one above the other
+        axes.annotate(f"  {name}", (x, place), color=colour, size=8, va="center", annotation_clip=False)
+    axes.set_xticks(sorted({row[key] for row in rows}))
     axes.set_xlabel(label, color=INK)
     axes.set_title("AUROC", color=INK, size=10.5)
