@@ -48,7 +48,9 @@ class Featurize:
     lines_per_part: int = 2000
     """records in a part, the unit of restart"""
     store_images: bool = False
-    """store the default CWT image of each record too (float16, large)"""
+    """store an image of each record too (float16, 50 to 100 kB; jobs make them anew as they need them)"""
+    image: Literal["default", "seed"] = "default"
+    """which image --store-images keeps: the default CWT image, or the original plan's"""
     dry_run: bool = False
     """print the plan, the cost and the first bad lines; write nothing"""
 
@@ -65,7 +67,8 @@ def main(args: Featurize) -> None:
         args.wrong_length,
     )
     with started(needed=not args.dry_run):
-        featurize(args.input, args.features, facts, args.corpus, args.vectors, args.lines_per_part, args.store_images, args.dry_run)
+        image = args.image if args.store_images else None
+        featurize(args.input, args.features, facts, args.corpus, args.vectors, args.lines_per_part, image, args.dry_run)
 
 
 if __name__ == "__main__":

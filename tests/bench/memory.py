@@ -68,7 +68,11 @@ def measure(shard: str, store_images: bool) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             features = str(Path(folder, "features"))
             featurize(
-                str(Path(folder, "raw")), features, CorpusFacts(RATE_HZ, mains="none"), vectors=("zerone",), store_images=store_images
+                str(Path(folder, "raw")),
+                features,
+                CorpusFacts(RATE_HZ, mains="none"),
+                vectors=("zerone",),
+                image="default" if store_images else None,
             )
         taken = time.monotonic() - started
         watch.stopped.set()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from vibray.config import to_json
 from vibray.decide.state import centred_rms
 from vibray.features.cwt_image import CwtImageConfig
 from vibray.features.harmonic import Harmonic, HarmonicConfig
+from vibray.features.seed_image import SeedImageConfig
 from vibray.features.spectral import SpectralConfig
 from vibray.features.zerone import ZeroneConfig
 from vibray.pipeline.parts_job import PartsJob, sensors_of, vector_column, waveforms_of
@@ -27,6 +28,10 @@ from vibray.storage.reading import ReadPart
 
 VECTORS = ("spectral", "zerone", "harmonic")
 """Vector features that are stored where the corpus allows them: they are small beside the waveform."""
+
+StoredImage = Literal["default", "seed"]
+
+IMAGES: dict[StoredImage, CwtImageConfig | SeedImageConfig] = {"default": CwtImageConfig(), "seed": SeedImageConfig()}
 
 CONFIGS: dict[str, VectorConfig] = {"spectral": SpectralConfig(), "zerone": ZeroneConfig(), "harmonic": HarmonicConfig()}
 
@@ -46,7 +51,7 @@ def featurize(
     corpus: str | None = None,
     vectors: tuple[str, ...] = VECTORS,
     lines_per_part: int = LINES_PER_PART,
-    store_images: bool = False,
+    image: StoredImage | None = None,
     dry_run: bool = False,
 ) -> None:
     """Runs the stage; see jobs/featurize.py."""
@@ -61,13 +66,13 @@ def featurize(
         "corpus": corpus,
         "facts": to_json(facts),
         "vectors": {name: to_json(config) for name, config in configs.items()},
-        "images": to_json(CwtImageConfig()) if store_images else None,
+        "images": None if image is None else to_json(IMAGES[image]),
     }
     job = PartsJob(input_uri, features_uri, corpus, facts, identity, lines_per_part, "featurize")
     if dry_run:
         job.preview(MakeFeatures(facts, configs).table)
         return
-    parts = job.run(make_features, {"features_uri": features_uri, "facts": facts, "configs": configs, "store_images": store_images})
+    parts = job.run(make_features, {"features_uri": features_uri, "facts": facts, "configs": configs, "image": image})
     write_feature_json(features_uri, parts, facts, configs)
     warn_mains(parts, facts)
 
@@ -105,13 +110,13 @@ def write_feature_json(features_uri: str, parts: Parts, facts: CorpusFacts, conf
 
 
 def make_features(
-    read: ReadPart, features_uri: str, facts: CorpusFacts, configs: dict[str, VectorConfig], store_images: bool
+    read: ReadPart, features_uri: str, facts: CorpusFacts, configs: dict[str, VectorConfig], image: StoredImage | None
 ) -> dict[str, Any]:
     """The stage: a part of records in, a part of the features table out."""
     make = MakeFeatures(facts, configs)
     tables = {"": make.table(read.records), "bad": read.bad}
-    if store_images:
-        tables["images"] = make.images(read.records)
+    if image is not None:
+        tables["images"] = make.images(read.records, image)
     return commit_part(features_uri, read.part_id, tables, {**read.marker, "mains": make.mains(read.records)})
 
 
@@ -141,12 +146,13 @@ class MakeFeatures:
         columns |= {name: vector_column(whole[name]) for name in features}
         return pa.table(columns, schema=shape)
 
-    def images(self, records: pa.Table) -> pa.Table:
-        """The default CWT image of some records, float16, a binary column with its shape beside it."""
-        feature = build_image(CwtImageConfig(), None)
-        images = np.empty((records.num_rows, *feature.shape), np.float16)
+    def images(self, records: pa.Table, name: StoredImage) -> pa.Table:
+        """An image of some records, float16, a binary column with its shape beside it; of equal channels one."""
+        feature = build_image(IMAGES[name], None)
+        shape = (1, *feature.shape[1:]) if name == "seed" else feature.shape
+        images = np.empty((records.num_rows, *shape), np.float16)
         for start, chunk in zip(range(0, len(images), CHUNK), _chunks(records), strict=True):
-            made = feature(torch.from_numpy(chunk), self.facts.sample_rate_hz)
+            made = feature(torch.from_numpy(chunk), self.facts.sample_rate_hz)[:, : shape[0]]
             torch.from_numpy(images[start : start + CHUNK]).copy_(made)
         size = images[:1].nbytes
         offsets = pa.array(size * np.arange(len(images) + 1))
@@ -156,7 +162,7 @@ class MakeFeatures:
                 "corpus": records["corpus"],
                 "record_id": records["record_id"],
                 "image": column,
-                "shape": pa.array([list(feature.shape)] * len(images), pa.list_(pa.int32())),
+                "shape": pa.array([list(shape)] * len(images), pa.list_(pa.int32())),
             }
         )
 
