@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ from vibray.pipeline.benchmark_cells import Scored, Task, calibrated
 from vibray.pipeline.deep_training import Worker
 from vibray.recipes import ClassifierRecipe, DeepRecipe, build_classifier, build_deep, build_feature
 from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, UNDECIDED
+from vibray.storage import objects
 from vibray.train.batches import TrainingSet
 from vibray.train.classifier import Labelled, train_classifier
 from vibray.train.deep_svdd import train_deep_svdd
+from vibray.train.images import Images
 from vibray.train.reduce import World
 from vibray.train.vae import train_vae
 
 CACHE_BYTES = 4 << 30
-"""Images that a cell keeps on its node's disk; the rest is made again each epoch."""
+"""Images that a process keeps on its node's disk; the rest is made again each epoch."""
 
 SCORE_RECORDS = 64
 
@@ -85,12 +88,19 @@ def score_classifier(recipe: ClassifierRecipe, task: Task) -> Scored:
     return Scored(pool, judged, known, shown if len(reads) == 1 else None)
 
 
+@lru_cache(maxsize=1)
+def _made(corpus: str, cache_bytes: int) -> dict[str, Images]:
+    """The images of the corpus that this process last worked on: its next cell finds them."""
+    return {}
+
+
 @contextmanager
 def _worker(task: Task) -> Iterator[Worker]:
     """A group of one. What it keeps on disk may be read until its last map is closed, which is after the folder has gone."""
+    made = _made(objects.sha256(task.table.key_hash.tobytes()), CACHE_BYTES)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="vibray-") as folder:
-        yield Worker(World.current(), 0, 1, device, task.table, task.waveforms, Path(folder), CACHE_BYTES, {}, lambda *_, **__: None)
+        yield Worker(World.current(), 0, 1, device, task.table, task.waveforms, Path(folder), CACHE_BYTES, made, lambda *_, **__: None)
 
 
 def _joined(reads: list[Callable[[np.ndarray], Tensor]]) -> Callable[[np.ndarray], Any]:
