@@ -51,12 +51,12 @@ def onset_probability(rate: float, k: int, n: int) -> float:
     return rate * (1 - rate) * float(binom.pmf(k - 1, n - 1, rate))
 
 
-def expected_alarms_per_day(rate: float, k: int, n: int, intervals_s: Sequence[float]) -> float:
+def expected_alarms_per_day(rate: float, k: int, n: int, intervals_s: Sequence[float | int]) -> float:
     """Alarms a day that begin in a healthy fleet, windows taken as independent; `intervals_s` is the time between windows of each unit."""
     return onset_probability(rate, k, n) * windows_per_day(intervals_s)
 
 
-def windows_per_day(intervals_s: Sequence[float]) -> float:
+def windows_per_day(intervals_s: Sequence[float | int]) -> float:
     """Windows a day of the fleet."""
     return float(sum(DAY_S / interval for interval in intervals_s))
 
@@ -79,7 +79,7 @@ class HealthyAlarms:
 
 
 def resampled_alarms(
-    sequences: Sequence[Bool[np.ndarray, " windows"]], k: int, n: int, per_day: float, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+    sequences: Sequence[Bool[np.ndarray, " _"]], k: int, n: int, per_day: float, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> HealthyAlarms | None:
     """Alarms a day by circular block resampling of each unit's own sequence of windows; None without a window.
 

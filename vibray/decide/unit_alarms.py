@@ -79,6 +79,9 @@ def unit_scores(
     rows = np.flatnonzero(np.isfinite(p))
     if not len(rows):
         return UNIT_SCORES.empty_table()
+    keys = scores.select(["unit", "measured_at", "sensor_id", "corpus", "record_id"]).take(pa.array(rows))
+    keys = keys.append_column("row", pa.array(rows))
+    rows = keys.sort_by([(name, "ascending") for name in keys.column_names])["row"].to_numpy()  # ties must not depend on the rows' order
     window_ms = max(1, round(config.window_minutes * 60_000))
     taken = scores.select(["corpus", "unit", "sensor_id"]).take(pa.array(rows))
     names, unit = np.unique(np.array(taken["unit"].to_pylist(), np.str_), return_inverse=True)

@@ -1,0 +1,166 @@
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.decide.fleet import START_MS, fleet, replaced
+from vibray import schema
+from vibray.decide.alarm_rates import AlarmRuleError
+from vibray.decide.reference import earliest_rows, record_p_values, sensor_groups, usable_rows
+from vibray.decide.unit_alarms import UnitConfig, combined, unit_alarms, unit_facts, unit_scores
+
+CONFIG = UnitConfig()
+
+
+def decided(table, config=CONFIG):
+    usable = usable_rows(table)
+    known = earliest_rows(sensor_groups(table), usable, config.reference_records)
+    return unit_scores(table, record_p_values(table, usable, known), known, config)
+
+
+@pytest.fixture(scope="module")
+def healthy():
+    return decided(fleet())
+
+
+@pytest.mark.parametrize("method", ["tippett", "fisher", "stouffer"])
+def test_combined_is_scipys_group_by_group(method):
+    rng = np.random.default_rng(0)
+    group = rng.permutation(np.repeat(np.arange(30), rng.integers(1, 6, 30)))
+    p = rng.uniform(1e-6, 1, len(group))
+    expected = [stats.combine_pvalues(p[group == g], method=method)[1] for g in range(30)]
+    assert combined(p, group, method) == pytest.approx(expected, rel=1e-12)
+
+
+def test_tippett_in_closed_form_down_to_the_smallest():
+    p = np.array([1e-12, 0.3, 0.9, 1e-300])
+    assert combined(p, np.array([0, 0, 0, 1])) == pytest.approx([3e-12, 1e-300], rel=1e-9)
+
+
+def test_windows_hold_the_records_of_their_time():
+    table = fleet(2, 3, 240, interval_min=20)
+    found = decided(table)
+    assert found.schema == schema.UNIT_SCORES
+    assert found.num_rows == 2 * 80
+    assert set(found["num_records"].to_pylist()) == {9}
+    assert set(found["num_sensors"].to_pylist()) == {3}
+    first = found.slice(0, 1).to_pylist()[0]
+    assert first["window"].timestamp() * 1000 == START_MS
+    assert first["measured_at"].timestamp() * 1000 == START_MS + 40 * 60_000 + 2000  # the latest of its records
+    assert found["unit"].to_pylist() == sorted(found["unit"].to_pylist())
+    assert found["score"].to_numpy() == pytest.approx(-np.log10(found["p_value"].to_numpy()), rel=1e-6)
+
+
+def test_reference_windows_raise_no_alarm_and_do_not_count(healthy):
+    reference = healthy["reference"].to_numpy(zero_copy_only=False)
+    assert reference.reshape(10, 400)[:, :200].all()
+    assert not reference.reshape(10, 400)[:, 200:].any()
+    sick = decided(fleet(sick=[(2, 190, 6.0)]), UnitConfig(persist=(3, 3)))
+    rows = sick.slice(2 * 400, 400)
+    alarm = rows["alarm"].to_numpy(zero_copy_only=False)
+    assert not alarm[:202].any()  # the third judged window is the first that can
+
+
+def test_a_sick_unit_is_in_alarm_since_it_fell_ill_and_is_discovered():
+    table = decided(fleet(20, sick=[(7, 390, 4.0)]))
+    first, *others = unit_alarms(table, CONFIG)
+    assert (first.unit, first.alarm, first.discovery) == ("T07", True, True)
+    assert first.since is not None
+    assert first.q_value is not None
+    hours = (first.since.timestamp() * 1000 - START_MS) / 3_600_000
+    assert 392 <= hours <= 394  # the third window that exceeds of those from 390 on
+    assert first.num_exceeding >= 4
+    assert first.last_alarm == first.newest
+    assert first.q_value < 1e-3
+    assert not any(unit.alarm for unit in others)
+    assert sum(unit.discovery for unit in others) <= 1
+
+
+def test_an_alarm_that_has_passed_stands_as_the_last_one():
+    table = fleet(5, sick=[(1, 300, 5.0), (1, 310, -5.0)])
+    found = {unit.unit: unit for unit in unit_alarms(decided(table), CONFIG)}
+    assert not found["T01"].alarm
+    assert found["T01"].since is None
+    last = found["T01"].last_alarm
+    assert last is not None
+    assert 308 <= (last.timestamp() * 1000 - START_MS) / 3_600_000 <= 313
+
+
+def test_q_values_are_benjamini_hochbergs_over_the_newest_windows(healthy):
+    p, q = healthy["p_value"].to_numpy(), healthy["q_value"].to_numpy(zero_copy_only=False)
+    known = np.isfinite(q)
+    assert np.flatnonzero(known).tolist() == [400 * (u + 1) - 1 for u in range(10)]
+    rank = np.argsort(p[known])
+    raw = p[known][rank] * 10 / np.arange(1, 11)
+    expected = np.minimum.accumulate(raw[::-1])[::-1].clip(max=1)
+    assert q[known][rank] == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_unit_that_fell_silent_is_not_compared():
+    table = fleet(4)
+    late = np.array(table["unit"].to_pylist()) == "T02"
+    hours = (table["measured_at"].to_numpy().astype("datetime64[ms]").astype(np.int64) - START_MS) / 3_600_000
+    found = unit_alarms(decided(table.filter(~(late & (hours > 380)))), CONFIG)
+    assert {unit.unit: unit.q_value is None for unit in found} == {"T00": False, "T01": False, "T02": True, "T03": False}
+
+
+@pytest.mark.parametrize("change", [("state", "off"), ("state", "transient"), ("state", "sensor_fault"), ("calibrated", False)])
+def test_what_is_unusable_raises_none(change):
+    name, value = change
+    table = fleet(4, sick=[(1, 300, 8.0)])
+    values = table[name].to_pylist()
+    sick = (np.array(table["unit"].to_pylist()) == "T01") & (np.arange(len(table)) % 400 >= 300)
+    table = replaced(table, name, [value if ill else old for ill, old in zip(sick, values, strict=True)])
+    found = decided(table)
+    assert not found.filter(np.array(found["unit"].to_pylist()) == "T01")["alarm"].to_numpy(zero_copy_only=False).any()
+    assert found.num_rows == 4 * 400 - 100
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.5, 0.9])
+def test_tippett_holds_its_rate_where_sensors_rise_together_and_fisher_does_not(shared):
+    table = fleet(20, shared=shared)
+    rates = {name: unit_facts(decided(table, c), c) for name, c in (("t", CONFIG), ("f", UnitConfig(combine="fisher")))}
+    assert rates["t"]["realised_rate"] < 0.018
+    assert rates["t"]["reference_rate"] < 0.018
+    if shared == 0.9:
+        assert rates["f"]["realised_rate"] > 0.03
+
+
+def test_facts_are_ready_for_json(healthy):
+    facts = unit_facts(healthy, CONFIG)
+    json.dumps(facts, allow_nan=False)
+    assert facts["windows_per_day"] == pytest.approx(240)
+    assert facts["expected_per_day"] == pytest.approx(240 * 0.01 * 0.99 * 6 * 1e-4 * 0.99**2)
+    assert (facts["num_units"], facts["num_windows"], facts["num_reference_windows"]) == (10, 2000, 2000)
+    low, high = facts["resampled_interval"]
+    assert low <= facts["resampled_per_day"] <= high
+
+
+def test_nothing_to_compare_with_is_an_empty_table():
+    found = decided(fleet(1, 1, 20))
+    assert found.num_rows == 0
+    assert found.schema == schema.UNIT_SCORES
+    facts = unit_facts(found, CONFIG)
+    json.dumps(facts, allow_nan=False)
+    assert facts["num_units"] == 0
+    assert unit_alarms(found, CONFIG) == ()
+
+
+def test_the_order_of_the_rows_changes_nothing(healthy):
+    table = fleet()
+    assert decided(table.take(np.random.default_rng(0).permutation(len(table)))).equals(healthy)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"persist": (4, 3)}, "1 <= k <= n"),
+        ({"window_minutes": 0.0}, "longer"),
+        ({"fdr": 1.0}, "between 0 and 1"),
+        ({"rate": 0.0}, "between"),
+    ],
+)
+def test_rules_that_cannot_be_applied_are_refused(options, words):
+    with pytest.raises(AlarmRuleError, match=words):
+        UnitConfig(**options)
