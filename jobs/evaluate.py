@@ -1,7 +1,9 @@
-"""Judge a scores table against labels: AUROC, AUPRC with prevalence, one AUROC a fault and a unit, F1 and false-alarm rate at a cut.
+"""Judge a scores table against labels: areas by fault and unit, their spread over units, and what a cut keeps of its nominal rate.
 
   python jobs/evaluate.py --scores s3://b/scores/test --labels test_labels.jsonl --decisions s3://b/decisions/2024-mad --output test.json
 
+AUROC, AUPRC with prevalence, partial AUROC up to a false-positive rate of .1; at the cut recall and realised false-alarm rate, of the
+records labelled normal, with exact intervals beside the nominal rate. No cut is chosen here: --decisions brings it.
 A classifier is judged at a probability of .5 unless --decisions brings cuts; macro-F1 is over the faults labelled in both sets.
 """
 

@@ -152,6 +152,11 @@ def read_cuts(decisions_uri: str) -> Cuts | GroupedCuts:
     return from_json(GroupedCuts if values["grouped"] else Cuts, values["cuts"], objects.join(decisions_uri, "cuts.json"))
 
 
+def decided_on(decisions_uri: str) -> dict[str, str]:
+    """What `scores_identity` gave of the scores that the decisions were made on."""
+    return objects.read_json(objects.join(decisions_uri, "cuts.json"))["scores"]
+
+
 def check_decisions(decisions_uri: str, table: ScoresTable) -> None:
     """Raises DecisionsMismatch where the cuts were made on another run's scores."""
     made_on = objects.read_json(objects.join(decisions_uri, "cuts.json"))["run"]
@@ -164,13 +169,16 @@ def check_decisions(decisions_uri: str, table: ScoresTable) -> None:
 def print_decisions(table: ScoresTable, cuts: Cuts | GroupedCuts, labels: pa.Table) -> None:
     """The cuts in words and the pseudo-labels by origin."""
     overall = overall_of(cuts)
-    rate = realised_rate(overall, table.scores["score"].to_numpy())
-    nominal = "" if overall.nominal_rate is None else f", nominal {overall.kind} {overall.nominal_rate:.3g}"
+    rate = realised_rate(overall, table.scores["score"].to_numpy()[usable_rows(table.scores)])
+    kind = "rate of a Gaussian" if overall.kind == "rule" else overall.kind
+    nominal = "" if overall.nominal_rate is None else f", nominal {kind} {overall.nominal_rate:.3g}"
     print(f"{overall.method} on {overall.num_scores:,} {overall.scale} scores:", end=" ")
     print(f"normal <= {overall.normal_below:.6g}, anomaly >= {overall.anomaly_above:.6g}{nominal}")
-    print(f"  {rate:.2%} of all scores are at or above the cut")
+    print(f"  {rate:.2%} of the usable scores are at or above the cut")
     if overall.kind == "rate":
         print("  that is a rate of the corpus, faults included, and no false-alarm probability: no trusted normals were used")
+    if overall.kind == "rule":
+        print("  MAD is a rule and promises no rate: a Gaussian would pass it so often, and scores are rarely one")
     for warning in overall.warnings:
         print(f"  warning: {warning}")
     if isinstance(cuts, GroupedCuts):

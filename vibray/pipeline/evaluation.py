@@ -66,9 +66,7 @@ def print_evaluation(result: dict[str, Any]) -> None:
     spread = "" if result["auroc_std"] is None else f" +- {result['auroc_std']:.3f} (Hanley-McNeil)"
     print(f"{result['counts']['labelled']} labelled of {result['counts']['scored']} scored records, prevalence {result['prevalence']:.3f}")
     print(f"AUROC {_figure(result['auroc'])}{spread}, AUPRC {_figure(result['auprc'])} (no skill: the prevalence),", end=" ")
-    print(
-        f"partial AUROC to a false-positive rate of {result['partial_auroc_max_fpr']:g}: {_figure(result['partial_auroc'])} (no skill: .5)"
-    )
+    print(f"partial AUROC to FPR {result['partial_auroc_max_fpr']:g}: {_figure(result['partial_auroc'])} (no skill: .5)")
     of_units = result["spread_by_unit"]
     if of_units is not None and of_units["num_resamples"]:
         ends = {name: "{:.3f} to {:.3f}".format(*of_units[name]["interval"]) for name in ("auroc", "auprc", "partial_auroc")}

@@ -9,6 +9,8 @@ import pyarrow as pa
 import torch
 
 from vibray.decide.cuts import Cuts, GroupedCuts, realised_rate
+from vibray.decide.pseudo_labels import row_groups
+from vibray.decide.reference import usable_rows
 from vibray.explain.grad_cam import grad_cam
 from vibray.explain.residual import moved_columns, residual_map
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
@@ -16,12 +18,13 @@ from vibray.features.seed_image import SeedImage, SeedImageConfig
 from vibray.models.classifier import Classifier
 from vibray.models.deep_svdd import DeepSvdd
 from vibray.models.vae import Vae
-from vibray.pipeline.decisions import check_decisions, labels_of, overall_of, read_cuts
+from vibray.pipeline.decisions import check_decisions, decided_on, labels_of, overall_of, read_cuts, scores_identity
 from vibray.pipeline.evaluation import evaluate_table
 from vibray.pipeline.parts_job import sensors_of, waveforms_of
 from vibray.pipeline.tables import ScoresTable, open_scores
+from vibray.pipeline.unit_decisions import read_units
 from vibray.recipes import ClassicalRecipe, build_vector, columns_of
-from vibray.report.alarms import alarms_csv
+from vibray.report.alarms import alarms_csv, unit_alarms_csv
 from vibray.report.data import Bars, Explanation, Map, ReportConfig, ReportData
 from vibray.report.page import render
 from vibray.report.records import highest
@@ -59,6 +62,10 @@ def report(
     alarms = objects.join(objects.parent(report_uri), "alarms.csv")
     objects.write_bytes(alarms, alarms_csv(data).encode())
     print(f"report: {report_uri}\nalarms: {alarms} ({int(data.alarm.sum()):,} records)")
+    if data.unit_facts is not None:
+        of_units = objects.join(objects.parent(report_uri), "unit_alarms.csv")
+        objects.write_bytes(of_units, unit_alarms_csv(data).encode())
+        print(f"alarms of units: {of_units} ({sum(unit.alarm for unit in data.units):,} units)")
 
 
 def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None, title: str) -> ReportData:
@@ -67,10 +74,18 @@ def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None
     if decisions_uri is not None:
         cuts = read_cuts(decisions_uri)
         check_decisions(decisions_uri, table)
+    units = None if decisions_uri is None else read_units(decisions_uri)
+    same_scores = units is not None and decided_on(decisions_uri or "") == scores_identity(table)
     metrics = None if labels_uri is None else evaluate_table(table, labels_of(labels_uri, table), decisions_uri)
     facts, notes = table.facts, []
     if table.num_duplicates:
         notes.append(f"{table.num_duplicates:,} records stand more than once in the inputs; they are counted once.")
+    if units is not None and not same_scores:
+        notes.append(
+            "The cuts were made on other scores than these: their realised rate is that of new records, and alarms of units and drift are "
+            "not shown. jobs/label.py makes them with these scores as --scores and the others as --unit-reference."
+        )
+    shown = units if same_scores else None
     counts = {}
     for parts in table.folders:
         account = {"read": parts.total("num_read"), "kept": parts.total("num_kept"), "set_aside": parts.reasons}
@@ -94,26 +109,36 @@ def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None
         bad_records=table.bad_records().slice(0, BAD_SHOWN),
         cuts=None if cuts is None else _cuts_for_report(cuts, table.scores),
         metrics=metrics,
+        units=() if shown is None else shown.alarms,
+        unit_facts=None if shown is None else shown.facts,
+        drift=None if shown is None else shown.drift,
         signal_unit=facts.signal_unit,
         notes=tuple(notes),
     )
 
 
 def _cuts_for_report(cuts: Cuts | GroupedCuts, scores: pa.Table) -> dict[str, Any]:
+    """Nominal against realised rate; the realised one is of the records that can raise an alarm of the machine, of a group its own."""
+    usable = usable_rows(scores)
     values, groups = scores["score"].to_numpy(), {}
     if isinstance(cuts, GroupedCuts):
-        groups = {"/".join(group.group): _cut(group.cuts, None) for group in cuts.groups if group.cuts is not None}
-    return {"global": _cut(overall_of(cuts), values), "groups": groups}
+        rows: dict[tuple[str, ...], list[int]] = {}
+        for row, group in enumerate(row_groups(scores, cuts.by)):
+            if usable[row]:
+                rows.setdefault(group, []).append(row)
+        groups = {"/".join(g.group): _cut(g.cuts, values[rows.get(g.group, [])]) for g in cuts.groups if g.cuts is not None}
+    return {"global": _cut(overall_of(cuts), values[usable]), "groups": groups}
 
 
-def _cut(cut: Cuts, values: np.ndarray | None) -> dict[str, Any]:
+def _cut(cut: Cuts, values: np.ndarray) -> dict[str, Any]:
     return {
         "normal_below": cut.normal_below,
         "anomaly_above": cut.anomaly_above,
-        "method": cut.method,
+        "method": cut.method if cut.method != "mad" else f"mad ({cut.scale} scores)",
         "rate_kind": cut.kind,
         "nominal_rate": cut.nominal_rate,
-        "realised_rate": None if values is None else realised_rate(cut, values),
+        "realised_rate": realised_rate(cut, values) if len(values) else None,
+        "num_records": len(values),
     }
 
 

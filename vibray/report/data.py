@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pydantic import with_config
 
 from vibray.config import STRICT
+from vibray.decide.unit_alarms import UnitAlarm
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX
 
 GLOBAL = "global"
@@ -88,9 +89,16 @@ class ReportData:
     """schema.BAD_RECORDS; a sample is enough, the counts come from `counts`."""
     cuts: Mapping[str, Any] | None = None
     """{"global": cut, "groups": {name: cut}}, a cut being {"normal_below": x, "anomaly_above": x} with, where known, "method", "rate_kind",
-    "nominal_rate" and "realised_rate". A group is "unit/sensor_id" or a unit; its cut stands before the global one."""
+    "nominal_rate", "realised_rate" and "num_records", those that the realised rate is of. A group is "unit/sensor_id" or a unit; its cut
+    stands before the global one."""
     metrics: Mapping[str, Any] | None = None
     """The JSON of evaluate."""
+    units: Sequence[UnitAlarm] = ()
+    """How each unit stands, those in alarm first."""
+    unit_facts: Mapping[str, Any] | None = None
+    """The rule of the unit alarms and what a healthy fleet would do, as `decide.unit_alarms.unit_facts` and the label job say it."""
+    drift: pa.Table | None = None
+    """schema.DRIFT; None where nothing is known of it."""
     explanations: Mapping[tuple[str, str], Sequence[Explanation]] = field(default_factory=dict)
     """By (corpus, record_id), shown with that record."""
     signal_unit: str = "unknown"

@@ -9,7 +9,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from vibray.report import tables
+from vibray.report import tables, units
 from vibray.report.data import GLOBAL, ReportConfig, ReportData
 from vibray.report.distribution import score_distribution_svg
 from vibray.report.records import highest
@@ -57,6 +57,12 @@ def _context(data: ReportData, config: ReportConfig) -> dict[str, Any]:
         "highest": shown,
         "diagnoses": tables.diagnoses(data),
         "metrics": list(tables.metric_tables(data.metrics or {})),
+        "unit_facts": data.unit_facts,
+        "num_unit_alarms": sum(unit.alarm for unit in data.units),
+        "units_shown": [u for u in data.units if u.alarm or u.discovery or u.last_alarm is not None],
+        "drifting": [row for row in units.drifting(data) if row.num_months],
+        "drift_words": units.drift_words(data),
+        "rate_words": units.RATE_WORDS,
         "notes": list(_notes(data, inputs, sensors, len(shown.cards))),
     }
 

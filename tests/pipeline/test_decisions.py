@@ -1,0 +1,196 @@
+"""Label, evaluate and report on made-up score tables: what the folders hold and what is said. No Ray, no run."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.decide.fleet import fleet, replaced
+from vibray import schema
+from vibray.config import to_json
+from vibray.decide.thresholds import ConformalConfig, MadConfig, PercentileConfig, PotConfig
+from vibray.decide.unit_alarms import UnitConfig
+from vibray.pipeline.decisions import DecisionsMismatch, label, read_cuts
+from vibray.pipeline.evaluation import evaluate
+from vibray.pipeline.reporting import report
+from vibray.pipeline.session import user_errors
+from vibray.pipeline.tables import InputsDiffer
+from vibray.pipeline.unit_decisions import read_units
+from vibray.storage import objects
+from vibray.storage.corpus import CorpusFacts
+from vibray.storage.parts import commit_part, make_plan, start_plan
+
+RUN = {"uri": "s3://runs/a", "recipe": "r", "kind": "detector", "content": "c", "members": [], "faults": None}
+FACTS = CorpusFacts(8192.0, 64)
+SICK = [(3, 380, 5.0)]
+
+
+def write_scores(folder: Path, table: pa.Table, corpus: str, run: dict = RUN) -> str:
+    """A finished scores folder of one part, the highest record as evidence."""
+    raw = folder / "raw" / corpus
+    raw.mkdir(parents=True)
+    (raw / "a.jsonl").write_text("{}\n")
+    table = replaced(table, "corpus", [corpus] * len(table))
+    identity = {"input": str(raw), "corpus": corpus, "facts": to_json(FACTS), "run": run, "calibration": None}
+    uri = str(folder / "scores" / corpus)
+    plan = start_plan(uri, lambda: make_plan(str(raw), corpus, identity), identity)
+    top = table.take(pa.array(np.argsort(-table["score"].to_numpy())[:1]))
+    waves = pa.array([np.zeros(64, np.float32)], schema.vector(64))
+    tables = {"": table, "evidence": top.append_column(schema.evidence(64).field("waveform"), waves)}
+    marker = {"key": "a.jsonl", "num_read": len(table), "number": 0, "last": True}
+    commit_part(uri, plan.parts[0].part_id(0), tables, marker)
+    return uri
+
+
+def write_labels(path: Path, table: pa.Table, corpus: str, sick: str = "T03", since: int = 380) -> str:
+    time = np.arange(len(table)) % 400
+    rows = zip(table["record_id"].to_pylist(), table["unit"].to_pylist(), time, strict=True)
+    lines = [{"corpus": corpus, "record_id": r, "label": "tone" if u == sick and t >= since else "normal"} for r, u, t in rows]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Scores of a pool, healthy, and of a test set in which T03 falls ill; decisions on both."""
+    folder = tmp_path_factory.mktemp("decisions")
+    write_scores(folder, fleet(6), "pool")
+    table = fleet(6, sick=SICK, seed=1)
+    later = pa.array(table["measured_at"].cast(pa.int64()).to_numpy() + 60 * 86_400_000).cast(schema.TIME)
+    table = replaced(table, "measured_at", later)
+    write_scores(folder, table, "test")
+    write_labels(folder / "labels.jsonl", table, "test")
+    label((str(folder / "scores" / "test"),), str(folder / "test-decisions"), PercentileConfig())
+    label((str(folder / "scores" / "pool"),), str(folder / "pool-decisions"), MadConfig(anomaly=3.0))
+    return folder
+
+
+def test_a_decisions_folder_holds_the_units(folder):
+    units = read_units(str(folder / "test-decisions"))
+    assert units is not None
+    assert units.scores.schema == schema.UNIT_SCORES
+    assert units.drift.schema == schema.DRIFT
+    assert [u.unit for u in units.alarms if u.alarm] == ["T03"]
+    assert not any(u.alarm for u in (read_units(str(folder / "pool-decisions")) or units).alarms)
+    done = objects.read_json(str(folder / "test-decisions" / "_done.json"))
+    assert {"unit_scores.parquet", "unit_alarms.json", "drift.parquet", "cuts.json"} <= set(done["files"])
+
+
+def test_another_scores_table_as_reference(folder, tmp_path, capsys):
+    arguments = ((str(folder / "scores" / "test"),), str(tmp_path / "d"), PercentileConfig())
+    label(*arguments, unit_reference_uris=(str(folder / "scores" / "pool"),))
+    said = capsys.readouterr().out
+    assert "reference: another scores table" in said
+    assert "1 units in alarm" in said
+    assert "T03 since" in said
+    units = read_units(str(tmp_path / "d"))
+    assert units is not None
+    assert units.facts["num_windows"] == units.facts["num_reference_windows"] == 6 * 400
+    with pytest.raises(DecisionsMismatch, match="unit_reference"):
+        label(*arguments)
+    with pytest.raises(InputsDiffer, match="both corpus"):
+        label(*arguments, unit_reference_uris=(str(folder / "scores" / "test"),), dry_run=True)
+
+
+def test_a_reference_of_another_run_is_refused(folder, tmp_path):
+    other = write_scores(tmp_path, fleet(2), "other", {**RUN, "content": "x"})
+    with pytest.raises(InputsDiffer, match="same run"):
+        label((str(folder / "scores" / "test"),), str(tmp_path / "d"), MadConfig(), unit_reference_uris=(other,), dry_run=True)
+
+
+def test_trusted_normals_are_the_reference(folder, tmp_path, capsys):
+    scores, labels = (str(folder / "scores" / "test"),), str(folder / "labels.jsonl")
+    label(scores, str(tmp_path / "d"), ConformalConfig(), labels_uri=labels)
+    assert "reference: trusted normals" in capsys.readouterr().out
+    units = read_units(str(tmp_path / "d"))
+    assert units is not None
+    assert units.facts["trusted_normals"]
+    assert [u.unit for u in units.alarms if u.alarm] == ["T03"]
+
+
+def test_other_rules_are_other_decisions(folder):
+    with pytest.raises(DecisionsMismatch, match="units"):
+        label((str(folder / "scores" / "test"),), str(folder / "test-decisions"), PercentileConfig(), units=UnitConfig(persist=(2, 3)))
+
+
+@pytest.mark.parametrize("method", [PercentileConfig(), MadConfig(anomaly=3.0), PotConfig()])
+def test_without_trusted_normals_nothing_is_called_a_false_alarm_probability(folder, tmp_path, capsys, method):
+    pool = (str(folder / "scores" / "pool"),)
+    label(pool, str(tmp_path / "d"), method)
+    said = capsys.readouterr().out.replace("no false-alarm probability", "")
+    assert "false-alarm" not in said
+    assert "guarantee" not in said
+    assert read_cuts(str(tmp_path / "d")).kind == ("rule" if isinstance(method, MadConfig) else "rate")  # type: ignore[union-attr]
+    report(pool, str(tmp_path / "r" / "index.html"), str(tmp_path / "d"), explain=False)
+    assert "false-alarm" not in (tmp_path / "r" / "index.html").read_text()
+
+
+def test_the_report_shows_units_and_drift_of_these_scores(folder, tmp_path):
+    report((str(folder / "scores" / "test"),), str(tmp_path / "index.html"), str(folder / "test-decisions"), explain=False)
+    page = (tmp_path / "index.html").read_text()
+    assert 'id="units"' in page
+    assert "independent" in page
+    assert 'id="drift"' in page
+    rows = list(csv.DictReader((tmp_path / "unit_alarms.csv").read_text().splitlines()))
+    assert len(rows) == 6
+    assert (rows[0]["unit"], rows[0]["alarm"], rows[0]["discovery"]) == ("T03", "yes", "yes")
+    assert rows[0]["since"].endswith("Z")
+    assert {row["alarm"] for row in rows[1:]} == {"no"}
+    assert "rate of whatever was scored" in page
+
+
+def test_decisions_made_on_other_scores_show_no_units(folder, tmp_path):
+    report((str(folder / "scores" / "test"),), str(tmp_path / "index.html"), str(folder / "pool-decisions"), explain=False)
+    page = (tmp_path / "index.html").read_text()
+    assert 'id="units"' not in page
+    assert "--unit-reference" in page
+    assert not (tmp_path / "unit_alarms.csv").exists()
+
+
+def test_realised_rates_stand_beside_nominal_ones_by_group(folder, tmp_path):
+    scores = (str(folder / "scores" / "test"),)
+    label(scores, str(tmp_path / "d"), PercentileConfig(), by="sensor")
+    report(scores, str(tmp_path / "index.html"), str(tmp_path / "d"), explain=False)
+    page = (tmp_path / "index.html").read_text()
+    row = page[page.index('<th scope="row" class="text">T00/s0</th>') :].split("</tr>")[0]
+    assert row.count("1.00 %") + row.count(">1 %") + row.count("1.0 %") == 2  # nominal and realised
+    assert ">400<" in row
+
+
+def test_evaluation_says_nominal_and_realised_rate_with_intervals(folder, tmp_path, capsys):
+    scores, labels = (str(folder / "scores" / "test"),), str(folder / "labels.jsonl")
+    result = evaluate(scores, labels, str(folder / "pool-decisions"), str(tmp_path / "e.json"))
+    said = capsys.readouterr().out
+    for words in (
+        "AUPRC",
+        "prevalence",
+        "FPR 0.1",
+        "bootstrap of the 6 units",
+        "Clopper-Pearson",
+        "fault tone",
+        "unit T03",
+        "a Gaussian would pass",
+    ):
+        assert words in said
+    at = result["at_cut"]
+    low, high = at["realised_rate_interval"]
+    assert low <= at["realised_rate"] <= high
+    assert json.loads((tmp_path / "e.json").read_text())["spread_by_unit"] == result["spread_by_unit"]
+    assert result["spread_by_unit"]["num_units"] == 6
+
+
+def test_too_few_records_for_units_are_said_and_stop_nothing(tmp_path, capsys):
+    write_scores(tmp_path, fleet(1, 1, 40), "few")
+    label((str(tmp_path / "scores" / "few"),), str(tmp_path / "d"), PercentileConfig())
+    assert "no alarms of units" in capsys.readouterr().out
+    report((str(tmp_path / "scores" / "few"),), str(tmp_path / "index.html"), str(tmp_path / "d"), explain=False)
+    assert "No unit is or was in alarm" in (tmp_path / "index.html").read_text()
+
+
+def test_a_wrong_rule_is_an_error_of_the_users(capsys):
+    with pytest.raises(SystemExit), user_errors():
+        UnitConfig(persist=(5, 3))
+    assert "--persist 3 5" in capsys.readouterr().err
