@@ -22,13 +22,16 @@ from vibray.features.zerone_image import ZeroneImage, ZeroneImageConfig
 from vibray.models.backbone import TrunkConfig
 from vibray.models.classical import ClassicalConfig, MahalanobisConfig, PcaConfig, RmsConfig
 from vibray.models.classifier import Classifier, ClassifierConfig
+from vibray.models.deep_sad import DeepSad, DeepSadConfig
 from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
 from vibray.models.ensemble import EnsembleConfig
+from vibray.models.fused import FusedMahalanobisConfig
 from vibray.models.isolation_forest import IsolationForestConfig
 from vibray.models.neighbours import KnnConfig, LocalKnnConfig
 from vibray.models.trimming import TrimConfig
 from vibray.models.vae import Vae, VaeConfig
 from vibray.train.classifier import TuningConfig
+from vibray.train.exposure import ExposureConfig
 from vibray.train.fit import OptimConfig
 
 VectorConfig = ZeroneConfig | SpectralConfig | HarmonicConfig
@@ -36,7 +39,7 @@ ImageConfig = CwtImageConfig | SeedImageConfig | HeteroImageConfig | ZeroneImage
 FeatureConfig = VectorConfig | ImageConfig
 Vector = Zerone | Spectral | Harmonic
 Image = CwtImage | SeedImage | HeteroImage | ZeroneImage
-DeepConfig = DeepSvddConfig | VaeConfig
+DeepConfig = DeepSvddConfig | DeepSadConfig | VaeConfig
 
 
 @with_config(STRICT)
@@ -60,8 +63,17 @@ class DeepRecipe:
     scaling: ScalingConfig = ScalingConfig(transform="log", by="fleet", per="row")
     detector: Annotated[DeepConfig, Field(discriminator="kind")] = DeepSvddConfig()
     pretrain: OptimConfig = OptimConfig(epochs=10, lr=1e-3, weight_decay=5e-7)
-    """pretraining as an autoencoder (Deep SVDD only)"""
+    """pretraining as an autoencoder (Deep SVDD and Deep SAD only)"""
     optim: OptimConfig = OptimConfig(epochs=100, lr=1e-4, weight_decay=5e-7)
+    exposure: ExposureConfig | None = None
+    """injected faults that training is shown as abnormal (Deep SVDD and Deep SAD with the objective hypersphere only)"""
+
+    def __post_init__(self) -> None:
+        objective = "none" if isinstance(self.detector, VaeConfig) else self.detector.objective
+        if self.exposure is not None and objective != "hypersphere":
+            raise ValueError(f"deep: injected faults (exposure) go with the objective hypersphere, not with {objective}")
+        if isinstance(self.detector, DeepSvddConfig) and objective == "hypersphere" and self.exposure is None:
+            raise ValueError("deep: without labels the objective hypersphere needs injected faults: set exposure")
 
 
 @with_config(STRICT)
@@ -131,6 +143,8 @@ def build_deep(config: DeepConfig, in_shape: tuple[int, ...]) -> DeepSvdd | Vae:
     match config:
         case DeepSvddConfig():
             return DeepSvdd(config, in_shape)
+        case DeepSadConfig():
+            return DeepSad(config, in_shape)
         case VaeConfig():
             return Vae(config, in_shape)
 
@@ -160,8 +174,13 @@ def columns_of(feature: Vector, names: tuple[str, ...]) -> list[int]:
 BANDS = ("bands",)
 
 
+def fused() -> ClassicalRecipe:
+    """Mahalanobis distances of four descriptions of the spectrum by sensor, fused by their tail probabilities: the default."""
+    return ClassicalRecipe(detector=FusedMahalanobisConfig())
+
+
 def mahalanobis() -> ClassicalRecipe:
-    """Mahalanobis distance of 64 log bands, centred and scaled by sensor, trimmed three times: the default."""
+    """Mahalanobis distance of 64 log bands, centred and scaled by sensor, trimmed three times."""
     return replace(banded(), detector=MahalanobisConfig(blocks=BANDS, trim=TrimConfig(share=0.1, rounds=3)))
 
 
@@ -217,25 +236,57 @@ def harmonic_mahalanobis() -> ClassicalRecipe:
 # ---------------------------------------------------------------- named recipes: deep
 
 
-def cwt_svdd() -> DeepRecipe:
-    """Deep SVDD (one-class) on the analytic CWT image."""
+def plain_svdd() -> DeepRecipe:
+    """Deep SVDD as its paper has it, on ResNet-18: one-class, pretrained as an autoencoder, the image scaled by the fleet."""
     return DeepRecipe()
 
 
+def cwt_svdd() -> DeepRecipe:
+    """Deep SVDD with outlier exposure: **injected faults** (impulses, a modulated band, a raised band) are shown to it as abnormal.
+
+    The image is scaled by sensor, the filters are as high as the image, nothing is normalised inside the net; the score is the Mahalanobis
+    distance of the trunk's features. Few epochs, because longer training learns the injected faults instead of the records.
+    """
+    return DeepRecipe(
+        feature=CwtImageConfig(rows=64, columns=32),
+        scaling=ScalingConfig(transform="log", by="sensor", per="row"),
+        detector=DeepSvddConfig(
+            trunk=TrunkConfig(kind="time", width=64), hidden=128, latent_dim=32, objective="hypersphere", metric="mahalanobis"
+        ),
+        pretrain=OptimConfig(epochs=0),
+        optim=OptimConfig(epochs=4, batch_size=128, lr=1e-3, weight_decay=1e-4, method="adamw"),
+        exposure=ExposureConfig(),
+    )
+
+
+def deep_sad() -> DeepRecipe:
+    """Deep SAD: as cwt-svdd, and `--labels` tell it known normals and known faults, each weighing as two unlabelled records."""
+    recipe = cwt_svdd()
+    detector = DeepSadConfig(
+        trunk=TrunkConfig(kind="time", width=64),
+        hidden=128,
+        latent_dim=32,
+        objective="hypersphere",
+        metric="mahalanobis",
+        label_weight=2.0,
+    )
+    return replace(recipe, detector=detector)
+
+
 def cwt_svdd_soft() -> DeepRecipe:
-    """Deep SVDD with the soft boundary on the analytic CWT image."""
-    return replace(cwt_svdd(), detector=DeepSvddConfig(objective="soft-boundary"))
+    """The plain Deep SVDD with the soft boundary."""
+    return replace(plain_svdd(), detector=DeepSvddConfig(objective="soft-boundary"))
 
 
 def seed_svdd() -> DeepRecipe:
-    """Deep SVDD on the original plan's CWT image, per-image min-max and all: for comparison."""
-    return replace(cwt_svdd(), feature=SeedImageConfig(), scaling=ScalingConfig(by="none"))
+    """The plain Deep SVDD on the original plan's CWT image, per-image min-max and all: for comparison."""
+    return replace(plain_svdd(), feature=SeedImageConfig(), scaling=ScalingConfig(by="none"))
 
 
 def untrained_svdd() -> DeepRecipe:
-    """Deep SVDD whose network keeps its random weights: the control."""
+    """cwt-svdd whose network keeps its random weights, its metric fitted all the same: the control."""
     recipe = cwt_svdd()
-    return replace(recipe, pretrain=replace(recipe.pretrain, epochs=0), optim=replace(recipe.optim, epochs=0))
+    return replace(recipe, optim=replace(recipe.optim, epochs=0))
 
 
 def cwt_vae() -> DeepRecipe:
@@ -267,7 +318,7 @@ def small_ensemble() -> EnsembleRecipe:
 
 
 def baselines() -> EnsembleRecipe:
-    """The simple baselines side by side, each a column of the scores: RMS, Isolation Forest, B64 and the default."""
+    """The simple baselines side by side, each a column of the scores: RMS, Isolation Forest, B64 and the same trimmed."""
     members: dict[str, ClassicalRecipe | DeepRecipe] = {
         "rms": rms(),
         "iforest": iforest(),
@@ -301,6 +352,7 @@ def union_classifier() -> ClassifierRecipe:
 
 
 NAMED: dict[str, Callable[[], Recipe]] = {
+    "fused": fused,
     "mahalanobis": mahalanobis,
     "banded": banded,
     "rms": rms,
@@ -312,6 +364,8 @@ NAMED: dict[str, Callable[[], Recipe]] = {
     "zerone-mahalanobis": zerone_mahalanobis,
     "harmonic-mahalanobis": harmonic_mahalanobis,
     "cwt-svdd": cwt_svdd,
+    "deep-sad": deep_sad,
+    "plain-svdd": plain_svdd,
     "cwt-svdd-soft": cwt_svdd_soft,
     "seed-svdd": seed_svdd,
     "untrained-svdd": untrained_svdd,
@@ -336,6 +390,8 @@ def small(recipe: Recipe, epochs: int | None = None) -> Recipe:
     """The same recipe on small images with a narrow trunk: minutes on a laptop's cores, for demos and searches on a budget."""
     match recipe:
         case DeepRecipe():
+            if recipe.detector.trunk.kind == "time":  # small already
+                return recipe
             detector = replace(recipe.detector, trunk=TrunkConfig(width=16))
             return replace(recipe, feature=_small_image(recipe.feature), detector=detector, optim=_shorter(recipe.optim, epochs))
         case ClassifierRecipe(image=image) if image is not None:

@@ -31,3 +31,13 @@ def test_known_faults_are_pushed_away_and_the_rest_is_drawn_in():
     assert (z.grad[:2] > 0).all()  # a step against the gradient leads towards the centre, which is 0
     assert (z.grad[2] < 0).all()
     torch.testing.assert_close(model.loss(Embedded(z)), model.score(Embedded(z)))  # without labels it is Deep SVDD
+
+
+def test_the_hypersphere_objective_pushes_known_faults_away_too():
+    config = DeepSadConfig(trunk=TrunkConfig(kind="time", width=4), hidden=8, latent_dim=3, objective="hypersphere")
+    model = DeepSad(config, (1, 32, 32))
+    z = torch.ones(3, 3, requires_grad=True)
+    model.loss(Embedded(z), torch.tensor([0, -1, 1])).sum().backward()
+    assert z.grad is not None
+    assert (z.grad[:2] > 0).all()
+    assert (z.grad[2] < 0).all()

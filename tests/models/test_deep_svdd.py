@@ -5,7 +5,7 @@ import torch
 
 from vibray.config import from_json, to_json
 from vibray.models.backbone import TrunkConfig
-from vibray.models.deep_svdd import Autoencoder, DeepSvdd, DeepSvddConfig, Embedded, soft_boundary_loss
+from vibray.models.deep_svdd import Autoencoder, DeepSvdd, DeepSvddConfig, Embedded, hypersphere_loss, soft_boundary_loss
 
 CONFIG = DeepSvddConfig(trunk=TrunkConfig(width=4), hidden=8, latent_dim=6)
 
@@ -89,3 +89,55 @@ def test_config_to_json_and_back_and_refusals():
         DeepSvddConfig(nu=0.0)
     with pytest.raises(ValueError, match="choose an image"):
         DeepSvdd(CONFIG, (1200,))
+
+
+TIME = TrunkConfig(kind="time", width=5)
+
+
+def whitened() -> DeepSvdd:
+    """A net over time whose score is a Mahalanobis distance with some metric."""
+    model = net(trunk=TIME, objective="hypersphere", metric="mahalanobis")
+    random = torch.Generator().manual_seed(3)
+    model.location.copy_(torch.randn(15, generator=random))
+    model.whitening.copy_(torch.randn(15, 15, generator=random))
+    return model
+
+
+def test_hypersphere_loss_against_its_formula_and_at_its_ends():
+    distance = torch.tensor([0.0, 3.0, 3.0, 0.0], dtype=torch.float64)
+    loss = hypersphere_loss(distance, torch.tensor([False, False, True, True]))
+    h = np.sqrt(4) - 1
+    np.testing.assert_allclose(loss[:3].numpy(), [0, h, -np.log(1 - np.exp(-h))], atol=1e-5)
+    assert loss[3].item() == pytest.approx(-np.log(1e-6))
+    assert hypersphere_loss(torch.tensor([1e30]), torch.tensor([True])).abs() < 1e-5
+
+
+def test_hypersphere_takes_everything_not_labelled_abnormal_for_normal():
+    model, z = net(objective="hypersphere"), torch.zeros(3, 6)
+    loss = model.loss(Embedded(z), torch.tensor([-1, 0, 1]))
+    assert loss[0] == loss[1]
+    with pytest.raises(AssertionError, match="injected faults"):
+        model.loss(Embedded(z))
+
+
+def test_a_mahalanobis_score_is_saved_and_does_not_depend_on_its_batch():
+    model, x = whitened(), torch.randn(5, 2, 32, 32)
+    together = model.score(model(x))
+    torch.testing.assert_close(torch.cat([model.score(model(row[None])) for row in x]), together, rtol=1e-5, atol=1e-6)
+    other = DeepSvdd(model.config, (2, 32, 32)).eval()
+    other.load_state_dict(safetensors.torch.load(safetensors.torch.save(model.state_dict())))
+    assert torch.equal(other.score(other(x)), together)
+
+
+def test_a_trunk_over_time_has_no_bias_and_its_map_averages_to_its_features():
+    model, x = net(trunk=TIME), torch.randn(3, 2, 32, 32)
+    assert not [name for name, _ in model.named_parameters() if "bias" in name]
+    torch.testing.assert_close(model.trunk.feature_map(x).mean(dim=(2, 3)), model.trunk(x))
+    y = torch.nn.functional.leaky_relu(model.trunk.conv1(x.flatten(1, 2)))
+    expected = torch.cat([y.mean(2), y.amax(2), y.std(2, correction=0)], dim=1)
+    torch.testing.assert_close(model.trunk(x), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_soft_boundary_has_no_mahalanobis_score():
+    with pytest.raises(ValueError, match="soft boundary"):
+        DeepSvddConfig(objective="soft-boundary", metric="mahalanobis")

@@ -1,10 +1,10 @@
-"""The trunk that the deep models share: ResNet-18 without biases, its batch norm, and a decoder that mirrors it."""
+"""The trunks that the deep models share, without biases: ResNet-18, or filters over time; their batch norm; a decoder."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -112,10 +112,13 @@ def freeze_statistics(net: nn.Module, frozen: bool = True) -> None:
 @with_config(STRICT)
 @dataclass(frozen=True)
 class TrunkConfig:
-    """ResNet-18: its width and, for the control alone, its biases."""
+    """The encoder: its kind, its width and, for the control alone, its biases."""
 
+    kind: Literal["resnet18", "time"] = "resnet18"
+    """resnet18 slides over both axes and averages; time has filters as high as the image, which slide over time alone"""
     width: int = 64
-    """channels of the first stage; 64 is the standard ResNet-18, its embedding has 8 times as many"""
+    """resnet18: channels of the first stage, the embedding has 8 times as many; time: number of filters, the embedding has 3 times as
+    many"""
     bias: bool = False
     """gives every layer a bias: the control net that is expected to collapse under a one-class loss"""
 
@@ -169,6 +172,41 @@ def _stage(in_channels: int, channels: int, stride: int) -> nn.Sequential:
     block, _ = _torchvision()
     first = block(in_channels, channels, stride, downsample, norm_layer=BatchNorm)
     return nn.Sequential(first, block(channels, channels, norm_layer=BatchNorm))
+
+
+class TimeTrunk(nn.Module):
+    """Filters over time that each see all rows and channels of three columns, leaky ReLU, and how each filter's output is distributed
+    over the record: mean, maximum, standard deviation.
+
+    A row of a time-frequency image is a frequency, and a pattern two rows higher another vibration: filters that slide over frequency, and
+    an average over it, throw away what tells faults apart. There is no bias and nothing that is normalised: what is scaled is the image.
+    """
+
+    def __init__(self, config: TrunkConfig, in_shape: tuple[int, ...]):
+        super().__init__()
+        self.out_channels = 3 * config.width
+        self.conv1 = nn.Conv1d(in_shape[0] * in_shape[1], config.width, kernel_size=3, padding=1, bias=config.bias)
+        self.relu = nn.LeakyReLU(inplace=True)
+        if config.bias:
+            nn.init.zeros_(self.conv1.bias)  # type: ignore[arg-type]
+        self.bn1, self.layer1, self.layer2, self.layer3, self.layer4 = (nn.Identity() for _ in range(5))  # for unfreezing by name
+
+    def feature_map(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features 1 width"]:
+        """The filters' outputs over time, then their maxima and standard deviations, each the same in every column."""
+        y = self.relu(self.conv1(x.flatten(1, 2)))
+        # the root of an exact 0 has no gradient
+        spread = (y.var(dim=2, correction=0, keepdim=True) + 1e-8).sqrt()
+        return torch.cat([y, y.amax(dim=2, keepdim=True).expand_as(y), spread.expand_as(y)], dim=1)[:, :, None]
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
+        """Mean, maximum and standard deviation of each filter."""
+        return self.feature_map(x).mean(dim=(2, 3))
+
+
+def build_trunk(config: TrunkConfig, in_shape: tuple[int, ...]) -> Trunk | TimeTrunk:
+    """The trunk of a config for images (channels, height, width). Raises ValueError for a shape that is no image."""
+    map_shape(in_shape)
+    return TimeTrunk(config, in_shape) if config.kind == "time" else Trunk(config, in_shape[0])
 
 
 def map_shape(in_shape: tuple[int, ...]) -> tuple[int, int]:

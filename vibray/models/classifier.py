@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vibray.config import STRICT
-from vibray.models.backbone import LAYERS, Trunk, TrunkConfig, freeze_statistics, map_shape
+from vibray.models.backbone import LAYERS, TrunkConfig, build_trunk, freeze_statistics
 
 NO_FAULT, UNKNOWN_FAULT = -1, -2
 """In place of a fault's number: the record is normal; it is abnormal and none of the faults is plain."""
@@ -86,8 +86,7 @@ class Classifier(nn.Module):
         self.encoder = None
         size = vector_size or 0
         if image_shape is not None:
-            map_shape(image_shape)
-            self.encoder = Trunk(config.trunk, image_shape[0])
+            self.encoder = build_trunk(config.trunk, image_shape)
             size += self.encoder.out_channels
         self.noise_shape = (sum(config.hidden),)
         self.head = nn.ModuleList(nn.Linear(*sizes) for sizes in pairwise((size, *config.hidden, 1 + num_faults)))

@@ -44,6 +44,12 @@ class DeepSadConfig:
     """size of the layer between the trunk and the embedding"""
     latent_dim: int = 128
     """size of the embedding"""
+    objective: Literal["inverse", "hypersphere"] = "inverse"
+    """inverse: the paper's 1 / distance of a known fault; hypersphere: as in deep_svdd.py, which injected faults may join"""
+    metric: Literal["distance", "mahalanobis"] = "distance"
+    """the score, as in deep_svdd.py"""
+    label_weight: float = 1.0
+    """weight of a record that a person labelled, beside 1 of an unlabelled one (the paper's eta)"""
     nu: float = 0.05
     """share of the training records that lie outside the radius"""
     eps: float = 1e-6
@@ -51,14 +57,30 @@ class DeepSadConfig:
     ceiling: float = 1e3
     """largest loss of a known fault; closer to the centre than its inverse nothing pushes the record away"""
 
+    def __post_init__(self) -> None:
+        if not self.label_weight > 0:
+            raise ValueError(f"deep_sad: label_weight must be above 0, not {self.label_weight}")
+
 
 class DeepSad(DeepSvdd):
     """A Deep SVDD net whose loss knows labels. `loss` takes them as schema.py has them; without them every record is unlabelled."""
 
     def __init__(self, config: DeepSadConfig, in_shape: tuple[int, ...]):
-        super().__init__(DeepSvddConfig(trunk=config.trunk, hidden=config.hidden, latent_dim=config.latent_dim, nu=config.nu), in_shape)
+        super().__init__(
+            DeepSvddConfig(
+                trunk=config.trunk,
+                hidden=config.hidden,
+                latent_dim=config.latent_dim,
+                objective="hypersphere" if config.objective == "hypersphere" else "one-class",
+                metric=config.metric,
+                nu=config.nu,
+            ),
+            in_shape,
+        )
         self.eps, self.ceiling = config.eps, config.ceiling
 
     def loss(self, out: Embedded, target: Tensor | None = None) -> Float[Tensor, " batch"]:
-        distance = self.score(out)
+        if self.config.objective == "hypersphere":
+            return super().loss(out, target)
+        distance = self.distance(out)
         return distance if target is None else deep_sad_loss(distance, semi_supervised(target), self.eps, self.ceiling)

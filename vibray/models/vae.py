@@ -44,6 +44,8 @@ class VaeConfig:
     def __post_init__(self) -> None:
         if self.beta < 0:
             raise ValueError(f"vae: beta must not be negative, not {self.beta}")
+        if self.trunk.kind != "resnet18":
+            raise ValueError("vae: the latent is a map of the image, which only the trunk resnet18 has")
 
 
 @dataclass

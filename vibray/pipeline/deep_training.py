@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import ray
@@ -21,30 +21,36 @@ from ray.train.torch import TorchTrainer
 
 from vibray.config import short_hash
 from vibray.features.scaling import Scaling, ScalingConfig, ScalingFit
+from vibray.models.backbone import TrunkConfig
+from vibray.models.deep_sad import DeepSadConfig
 from vibray.models.deep_svdd import DeepSvdd
 from vibray.models.vae import Vae
 from vibray.pipeline.board import Board, watched
 from vibray.pipeline.tables import TrainingTable
 from vibray.recipes import ClassifierRecipe, DeepRecipe, FeatureConfig, build_classifier, build_deep, build_feature
 from vibray.runs import Detecting, Diagnosing, Run, deep_members, load, save, score_statistics
-from vibray.signal.injected import Kind, inject
+from vibray.schema import UNDECIDED
+from vibray.signal.injected import inject
 from vibray.storage import objects
-from vibray.train.batches import TrainingSet
+from vibray.train.batches import Batches, TrainingSet
 from vibray.train.checkpoints import Checkpoints
 from vibray.train.classifier import Labelled, train_classifier
-from vibray.train.deep_svdd import Trained, train_deep_svdd
+from vibray.train.deep_svdd import Trained, fit_metric, train_deep_svdd
+from vibray.train.exposure import KINDS, ExposureConfig, injected
 from vibray.train.guards import injected_faults_guard
-from vibray.train.images import Images, NodeArray
+from vibray.train.images import CHUNK, Images, NodeArray
 from vibray.train.reduce import World
 from vibray.train.vae import train_vae
 
 GUARD_RECORDS = 96
 """Training records into which faults are injected to see that training has not made the net blind."""
 
-GUARD_SNR_DB = 0.0
-"""Injected faults as strong as the record itself: an untrained network finds many of them, and training must not lose them."""
+GUARD_METRIC_RECORDS = 2000
+"""Training records from which the untrained network's metric is fitted."""
 
-KINDS: tuple[Kind, ...] = get_args(Kind)
+GUARD_SNR_DB = 0.0
+"""Injected faults as strong as the record itself: an untrained network finds many of them, and training must not lose them. Their
+draws are others than those of outlier exposure, their kinds are not: after exposure the guard says that training worked, not how far."""
 
 SHOWN = ("loss", "f1")
 """Figures of an epoch beside the progress bar; metrics.jsonl has all."""
@@ -63,7 +69,7 @@ class DeepJob:
     indices: np.ndarray
     """row numbers of the training table that take part"""
     targets: np.ndarray | None = None
-    """classifier: [rows, 2] int64, label (0, 1, -1) and fault number (-1: none)"""
+    """classifier: [rows, 2] int64, label (0, 1, -1) and fault number (-1: none); Deep SAD: [rows] int64, the label"""
     weights: np.ndarray | None = None
     real: np.ndarray | None = None
     """classifier: bool a row, its label is a person's"""
@@ -121,20 +127,36 @@ class Worker:
         if self.world.size > 1:
             dist.barrier()
 
-    def images(self, config: FeatureConfig) -> Images:
-        """The unscaled images of all records, made once on this node, whatever number of nets learns from them."""
-        name = f"{config.kind}-{short_hash(config)}"
+    def images(self, config: FeatureConfig, exposure: ExposureConfig | None = None) -> Images:
+        """The unscaled images of all records, made once on this node, whatever number of nets learns from them.
+
+        With `exposure` of the records with an injected fault each.
+        """
+        name = f"{config.kind}-{short_hash(config)}" + ("" if exposure is None else f"-injected-{short_hash(exposure)}")
         if name in self.made:
             return self.made[name]
         facts = self.table.facts
         feature = build_feature(config, facts.mains_hz)
+        waveforms = self.waveforms if exposure is None else self.injected(exposure)
         images = Images(
-            lambda w: feature(w, facts.sample_rate_hz), feature.shape, self.waveforms, self.scratch / name, self.cache_bytes, self.device
+            lambda w: feature(w, facts.sample_rate_hz), feature.shape, waveforms, self.scratch / name, self.cache_bytes, self.device
         )
         images.fill(self.local_rank, self.local_size, lambda done, total: self.tell("images", done, total))
         self.wait()
         self.made[name] = images
         return images
+
+    def injected(self, exposure: ExposureConfig) -> np.ndarray:
+        """The waveforms of all records with an injected fault each, on this node's disk."""
+        rate, hashes = self.table.facts.sample_rate_hz, self.table.key_hash
+        out = NodeArray(self.scratch / f"injected-{short_hash(exposure)}", len(self.waveforms), self.waveforms.shape[1:]).rows
+        mine = np.array_split(np.arange(len(out)), self.local_size)[self.local_rank]
+        for index in np.array_split(mine, max(1, len(mine) // CHUNK)):
+            if len(index):
+                plain = torch.from_numpy(np.ascontiguousarray(self.waveforms[index]))
+                out[index] = injected(plain, rate, exposure, hashes[index]).numpy()
+        self.wait()
+        return out
 
     def fit_scaling(
         self, config: ScalingConfig, read: Callable[[np.ndarray], torch.Tensor], shape: tuple[int, ...], indices: np.ndarray
@@ -207,13 +229,11 @@ def _train(config: dict[str, Any]) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _epoch_report(worker: Worker, name: str, optims: dict[str, int], lines: list[dict[str, Any]]):
-    """What training calls after each epoch: a line of metrics.jsonl, Ray Train's metrics, and the person's progress."""
+def _epoch_report(worker: Worker, name: str, optims: dict[str, int]):
+    """What training calls after each epoch: Ray Train's metrics and the person's progress. metrics.jsonl has the checkpoints' lines."""
 
     def report(stage: str, epoch: int, figures: dict[str, Any]) -> None:
-        line = {"stage": stage, "epoch": epoch, **figures}
-        lines.append(line)
-        ray.train.report({"run": name, **line})
+        ray.train.report({"run": name, "stage": stage, "epoch": epoch, **figures})
         shown = {key: f"{value:.4g}" for key, value in figures.items() if key in SHOWN}
         worker.tell(f"{name} {stage}", epoch + 1, optims.get(stage, epoch + 1), **shown)
 
@@ -225,20 +245,22 @@ def _train_detector(worker: Worker, job: DeepJob, recipe: DeepRecipe) -> None:
     feature = build_feature(recipe.feature, facts.mains_hz)
     images = worker.images(recipe.feature)
     scaling = worker.fit_scaling(recipe.scaling, images, feature.shape, job.indices)
-    rows = TrainingSet(worker.scaled(scaling, images), job.indices)
+    rows = TrainingSet(worker.scaled(scaling, images), job.indices, job.targets, job.weights)
     torch.manual_seed(recipe.optim.seed)  # the same weights on every worker
     net = build_deep(recipe.detector, feature.shape).to(worker.device)
-    lines: list[dict[str, Any]] = []
     epochs = {"pretrain": recipe.pretrain.epochs, "train": recipe.optim.epochs}
-    report = _epoch_report(worker, objects.last_segment(job.run_uri), epochs, lines)
+    report = _epoch_report(worker, objects.last_segment(job.run_uri), epochs)
     checkpoints = Checkpoints(job.run_uri)
     if isinstance(net, DeepSvdd):
-        trained = train_deep_svdd(net, rows, recipe.pretrain, recipe.optim, report, checkpoints)
+        read_injected = None
+        if recipe.exposure is not None and recipe.optim.epochs:
+            read_injected = worker.scaled(scaling, worker.images(recipe.feature, recipe.exposure))
+        trained = train_deep_svdd(net, rows, recipe.pretrain, recipe.optim, report, checkpoints, read_injected)
     else:
         trained = train_vae(net, rows, recipe.optim, report, checkpoints)
     if worker.world.rank == 0:
         detecting = _detecting(recipe, scaling, net, trained.scores)
-        lines += _guard_lines(worker, job, recipe, detecting, trained)
+        lines = [*checkpoints.lines, *_guard_lines(worker, job, recipe, detecting, trained)]
         save(job.run_uri, Run(recipe, facts, detecting, table.histories), lines, job.environment)
         checkpoints.clear()
 
@@ -280,6 +302,12 @@ def _injected_scores(worker: Worker, job: DeepJob, recipe: DeepRecipe, detecting
             faulty_waveforms[mine] = inject(waveforms[mine], rate, kind, GUARD_SNR_DB, worker.table.key_hash[index[mine.numpy()]])
         faulty = detecting.scaling(feature(faulty_waveforms, rate), sensors)
         untrained.center.copy_(untrained(plain).embedding.mean(0))
+        if untrained.config.metric == "mahalanobis":
+            # from as many records as it can: on few of them the distance is short for these alone
+            others = job.indices[np.argsort(hashes)[:GUARD_METRIC_RECORDS]]
+            read = worker.scaled(detecting.scaling, worker.images(recipe.feature))
+            fit_metric(untrained.to(worker.device), Batches(TrainingSet(read, others), recipe.optim.batch_size, 0, World()))
+            untrained.cpu()
         nets: tuple[Any, Any] = (detecting.detector, untrained)
         return [tuple(net.score(net(x)).numpy() for x in (plain, faulty)) for net in nets]
 
@@ -308,8 +336,7 @@ def _train_classifier(worker: Worker, job: DeepJob, recipe: ClassifierRecipe) ->
         parts = [read(index) for read in reads]
         return parts[0] if len(parts) == 1 else tuple(parts)
 
-    lines: list[dict[str, Any]] = []
-    report = _epoch_report(worker, objects.last_segment(job.run_uri), {"train": recipe.optim.epochs}, lines)
+    report = _epoch_report(worker, objects.last_segment(job.run_uri), {"train": recipe.optim.epochs})
     checkpoints = Checkpoints(job.run_uri)
     rows = TrainingSet(read_all, job.indices, job.targets, job.weights)
     assert job.real is not None
@@ -319,17 +346,29 @@ def _train_classifier(worker: Worker, job: DeepJob, recipe: ClassifierRecipe) ->
     fitted = train_classifier(net, rows, labelled, recipe.optim, recipe.tuning, pretrained, report, checkpoints)
     if worker.world.rank == 0:
         model = Diagnosing(recipe, job.faults, net.cpu().eval(), scalings.get("image"), scalings.get("vector"))
-        lines.append({"stage": "validation", "num_records": len(fitted.validation), **fitted.figures})
-        save(job.run_uri, Run(recipe, facts, model, table.histories), lines, job.environment)
+        validation = {"stage": "validation", "num_records": len(fitted.validation), **fitted.figures}
+        save(job.run_uri, Run(recipe, facts, model, table.histories), [*checkpoints.lines, validation], job.environment)
         checkpoints.clear()
 
 
+def sad_targets(recipe: DeepRecipe, labels: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Targets and weights a record for Deep SAD, of labels as schema.py has them; nothing for a detector that takes none."""
+    if labels is None or not isinstance(recipe.detector, DeepSadConfig):
+        return None, None
+    return labels, np.where(labels == UNDECIDED, 1.0, recipe.detector.label_weight)
+
+
 def encoder_of(run: Run) -> Detecting:
-    """The detector whose trunk a classifier starts from: the run itself, or the first deep member of an ensemble.
+    """The detector whose trunk a classifier starts from: the run itself, or an ensemble's first deep member, a ResNet before others.
 
     Raises ValueError where the run holds no deep detector.
     """
     found = deep_members(run)
     if not found:
         raise ValueError("--init-from names a run without a deep detector: give a cwt-svdd, cwt-vae or ensemble run")
-    return found[0]
+    return min(found, key=lambda member: _trunk(member).kind != "resnet18")
+
+
+def _trunk(member: Detecting) -> TrunkConfig:
+    assert isinstance(member.recipe, DeepRecipe)
+    return member.recipe.detector.trunk

@@ -111,7 +111,7 @@ def small_ensemble(epochs: int) -> EnsembleRecipe:
     members = {"svdd": small(cwt_svdd(), epochs), "vae": small(cwt_vae(), epochs)}
     for name, member in members.items():
         assert isinstance(member, DeepRecipe) and isinstance(member.detector, DeepSvddConfig | VaeConfig)
-        members[name] = replace(member, pretrain=replace(member.pretrain, epochs=max(1, epochs // 3)))
+        members[name] = replace(member, pretrain=replace(member.pretrain, epochs=min(member.pretrain.epochs, max(1, epochs // 3))))
     return replace(ensemble(), members=members)
 
 

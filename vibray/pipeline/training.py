@@ -9,10 +9,11 @@ import pyarrow as pa
 import torch
 
 from vibray.config import short_hash, to_json
+from vibray.models.deep_sad import DeepSadConfig
 from vibray.models.ensemble import Ensemble
 from vibray.pipeline import session
 from vibray.pipeline.classical_training import fit_classical
-from vibray.pipeline.deep_training import DeepJob, encoder_of, train_deep
+from vibray.pipeline.deep_training import DeepJob, encoder_of, sad_targets, train_deep
 from vibray.pipeline.tables import TrainingTable, identity_hash, open_features
 from vibray.recipes import (
     ClassicalRecipe,
@@ -98,7 +99,12 @@ def _check_arguments(job: TrainingJob) -> None:
         raise TrainingError("--normals-only is for detectors: a classifier needs faults too")
     if job.normals_only and not job.labels:
         raise TrainingError("--normals-only needs --labels: it fits a detector on the records labelled normal alone")
-    if job.labels and not classifier and not job.normals_only:
+    sad = isinstance(job.recipe, DeepRecipe) and isinstance(job.recipe.detector, DeepSadConfig)
+    if sad and not job.labels:
+        raise TrainingError("Deep SAD needs --labels: a JSON Lines file of records labelled normal or by the name of their fault")
+    if sad and job.normals_only:
+        raise TrainingError("--normals-only leaves Deep SAD nothing to learn from labels: leave it out, or take cwt-svdd")
+    if job.labels and not classifier and not sad and not job.normals_only:
         raise TrainingError(
             "a detector learns without labels: leave --labels out, or add --normals-only to fit it on the trusted normals alone"
         )
@@ -242,7 +248,10 @@ class _Plan:
 
     def fit_deep(self, runs: Sequence[tuple[str, DeepRecipe]]) -> None:
         """The nets one after another in one group of workers."""
-        jobs = [DeepJob(uri, recipe, session.environment(), self.rows) for uri, recipe in runs]
+        jobs = []
+        for uri, recipe in runs:
+            targets, weights = sad_targets(recipe, None if self.labels is None else _schema_labels(self.labels))
+            jobs.append(DeepJob(uri, recipe, session.environment(), self.rows, targets, weights))
         train_deep(jobs, self.table, self.job.num_workers, self.job.cache_gb, session.num_gpus() > 0)
 
     def fit_ensemble(self, recipe: EnsembleRecipe) -> None:
@@ -303,6 +312,11 @@ class _Plan:
             corpora = ", ".join(sorted({c for c, _ in of}))
             here = ", ".join(self.table.corpora)
             raise TrainingError(f"no pseudo-label of {uri} (corpus {corpora}) is of a record in {here}: give its --features too")
+
+
+def _schema_labels(labels: np.ndarray) -> np.ndarray:
+    """Labels in words as 0 (normal), 1 (any fault), -1 (none)."""
+    return np.where(labels == "", UNDECIDED, np.where(labels == NORMAL, LABEL_NORMAL, LABEL_ABNORMAL)).astype(np.int64)
 
 
 def _detecting(members: dict[str, Run], name: str) -> Detecting:

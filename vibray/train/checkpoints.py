@@ -34,10 +34,18 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of a run: `<run>/checkpoints/<stage>-<epoch>.safetensors` and a `.json` beside it, written last."""
+    """The checkpoints of a run: `<run>/checkpoints/<stage>-<epoch>.safetensors` and a `.json` beside it, written last.
+
+    `lines` are the figures of every epoch so far, also of those before a resumption: they are saved with each checkpoint.
+    """
 
     def __init__(self, run_uri: str):
         self.folder = objects.join(run_uri, "checkpoints")
+        self.lines: list[dict[str, Any]] = []
+
+    def note(self, stage: str, epoch: int, figures: dict[str, float]) -> None:
+        """Adds an epoch to `lines`; it is safe from the next `save` on."""
+        self.lines.append({"stage": stage, "epoch": epoch, **figures})
 
     def save(self, stage: str, net: nn.Module, progress: Progress, more: dict[str, Tensor] | None = None, **values: Any) -> None:
         """Saves a net and its progress, then removes every older checkpoint, whatever its stage. One worker calls it, after each epoch.
@@ -49,18 +57,22 @@ class Checkpoints:
         data = safetensors.torch.save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
         name = f"{stage}-{progress.epoch}"
         objects.write_bytes(objects.join(self.folder, name + ".safetensors"), data)
-        marker = {"sha256": objects.sha256(data), "values": {"progress": progress.values(), **values}}
+        marker = {"sha256": objects.sha256(data), "values": {"progress": progress.values(), "lines": self.lines, **values}}
         objects.write_json(objects.join(self.folder, name + ".json"), marker)
         self._remove(keep=name)
 
     def latest(self, stage: str) -> Checkpoint | None:
-        """The newest whole checkpoint of a stage; None where there is none. One that does not match its sha256 is passed over."""
+        """The newest whole checkpoint of a stage, whose `lines` become these; None where there is none.
+
+        One that does not match its sha256 is passed over.
+        """
         found = (re.fullmatch(rf"{re.escape(stage)}-(\d+)\.json", key) for key in self._keys())
         for epoch in sorted((int(match[1]) for match in found if match), reverse=True):
             uri = objects.join(self.folder, f"{stage}-{epoch}")
             marker = objects.read_json(uri + ".json")
             data = objects.read_bytes(uri + ".safetensors")
             if objects.sha256(data) == marker["sha256"]:
+                self.lines = list(marker["values"]["lines"])
                 return Checkpoint(stage, epoch, safetensors.torch.load(data), marker["values"])
             log.warning("%s.safetensors is damaged (its sha256 is another one): training goes on from an earlier checkpoint", uri)
         return None

@@ -114,6 +114,8 @@ def train_classifier(
             figures |= judged.judge(epoch)
             progress.watch(figures["f1"], optim)
         _unfreeze(net, due, progress.epoch)
+        if checkpoints:
+            checkpoints.note("train", epoch, figures)
         if checkpoints and world.rank == 0:
             more = {f"best/{name}": value for name, value in judged.best.items()} if judged else {}
             checkpoints.save("train", net, progress, more, figures=judged.figures if judged else {})

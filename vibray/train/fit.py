@@ -1,6 +1,7 @@
 """The one training loop. It alone reduces: sum(w * loss) / sum(w) over the records of the global batch, whoever computed them."""
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -66,10 +67,12 @@ class EpochMetrics:
     lr: float
     step_losses: tuple[float, ...]
     """the same of each global batch"""
+    records_per_s: float = 0.0
+    """records of all workers a second, reading them included"""
 
     def values(self) -> dict[str, float]:
         """What a log of epochs holds."""
-        return {"loss": self.loss, "lr": self.lr}
+        return {"loss": self.loss, "lr": self.lr, "records_per_s": round(self.records_per_s, 1)}
 
 
 OnEpoch = Callable[[int, EpochMetrics], bool | None]
@@ -173,7 +176,7 @@ def _trainable(net: nn.Module) -> list[str]:
 def _train_epoch(net: Any, forward: Callable[..., Any], batches: Batches, optim: OptimConfig, progress: Progress) -> EpochMetrics:
     epoch, world = progress.epoch, batches.world
     optimiser = progress.prepare(net, optim)
-    losses, totals = [], []
+    losses, totals, num_records, start_s = [], [], 0, time.perf_counter()
     net.train()
     for step, batch in enumerate(batches.epoch(epoch)):
         if batch.total_weight == 0:
@@ -185,12 +188,14 @@ def _train_epoch(net: Any, forward: Callable[..., Any], batches: Batches, optim:
         optimiser.step()
         losses.append(loss.detach())
         totals.append(batch.total_weight)
+        num_records += batch.size
     if not losses:
         raise ValueError("every record to train on has weight 0")
     steps = world.sum(torch.stack(losses)).cpu().numpy()
     if not np.isfinite(steps).all():
         raise Diverged(f"the loss of epoch {epoch} is no longer finite: choose a lower learning rate, or float32")
-    return EpochMetrics(float(np.average(steps, weights=totals)), optimiser.param_groups[0]["lr"], tuple(steps.tolist()))
+    rate = num_records / (time.perf_counter() - start_s)  # the sum over workers above has waited for the device
+    return EpochMetrics(float(np.average(steps, weights=totals)), optimiser.param_groups[0]["lr"], tuple(steps.tolist()), rate)
 
 
 def _loss(net: Any, forward: Callable[..., Any], batch: Batch, noise: Tensor | None, precision: str) -> Tensor:

@@ -33,6 +33,8 @@ def train_vae(net: Vae, rows: TrainingSet, optim: OptimConfig, report: Report = 
     def on_epoch(epoch: int, metrics: EpochMetrics) -> bool | None:
         figures = {**metrics.values(), "beta": net.beta}
         warm_up()
+        if checkpoints:
+            checkpoints.note("train", epoch, figures)
         if checkpoints and world.rank == 0:
             checkpoints.save("train", net, progress)
         return report("train", epoch, figures)
