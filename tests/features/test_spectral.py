@@ -17,13 +17,36 @@ DEFAULT = Spectral(SpectralConfig())
 def test_slow_twin(rate: float, length: int) -> None:
     x = (3 + np.random.default_rng(0).standard_normal((2, length))).astype(np.float32)
     vectors = DEFAULT(torch.from_numpy(x), rate).numpy()
-    assert vectors.shape == (2, 335)
+    assert vectors.shape == (2, 463)
     for record, vector in zip(x, vectors, strict=True):
         blocks = {name: vector[part] for name, part in DEFAULT.blocks.items()}
         np.testing.assert_allclose(blocks["time"], time_statistics(record.astype(np.float64)), rtol=1e-6)
         np.testing.assert_allclose(np.r_[blocks["log_mean"], blocks["log_cv"]], reference.log_mean_and_cv(record), atol=1e-5)
         np.testing.assert_allclose(blocks["bands"], reference.log_bands(record, rate), atol=1e-5)
         np.testing.assert_allclose(blocks["movement"], np.r_[reference.movement(record, 128), reference.movement(record, 512)], atol=1e-5)
+
+
+@pytest.mark.parametrize(("length", "window", "octave_window"), [(8192, 2048, 4096), (4096, 2048, 2048), (1500, 512, 512)])
+def test_steady_bands_by_the_slow_twin(length: int, window: int, octave_window: int) -> None:
+    x = (3 + np.random.default_rng(4).standard_normal(length)).astype(np.float32)
+    vector = DEFAULT(torch.from_numpy(x)[None], 8192.0)[0].numpy()
+    for name, num, own in (("steady", 64, window), ("coarse", 16, window)):
+        edges = np.linspace(0.5, own // 2 + 0.5, num + 1)
+        np.testing.assert_allclose(vector[DEFAULT.blocks[name]], reference.mean_log_energies(x, own, edges), atol=1e-5)
+    edges = np.geomspace(40, 4096, 49) / 8192 * octave_window
+    wide = edges[1:] > 0.5  # what lies below the first bin takes its value
+    expected = reference.mean_log_energies(x, octave_window, np.clip(edges, 0.5, None)[np.flatnonzero(wide)[0] :])
+    np.testing.assert_allclose(vector[DEFAULT.blocks["octaves"]][wide], expected, atol=1e-5)
+
+
+def test_a_knock_raises_the_bands_and_hardly_what_is_steady() -> None:
+    rng = np.random.default_rng(5)
+    t = np.arange(8192) / 8192
+    x = rng.standard_normal(8192)
+    knock = 30 * np.exp(-np.clip(t - 0.4, 0, None) / 0.005) * np.sin(2 * np.pi * 700 * t) * (t >= 0.4)
+    vectors = DEFAULT(torch.from_numpy(np.stack([x, x + knock])).float(), 8192.0)
+    change = (vectors[1] - vectors[0]).abs()
+    assert change[DEFAULT.blocks["bands"]].max() > 2.5 * change[DEFAULT.blocks["steady"]].max()
 
 
 def test_a_line_stands_in_its_band_and_does_not_move() -> None:
@@ -51,21 +74,33 @@ def test_movement_sees_what_the_mean_spectrum_hides() -> None:
 
 def test_names_frequencies_and_blocks() -> None:
     names, hz = DEFAULT.columns(), DEFAULT.frequencies_hz(8192.0)
-    assert len(set(names)) == len(names) == len(hz) == 335
-    sizes = {"time": 15, "log_mean": 64, "log_cv": 64, "bands": 64, "movement": 128}
+    assert len(set(names)) == len(names) == len(hz) == 463
+    sizes = {"time": 15, "log_mean": 64, "log_cv": 64, "bands": 64, "movement": 128, "steady": 64, "coarse": 16, "octaves": 48}
     assert {name: part.stop - part.start for name, part in DEFAULT.blocks.items()} == sizes
     assert hz[:15] == (None,) * 15 and (hz[15], hz[78]) == (64, 4096)
     assert hz[names.index("band01")] == 36  # bins 1 to 8 of 8 Hz
+    assert (hz[names.index("steady01")], hz[names.index("coarse16")]) == (32, 3968)
+    octaves = np.array(hz[DEFAULT.blocks["octaves"]], float)
+    assert 40 < octaves[0] < 45 and 3900 < octaves[-1] < 4096
     assert hz[names.index("movement_512_peak_band32")] == pytest.approx((249 + 256) / 2 * 16)
 
 
 def test_other_sizes_and_those_that_cannot_be() -> None:
     config = SpectralConfig(stft_window=64, stft_hop=16, welch_window=256, num_bands=32, windows=(), movement_bands=8)
     small = Spectral(config)
-    assert small.shape == (111,) and small(torch.randn(2, 256), 1000.0).shape == (2, 111)
+    assert small.shape == (239,) and small(torch.randn(2, 256), 1000.0).shape == (2, 239)
     with pytest.raises(ValueError, match="need 1024 samples; a record has 1023"):
         DEFAULT.check(8192.0, 1023)
-    for change in ({"stft_window": 127}, {"stft_hop": 0}, {"num_bands": 60}, {"movement_bands": 48}, {"windows": (128, 2)}):
+    with pytest.raises(ValueError, match="octave_min_hz 40 is not below"):
+        DEFAULT.check(80.0, 8192)
+    for change in (
+        {"stft_window": 127},
+        {"stft_hop": 0},
+        {"num_bands": 60},
+        {"movement_bands": 48},
+        {"windows": (128, 2)},
+        {"steady_window": 1000},
+    ):
         with pytest.raises(ValueError, match="spectral"):
             replace(SpectralConfig(), **change)
 
@@ -77,4 +112,4 @@ def test_batch_mates_pickle_and_silence() -> None:
     assert vectors.isfinite().all() and vectors.dtype == torch.float32
     assert torch.equal(DEFAULT(x[65:], 8192.0), vectors[65:]) and torch.equal(DEFAULT(x[3:12], 8192.0), vectors[3:12])
     assert torch.equal(pickle.loads(pickle.dumps(DEFAULT))(x[:3], 8192.0), DEFAULT(x[:3], 8192.0))
-    assert DEFAULT(x[:0], 8192.0).shape == (0, 335)
+    assert DEFAULT(x[:0], 8192.0).shape == (0, 463)

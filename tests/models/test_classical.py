@@ -23,6 +23,7 @@ from vibray.models.classical import (
     build,
 )
 from vibray.models.fitted import Fitted, TooFewRecords
+from vibray.models.fused import FusedMahalanobisConfig
 from vibray.models.moments import Moments
 from vibray.models.trimming import TrimConfig
 
@@ -37,6 +38,8 @@ CONFIGS: list[AnyClassical] = [
     LocalKnnConfig(k=3, max_records=100),
     IsolationForestConfig(num_trees=20, max_records=100, samples_per_tree=64),
     MahalanobisConfig(trim=TRIM),
+    FusedMahalanobisConfig(sizes=(4, 2), clip=(-50.0, 50.0), trim=None),
+    FusedMahalanobisConfig(sizes=(1, 3, 2), clip=(-50.0, 50.0), max_records=150),
     KnnConfig(max_records=100, trim=TrimConfig(records=80)),
 ]
 
@@ -261,6 +264,60 @@ def test_trimming_beyond_its_sample_keeps_about_the_same_share() -> None:
     x = vectors(3000)
     kept = int(fitted(MahalanobisConfig(trim=TrimConfig(share=0.1, records=500)), x).state()["num_records"])
     assert abs(kept / 3000 - 0.9) < 4 * (0.09 / 500) ** 0.5
+
+
+# fused
+
+
+def test_fused_scores_by_the_slow_twin() -> None:
+    train, test = vectors(400, mean=0), vectors(60, seed=1, mean=0)
+    config = FusedMahalanobisConfig(sizes=(4, 2), clip=(-2.0, 6.0), trim=None)
+    x, y = train.double().numpy().clip(-2, 6), test.double().numpy().clip(-2, 6)
+    expected = np.zeros(60)
+    for columns in (slice(0, 4), slice(4, 6)):
+        outside = covariance.LedoitWolf().fit(x[:, columns])
+        known, new = (np.sqrt(outside.mahalanobis(rows[:, columns])) for rows in (x, y))
+        levels = np.linspace(0, 0.9, 91)
+        q90 = np.quantile(known, 0.9)
+        decay = np.median(known[known > q90] - q90) / np.log(2)
+        counted = np.interp(new, np.quantile(known, levels), 1 - levels)
+        expected += np.where(new > q90, (new - q90) / decay - np.log(0.1), -np.log(counted))
+    np.testing.assert_allclose(fitted(config, train).score(test), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_part_that_is_often_upset_by_something_benign_has_a_small_say() -> None:
+    rng = np.random.default_rng(0)
+
+    def records(n: int, gusts: float) -> torch.Tensor:
+        x = rng.normal(size=(n, 6))
+        x[:, 4:] += 40 * (rng.random((n, 1)) < gusts)
+        return torch.from_numpy(x.astype(np.float32))
+
+    train, healthy, faulty = records(2000, 0.1), records(1000, 0.1), records(1000, 0.0)
+    faulty[:, :4] += 2.2
+    x, labels = torch.cat([healthy, faulty]), [0] * 1000 + [1] * 1000
+    apart = fitted(FusedMahalanobisConfig(sizes=(4, 2), clip=(-50.0, 50.0)), train).score(x)
+    together = fitted(MahalanobisConfig(trim=TRIM), train).score(x)
+    assert roc_auc_score(labels, apart) > roc_auc_score(labels, together) + 0.02
+
+
+def test_fused_says_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match=r"are 5 columns, but .* are 6"):
+        build(FusedMahalanobisConfig(sizes=(4, 1)), 6)
+    for make in (
+        lambda: FusedMahalanobisConfig(sizes=()),
+        lambda: FusedMahalanobisConfig(clip=(1.0, 6.0)),
+        lambda: FusedMahalanobisConfig(max_records=10),
+    ):
+        with pytest.raises(ValueError, match="must be"):
+            make()
+    config = FusedMahalanobisConfig(sizes=(6,), clip=(-50.0, 50.0))
+    with pytest.raises(TooFewRecords, match=r"at least 20 records .* not 19"):
+        fitted(config, vectors(19))
+    assert fitted(config, vectors(20)).score(vectors(4, seed=1)).isfinite().all()
+    assert fitted(config, torch.cat([vectors(5)] * 10)).score(vectors(4, seed=1)).isfinite().all()
+    with pytest.raises(ValueError, match="finished"):
+        fitted(config, vectors(30)).update(vectors(3), keys(3))
 
 
 # errors and configs

@@ -1,11 +1,12 @@
-"""The spectral vector: time statistics, mean spectrum and its variation, equal Welch bands, what moves in a record. Any rate and length."""
+"""The spectral vector: time statistics, mean spectrum and its variation, bands of several kinds, what moves. Any rate and length."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from pydantic import with_config
 from torch import Tensor
 
@@ -39,6 +40,18 @@ class SpectralConfig:
     """Samples of the frames of `movement`, which overlap by half: 128 sees impacts, 512 slow modulation of the mains lines. () for none."""
     movement_bands: int = 32
     """Equal bands whose energy is followed from frame to frame; must divide half of each of `windows`."""
+    steady_window: int = 2048
+    """Samples of the frames of `steady` and `coarse`; a short record has the largest power of two up to its half. Frames overlap by 3/4."""
+    steady_bands: int = 64
+    """Equal bands of `steady`."""
+    coarse_bands: int = 16
+    """Equal bands of `coarse`."""
+    octave_window: int = 4096
+    """Samples of the frames of `octaves`, as steady_window: their resolution is what tells a line from its sidebands."""
+    octave_bands: int = 48
+    """Bands of `octaves`, all equally wide on a logarithmic scale."""
+    octave_min_hz: float = 40.0
+    """Where the lowest of them begins; the highest ends at half the sample rate."""
 
     def __post_init__(self) -> None:
         for window in (self.stft_window, self.welch_window, *self.windows):
@@ -51,10 +64,15 @@ class SpectralConfig:
         for window in self.windows:
             if self.movement_bands < 1 or (window // 2) % self.movement_bands:
                 raise ValueError(f"spectral: movement_bands {self.movement_bands} does not divide the {window // 2} bins of {window}")
+        for window in (self.steady_window, self.octave_window):
+            if window < 4 or window & (window - 1):
+                raise ValueError(f"spectral: steady_window and octave_window must be powers of two, at least 4, not {window}")
+        if min(self.steady_bands, self.coarse_bands, self.octave_bands) < 1 or self.octave_min_hz <= 0:
+            raise ValueError("spectral: steady_bands, coarse_bands and octave_bands must be at least 1, octave_min_hz above 0")
 
 
 class Spectral:
-    """Five blocks. All but `time` are of the record minus its mean; Hann windows are periodic, nothing is padded, DC bins are dropped.
+    """Eight blocks. All but `time` are of the record minus its mean; Hann windows are periodic, nothing is padded, DC bins are dropped.
 
     * `time`: the 15 statistics of signal/statistics.py, of the raw record.
     * `log_mean`: ln of the mean over time of |STFT|, per bin.
@@ -62,6 +80,9 @@ class Spectral:
     * `bands`: ln of the mean power density of equal bands of a Welch spectrum; with the defaults, 64 bands of 8 bins of 1024 samples.
     * `movement`: for each of `windows`, the standard deviation over the frames of ln band energy, then the highest ln band energy minus
       its mean, per band. Mean spectra hide amplitude modulation and bursts; these show them.
+    * `steady`, `coarse`, `octaves`: mean over the frames of ln band energy, in 64 equal, 16 equal and 48 geometric bands. The geometric
+      mean over time is what the machine does all along: a knock or a click raises one frame and hardly this. Few wide bands gather
+      weak broadband noise, many narrow ones at low frequencies part a line from its sidebands.
 
     Computed in float64, returned in float32.
     """
@@ -69,14 +90,18 @@ class Spectral:
     def __init__(self, config: SpectralConfig) -> None:
         self.config = config
         bins, moved = config.stft_window // 2, 2 * config.movement_bands * len(config.windows)
-        ends = np.cumsum([0, len(TIME_STATISTICS), bins, bins, config.num_bands, moved]).tolist()
-        names = ("time", "log_mean", "log_cv", "bands", "movement")
+        kept = [config.steady_bands, config.coarse_bands, config.octave_bands]
+        ends = np.cumsum([0, len(TIME_STATISTICS), bins, bins, config.num_bands, moved, *kept]).tolist()
+        names = ("time", "log_mean", "log_cv", "bands", "movement", "steady", "coarse", "octaves")
         self.blocks: dict[str, slice] = {name: slice(ends[i], ends[i + 1]) for i, name in enumerate(names)}
         self.shape: tuple[int, ...] = (ends[-1],)
 
     def check(self, sample_rate_hz: float, num_samples: int) -> None:
-        """Raises ValueError where a record is shorter than a Welch segment, or holds fewer than two frames of a window."""
+        """Raises ValueError where a record is shorter than a Welch segment, or holds fewer than two frames of a window, and where
+        octave_min_hz is not below half the sample rate."""
         c = self.config
+        if c.octave_min_hz >= sample_rate_hz / 2:
+            raise ValueError(f"spectral: octave_min_hz {c.octave_min_hz:g} is not below half of the sample rate {sample_rate_hz:g} Hz")
         needed = max(c.welch_window, c.stft_window + c.stft_hop, *(w + w // 2 for w in c.windows), 0)
         if num_samples < needed:
             raise ValueError(f"spectral: these windows need {needed} samples; a record has {num_samples}: choose shorter windows")
@@ -92,10 +117,13 @@ class Spectral:
             *(f"log_cv_bin{i:02d}" for i in bins),
             *(f"band{i:02d}" for i in bands),
             *moved,
+            *(f"steady{i:02d}" for i in range(1, c.steady_bands + 1)),
+            *(f"coarse{i:02d}" for i in range(1, c.coarse_bands + 1)),
+            *(f"octave{i:02d}" for i in range(1, c.octave_bands + 1)),
         )
 
     def frequencies_hz(self, sample_rate_hz: float) -> tuple[float | None, ...]:
-        """Frequency of each number's bin, or the middle of its band's bins, in Hz; None for a time statistic."""
+        """Frequency of each number's bin, or the middle of its band (of `octaves` the geometric one), in Hz; None for a time statistic."""
         c = self.config
 
         def middles(window: int, num_bands: int) -> list[float]:
@@ -104,7 +132,11 @@ class Spectral:
 
         stft = middles(c.stft_window, c.stft_window // 2)
         moved = [f for w in c.windows for _ in range(2) for f in middles(w, c.movement_bands)]
-        return (*[None] * len(TIME_STATISTICS), *stft, *stft, *middles(c.welch_window, c.num_bands), *moved)
+        equal = [((np.arange(num) + 0.5) * (sample_rate_hz / 2 / num)).tolist() for num in (c.steady_bands, c.coarse_bands)]
+        edges = np.geomspace(c.octave_min_hz, sample_rate_hz / 2, c.octave_bands + 1)
+        octaves = np.sqrt(edges[1:] * edges[:-1]).tolist()
+        welch = middles(c.welch_window, c.num_bands)
+        return (*[None] * len(TIME_STATISTICS), *stft, *stft, *welch, *moved, *equal[0], *equal[1], *octaves)
 
     def __call__(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch dims"]:
         """The vectors, float32. Raises ValueError as `check` does."""
@@ -129,9 +161,43 @@ class Spectral:
                 torch.log(std / (mean + AMPLITUDE_FLOOR) + CV_FLOOR),
                 torch.log(band_means(psd, c.num_bands) + POWER_FLOOR),
                 *(_movement(power[window, window // 2], c.movement_bands) for window in c.windows),
+                *self._steady(xc, sample_rate_hz),
             ],
             dim=-1,
         )
+
+    def _steady(self, xc: Float64[Tensor, "batch samples"], sample_rate_hz: float) -> list[Float64[Tensor, "batch bands"]]:
+        """`steady`, `coarse` and `octaves`: the mean over frames of ln band energy."""
+        c, device = self.config, xc.device
+        low = 2 * c.octave_min_hz / sample_rate_hz
+        windows = [_fitting(window, xc.shape[-1]) for window in (c.steady_window, c.octave_window)]
+        kinds = ((windows[0], (c.steady_bands, None)), (windows[0], (c.coarse_bands, None)), (windows[1], (c.octave_bands, low)))
+        power = {window: stft_power(xc, window, max(1, window // 4))[..., 1:] for window in set(windows)}
+        return [torch.log(power[window] @ _bands(window // 2, *kind, device) + POWER_FLOOR).mean(1) for window, kind in kinds]
+
+
+def _fitting(window: int, num_samples: int) -> int:
+    """`window`, or the largest power of two up to half the record."""
+    return min(window, 1 << max(1, (num_samples // 2).bit_length() - 1))
+
+
+@lru_cache(maxsize=32)
+def _bands(num_bins: int, num_bands: int, low: float | None, device: torch.device) -> Float64[Tensor, "bins bands"]:
+    """Weights that average power over bands from `low` (a share of the Nyquist frequency) up, geometric; None: from 0, equal.
+
+    Bin k, DC dropped, covers k - 1/2 to k + 1/2, and counts by what of it lies in a band: a band may be narrower than a bin.
+    """
+    edges = np.linspace(0, 1, num_bands + 1) if low is None else np.geomspace(low, 1, num_bands + 1)
+    if low is None:
+        edges = edges * num_bins + 0.5  # whole bins where they divide
+    else:
+        edges = np.clip(edges * num_bins, 0.5, None)
+    bins = np.arange(1, num_bins + 1)[:, None]
+    overlap = np.minimum(bins + 0.5, edges[1:]) - np.maximum(bins - 0.5, edges[:-1])
+    weights = np.clip(overlap, 0, None)
+    total = weights.sum(axis=0)
+    weights[0, total == 0] = 1  # below the first bin there is nothing nearer
+    return torch.from_numpy(weights / np.where(total == 0, 1, total)).to(device)
 
 
 def _movement(power: Float[Tensor, "batch frames bins"], num_bands: int) -> Float[Tensor, "batch dims"]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vibray.config import STRICT
 from vibray.models.fitted import Fitted, check_field, require, vectors
+from vibray.models.fused import Fused, FusedMahalanobisConfig
 from vibray.models.isolation_forest import IsolationForest, IsolationForestConfig
 from vibray.models.moments import Moments
 from vibray.models.neighbours import Knn, KnnConfig, LocalKnnConfig
@@ -189,7 +190,7 @@ def _open(moments: Moments | None) -> Moments:
     return moments
 
 
-AnyClassical = RmsConfig | MahalanobisConfig | PcaConfig | KnnConfig | LocalKnnConfig | IsolationForestConfig
+AnyClassical = RmsConfig | MahalanobisConfig | FusedMahalanobisConfig | PcaConfig | KnnConfig | LocalKnnConfig | IsolationForestConfig
 ClassicalConfig = Annotated[AnyClassical, Field(discriminator="kind")]
 """The union as a field of a recipe reads it from JSON."""
 
@@ -201,6 +202,9 @@ def build(config: AnyClassical, dims: int) -> Fitted:
             return Rms(config, dims)
         case MahalanobisConfig():
             detector = Mahalanobis(config, dims)
+        case FusedMahalanobisConfig():
+            parts = [build(MahalanobisConfig(trim=config.trim), size) for size in config.sizes]  # each is trimmed by itself
+            return Fused(config, parts, dims)
         case PcaConfig():
             detector = Pca(config, dims)
         case KnnConfig() | LocalKnnConfig():
