@@ -47,7 +47,7 @@ class Benchmark:
     benchmark: str
     """folder for the benchmark; it holds this one grid"""
     recipes: tuple[RecipeName, ...] = RECIPES
-    """named recipes to compare; `python jobs/train.py RECIPE --help` describes them"""
+    """named recipes to compare; the help of jobs/train.py lists and describes them"""
     num_folds: int = 5
     """parts of the units; fewer units than that are split by time, with a warning"""
     seeds: int = 3
