@@ -245,7 +245,7 @@ def cwt_svdd() -> DeepRecipe:
     """Deep SVDD with outlier exposure: **injected faults** (impulses, a modulated band, a raised band) are shown to it as abnormal.
 
     The image is scaled by sensor, the filters are as high as the image, nothing is normalised inside the net; the score is the Mahalanobis
-    distance of the trunk's features. Few epochs, because longer training learns the injected faults instead of the records.
+    distance of the trunk's features. On 1,920 records 4 epochs do as well, on 217 they are too few.
     """
     return DeepRecipe(
         feature=CwtImageConfig(rows=64, columns=32),
@@ -254,7 +254,7 @@ def cwt_svdd() -> DeepRecipe:
             trunk=TrunkConfig(kind="time", width=64), hidden=128, latent_dim=32, objective="hypersphere", metric="mahalanobis"
         ),
         pretrain=OptimConfig(epochs=0),
-        optim=OptimConfig(epochs=4, batch_size=128, lr=1e-3, weight_decay=1e-4, method="adamw"),
+        optim=OptimConfig(epochs=10, batch_size=64, lr=1e-3, weight_decay=1e-4, method="adamw"),
         exposure=ExposureConfig(),
     )
 
@@ -390,8 +390,8 @@ def small(recipe: Recipe, epochs: int | None = None) -> Recipe:
     """The same recipe on small images with a narrow trunk: minutes on a laptop's cores, for demos and searches on a budget."""
     match recipe:
         case DeepRecipe():
-            if recipe.detector.trunk.kind == "time":  # small already
-                return recipe
+            if recipe.detector.trunk.kind == "time":  # small already, and longer training is no gain
+                return replace(recipe, optim=_shorter(recipe.optim, None if epochs is None else min(epochs, recipe.optim.epochs)))
             detector = replace(recipe.detector, trunk=TrunkConfig(width=16))
             return replace(recipe, feature=_small_image(recipe.feature), detector=detector, optim=_shorter(recipe.optim, epochs))
         case ClassifierRecipe(image=image) if image is not None:

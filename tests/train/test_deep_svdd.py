@@ -97,9 +97,12 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, killed_at):
     with pytest.raises(Killed):
         train(0, checkpoints, kill)
     seen = []
+    checkpoints = Checkpoints(str(tmp_path))  # as another process would begin
     resumed, resumed_scores = train(1, checkpoints, lambda stage, epoch, figures: seen.append((stage, epoch)))
     everything = [("pretrain", 0), ("pretrain", 1), *(("train", epoch) for epoch in range(4))]
     assert seen == everything[everything.index(killed_at) + 1 :]
+    assert [(line["stage"], line["epoch"]) for line in checkpoints.lines] == everything  # the epochs before the end are still known
+    assert {"loss", "records_per_s", "embedding_std", "participation", "center_offset"} <= set(checkpoints.lines[-1])
     np.testing.assert_allclose(resumed_scores, scores, rtol=1e-6)
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, rtol=1e-6, atol=1e-7, msg=name)

@@ -110,3 +110,22 @@ def test_the_metric_is_that_of_the_records_less_the_farthest():
         scores = net.score(net(x))
     assert scores[8:].median() < 3 * net.location.numel()
     assert scores[:8].min() > scores[8:].max()
+
+
+def test_known_faults_turn_the_distance_towards_where_they_lie():
+    x = pool(200)
+    x[:4, :, :4] += 1.0
+    targets = np.full(200, -1)
+    targets[:4] = 1
+    weights = np.ones(200)
+    auc = []
+    y = pool(200).flip(3)
+    z = y.clone()
+    z[:, :, :4] += 0.5
+    for labels in (None, targets):
+        net = deep_svdd(trunk=NET["trunk"], metric="mahalanobis")
+        train_deep_svdd(net, TrainingSet(lambda index: x[index], np.arange(200), labels, weights), NONE, NONE)
+        with torch.no_grad():
+            normal, faulty = (net.score(net(part)) for part in (y, z))
+        auc.append((faulty[:, None] > normal).float().mean().item())
+    assert auc[1] > auc[0]
