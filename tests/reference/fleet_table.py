@@ -200,7 +200,7 @@ def of_seed(seed: int, save: Path | None) -> dict[str, Records]:
     path = save / f"{seed}.pt" if save else None
     if path and path.exists():
         return torch.load(path, weights_only=False)  # our own file of a minute ago
-    data = fleet(seed, {"spectral": build_vector(recipes.fused().feature, None), "harmonic": build_vector(recipes.HarmonicConfig(), 50.0)})
+    data = fleet(seed, {"spectral": build_vector(recipes.fused().feature, None)})
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(data, path)
