@@ -41,7 +41,7 @@ class Train:
     run: str
     """folder for the run; it holds this one run"""
     labels: str | None = None
-    """labels file (JSON Lines): for a classifier, or with --normals-only"""
+    """labels file (JSON Lines): for a classifier or deep-sad, or with --normals-only"""
     normals_only: bool = False
     """fit a detector on the records labelled normal alone"""
     pseudo_labels: str | None = None

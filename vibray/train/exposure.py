@@ -65,11 +65,11 @@ def exposed(rows: TrainingSet, read: Callable[[np.ndarray], Inputs]) -> Training
             return rows.read(index)
         if not plain.any():
             return read(index - offset)
-        parts = rows.read(index[plain]), read(index[~plain] - offset)
-        assert isinstance(parts[0], Tensor) and isinstance(parts[1], Tensor), "faults are injected into one input, not into several"
-        out = parts[0].new_empty(len(index), *parts[0].shape[1:])
-        for mask, part in zip((plain, ~plain), parts, strict=True):
-            out[torch.from_numpy(mask).to(out.device)] = part
+        own_part, injected_part = rows.read(index[plain]), read(index[~plain] - offset)
+        assert isinstance(own_part, Tensor) and isinstance(injected_part, Tensor), "faults are injected into one input, not into several"
+        out = own_part.new_empty(len(index), *own_part.shape[1:])
+        out[torch.from_numpy(plain).to(out.device)] = own_part
+        out[torch.from_numpy(~plain).to(out.device)] = injected_part
         return out
 
     return TrainingSet(
