@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.pipeline.lines import FACTS, write_shard
+from tests.pipeline.lines import FACTS, write_labels, write_shard
 from vibray import runs
 from vibray.features.cwt_image import CwtImageConfig
 from vibray.models.backbone import TrunkConfig
@@ -19,7 +19,7 @@ from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
 from vibray.pipeline.demo import local_s3
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.training import TrainingJob, train
-from vibray.recipes import DeepRecipe, cwt_svdd
+from vibray.recipes import DeepRecipe, cwt_svdd, deep_sad, plain_svdd
 from vibray.runs import Detecting
 from vibray.schema import Reason
 from vibray.storage import objects
@@ -83,7 +83,7 @@ def test_without_its_server_the_demo_says_what_to_install(monkeypatch):
 
 def tiny(epochs: int) -> DeepRecipe:
     """A Deep SVDD that trains in seconds."""
-    recipe = cwt_svdd()
+    recipe = plain_svdd()
     image = CwtImageConfig(rows=32, columns=32, min_hz=60.0)
     optim = replace(recipe.optim, epochs=epochs, batch_size=16)
     detector = DeepSvddConfig(trunk=TrunkConfig(width=4), hidden=16, latent_dim=8)
@@ -114,6 +114,39 @@ def test_two_workers_of_ray_train_are_one(features, tmp_path):
     np.testing.assert_allclose(nets[0].center.numpy(), nets[1].center.numpy(), atol=1e-4)
     np.testing.assert_allclose(nets[0].radius.numpy(), nets[1].radius.numpy(), rtol=1e-3)
     assert not list(Path(tmp_path, "run2", "checkpoints").glob("*.safetensors"))
+
+
+def test_a_net_that_is_shown_injected_faults_is_the_same_on_two_workers(features, tmp_path):
+    """And metrics.jsonl tells of every epoch: loss, embedding, throughput; then of the guards."""
+    recipe = cwt_svdd()
+    scaling = replace(recipe.scaling, min_records=4)
+    recipe = replace(recipe, scaling=scaling, optim=replace(recipe.optim, epochs=2, batch_size=16))
+    nets = []
+    for workers in (1, 2):
+        uri = str(tmp_path / f"run{workers}")
+        train(TrainingJob((features,), uri, recipe, num_workers=workers))
+        model = runs.load(uri).model
+        assert isinstance(model, Detecting) and isinstance(model.detector, DeepSvdd)
+        nets.append(model.detector)
+    lines = [json.loads(row) for row in Path(uri, "metrics.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in lines] == ["train", "train", "guards"]
+    assert {"loss", "records_per_s", "embedding_std", "participation"} <= set(lines[0])
+    np.testing.assert_allclose(nets[0].location.numpy(), nets[1].location.numpy(), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(nets[0].radius.numpy(), nets[1].radius.numpy(), rtol=1e-3)
+
+
+def test_deep_sad_learns_from_labels(tmp_path, local_ray):
+    labels = write_shard(tmp_path / "raw" / "a.jsonl.gz", 48, seed=6)
+    featurize(str(tmp_path / "raw"), str(tmp_path / "features"), FACTS)
+    recipe = deep_sad()
+    recipe = replace(recipe, optim=replace(recipe.optim, epochs=1, batch_size=16))
+    with pytest.raises(ValueError, match="needs --labels"):
+        train(TrainingJob((str(tmp_path / "features"),), str(tmp_path / "run"), recipe))
+    path = str(write_labels(tmp_path / "labels.jsonl", labels[:20]))
+    train(TrainingJob((str(tmp_path / "features"),), str(tmp_path / "run"), recipe, labels=path))
+    model = runs.load(str(tmp_path / "run")).model
+    assert isinstance(model, Detecting) and isinstance(model.detector, DeepSvdd)
+    assert model.detector.whitening.abs().sum() > 0
 
 
 def test_an_error_in_the_recipe_is_told_once_and_not_tried_again(features, tmp_path):
