@@ -15,7 +15,7 @@ from vibray.recipes import NAMED, ClassicalRecipe, ClassifierRecipe, DeepRecipe,
 from vibray.schema import NORMAL
 from vibray.storage import objects
 
-RECIPES = ("mahalanobis", "knn", "local-knn", "pca", "movement")
+RECIPES = ("fused", "mahalanobis", "knn", "local-knn", "pca", "movement")
 
 CONTROLS: dict[str, Callable[[], Recipe]] = {"rms": rms, "iforest": iforest, "banded": banded}
 """What everything must beat; `labels-only` and a net with random weights beside each deep recipe join them."""
