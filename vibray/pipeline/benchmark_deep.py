@@ -46,7 +46,7 @@ def score_deep(recipe: DeepRecipe, task: Task) -> Scored:
             targets[task.labelled] = np.where(task.label == NORMAL, LABEL_NORMAL, LABEL_ABNORMAL)
         rows = TrainingSet(worker.scaled(scaling, images), indices, targets)
         if isinstance(net, DeepSvdd):
-            trained = train_deep_svdd(net, rows, recipe.pretrain, recipe.optim)
+            trained = train_deep_svdd(net, rows, recipe.pretrain, recipe.optim, read_injected=worker.read_injected(recipe, scaling))
         else:
             trained = train_vae(net, rows, recipe.optim)
         scaling = calibrated(scaling, images, task)

@@ -158,6 +158,12 @@ class Worker:
         self.wait()
         return out
 
+    def read_injected(self, recipe: DeepRecipe, scaling: Scaling) -> Callable[[np.ndarray], torch.Tensor] | None:
+        """Scaled images of the records with an injected fault each, where the recipe exposes its net to them."""
+        if recipe.exposure is None or not recipe.optim.epochs:
+            return None
+        return self.scaled(scaling, self.images(recipe.feature, recipe.exposure))
+
     def fit_scaling(
         self, config: ScalingConfig, read: Callable[[np.ndarray], torch.Tensor], shape: tuple[int, ...], indices: np.ndarray
     ) -> Scaling:
@@ -252,10 +258,7 @@ def _train_detector(worker: Worker, job: DeepJob, recipe: DeepRecipe) -> None:
     report = _epoch_report(worker, objects.last_segment(job.run_uri), epochs)
     checkpoints = Checkpoints(job.run_uri)
     if isinstance(net, DeepSvdd):
-        read_injected = None
-        if recipe.exposure is not None and recipe.optim.epochs:
-            read_injected = worker.scaled(scaling, worker.images(recipe.feature, recipe.exposure))
-        trained = train_deep_svdd(net, rows, recipe.pretrain, recipe.optim, report, checkpoints, read_injected)
+        trained = train_deep_svdd(net, rows, recipe.pretrain, recipe.optim, report, checkpoints, worker.read_injected(recipe, scaling))
     else:
         trained = train_vae(net, rows, recipe.optim, report, checkpoints)
     if worker.world.rank == 0:
