@@ -140,6 +140,17 @@ def _level_change(level: np.ndarray) -> np.ndarray:
     return largest
 
 
+def is_off(rms: np.ndarray, mains_snr_db: np.ndarray | None, history: Sequence[SensorHistory | None]) -> np.ndarray:
+    """bool per record: state `off`, which its level and the SNR of its mains line decide; arguments as those of `states`."""
+    snr = np.full(len(rms), np.nan) if mains_snr_db is None else np.asarray(mains_snr_db, np.float64)
+    usual = np.array([np.nan if h is None else h.median_rms for h in history], np.float64)
+    return _hummed(history) & (snr < MAINS_SNR_DB) & (rms < OFF_LEVEL * usual)  # a NaN is neither
+
+
+def _hummed(history: Sequence[SensorHistory | None]) -> np.ndarray:
+    return np.array([h is not None and h.mains_share is not None and h.mains_share >= MAINS_SHARE for h in history], bool)
+
+
 def states(statistics: Mapping[str, np.ndarray], mains_snr_db: np.ndarray | None, history: Sequence[SensorHistory | None]) -> list[State]:
     """The state of each record by the rules above.
 
@@ -149,12 +160,7 @@ def states(statistics: Mapping[str, np.ndarray], mains_snr_db: np.ndarray | None
     num_records = len(statistics["rms"])
     if len(history) != num_records:
         raise ValueError(f"{len(history)} histories for {num_records} records")
-    snr = np.full(num_records, np.nan) if mains_snr_db is None else np.asarray(mains_snr_db, np.float64)
-    hummed = np.array([h is not None and h.mains_share is not None and h.mains_share >= MAINS_SHARE for h in history], bool)
-    usual = np.array([np.nan if h is None else h.median_rms for h in history], np.float64)
-
     hangs = (statistics["longest_run_share"] >= LONGEST_RUN_SHARE) | (statistics["held_share"] >= HELD_SHARE)
-    off = hummed & (snr < MAINS_SNR_DB) & (statistics["rms"] < OFF_LEVEL * usual)  # a NaN is neither
     broken = (
         (statistics["num_values"] < FEWEST_VALUES)
         | (statistics["flat_frames"] >= FLAT_FRAMES)
@@ -163,9 +169,9 @@ def states(statistics: Mapping[str, np.ndarray], mains_snr_db: np.ndarray | None
     transient = statistics["level_change"] >= LEVEL_CHANGE
     rules = [
         (hangs, State.SENSOR_FAULT),
-        (off, State.OFF),
+        (is_off(statistics["rms"], mains_snr_db, history), State.OFF),
         (broken, State.SENSOR_FAULT),
         (transient, State.TRANSIENT),
-        (hummed, State.ENERGISED),
+        (_hummed(history), State.ENERGISED),
     ]
     return [next((state for holds, state in rules if holds[row]), State.UNKNOWN) for row in range(num_records)]

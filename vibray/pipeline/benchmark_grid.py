@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vibray.decide.splits import UNLABELLED, Records, Setting, folds, independent, sizes
-from vibray.decide.state import MAINS_SHARE, MAINS_SNR_DB, OFF_LEVEL
+from vibray.decide.state import is_off
 from vibray.pipeline.benchmark_cells import Contestant, Corpus, LabelsOnly, is_deep, needs_labels, uses_labels, with_epochs
 from vibray.pipeline.calibration import RECORDS_PER_SENSOR
 from vibray.pipeline.tables import TrainingTable, open_features
@@ -161,11 +161,9 @@ def records_of(table: TrainingTable, label: np.ndarray) -> Records:
 
 
 def off_records(table: TrainingTable) -> np.ndarray:
-    """bool a record: state `off` by the rule of decide/state.py, which needs no waveform."""
+    """bool a record: state `off`, the one that needs no waveform."""
     rms, snr = (table.index[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in ("rms", "mains_snr_db"))
-    history = [table.histories[sensor] for sensor in table.sensors]
-    hums = np.array([(h.mains_share or 0.0) >= MAINS_SHARE for h in history])
-    return hums & (snr < MAINS_SNR_DB) & (rms < OFF_LEVEL * np.array([h.median_rms for h in history]))
+    return is_off(rms, snr, [table.histories[sensor] for sensor in table.sensors])
 
 
 def _facts(job: BenchmarkJob, corpus: Corpus, by_unit: bool, num_left_out: int) -> list[str]:
