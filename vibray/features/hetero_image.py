@@ -12,7 +12,7 @@ from torch import Tensor
 from vibray.config import STRICT
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.signal.harmonics import MAINS_TOLERANCE_HZ, check_mains, mains_frequency
-from vibray.signal.stft import periodic_hann, squared_magnitude
+from vibray.signal.stft import stft_power
 from vibray.signal.waveform import centred, column_edges, odd_extension
 
 MAGNITUDE_FLOOR = 1e-12
@@ -154,9 +154,9 @@ def _log_stft(x: Float[Tensor, "batch samples"], columns: int, window: int) -> F
     middles = (2 * torch.arange(columns * per_column, device=x.device) + 1) * n // (2 * columns * per_column)
     extended = odd_extension(x, window // 2, window // 2)
     index = middles[:, None] + torch.arange(window, device=x.device)
-    cut = extended.index_select(-1, index.flatten()).unflatten(-1, index.shape)
-    hann = periodic_hann(window, x.device)
-    magnitude = squared_magnitude(torch.fft.rfft(cut * (hann / hann.sum()).to(x.dtype))[..., 1:]).sqrt_()
+    # the frames one behind the other, so that a hop is a window
+    cut = extended.index_select(-1, index.flatten())
+    magnitude = stft_power(cut, window, window)[..., 1:].sqrt_()
     return torch.log(magnitude.unflatten(1, (columns, per_column)).mean(2) + MAGNITUDE_FLOOR).float().transpose(-1, -2)
 
 

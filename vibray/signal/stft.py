@@ -1,4 +1,4 @@
-"""Short-time Fourier power and magnitudes; batches worked on in parts that stay in the cache."""
+"""Short-time Fourier power; batches worked on in parts that stay in the cache."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -39,15 +39,10 @@ def squared_magnitude(spectra: Complex[Tensor, "*rest bins"]) -> Float[Tensor, "
 
 
 def stft_power(waveforms: Float[Tensor, "batch samples"], window: int, hop: int) -> Float[Tensor, "batch frames bins"]:
-    """|STFT|^2, scaled and framed as `stft_magnitude`, but frame by frame as it is computed: frames x bins."""
-    hann = periodic_hann(window, waveforms.device).to(waveforms.dtype)
-    return squared_magnitude(torch.fft.rfft(frames(waveforms, window, hop) * (hann / hann.sum())))
+    """|STFT|^2 with a periodic Hann window of `window` samples every `hop`, no padding, no detrending, window // 2 + 1 bins from 0 Hz.
 
-
-def stft_magnitude(waveforms: Float[Tensor, "batch samples"], window: int, hop: int) -> Float[Tensor, "batch bins frames"]:
-    """|STFT| with a periodic Hann window of `window` samples every `hop`, no padding, no detrending, window // 2 + 1 bins from 0 Hz.
-
-    Divided by the sum of the window (scipy.signal.stft's scaling="spectrum"): a sine of amplitude A on a bin gives A / 2. In the
+    Divided by the sum of the window (scipy.signal.stft's scaling="spectrum"): a sine of amplitude A on a bin gives A^2 / 4. In the
     precision of `waveforms`. Raises ValueError for a record shorter than the window.
     """
-    return stft_power(waveforms, window, hop).sqrt().transpose(-1, -2)
+    hann = periodic_hann(window, waveforms.device).to(waveforms.dtype)
+    return squared_magnitude(torch.fft.rfft(frames(waveforms, window, hop) * (hann / hann.sum())))
