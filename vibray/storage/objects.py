@@ -20,6 +20,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from vibray.schema import FORMAT_VERSION
+from vibray.storage import tally
 from vibray.storage.errors import CheckedStream, ObjectChanged, ObjectExists, ObjectMissing, StorageError, codes_of, storage_errors
 
 log = logging.getLogger(__name__)
@@ -99,8 +100,12 @@ def _s3() -> Any:
 @lru_cache(maxsize=4)
 def _s3_client(pid: int, settings: tuple[tuple[str, str], ...]) -> Any:
     import s3fs
+    from aiobotocore.session import AioSession
 
+    session = AioSession()
+    session.register("before-send.s3", tally.on_attempt)
     return s3fs.S3FileSystem(
+        session=session,
         skip_instance_cache=True,
         use_listings_cache=False,
         config_kwargs={

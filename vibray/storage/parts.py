@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vibray.storage import objects
+from vibray.storage import objects, tally
 from vibray.storage.objects import join
 from vibray.storage.plan import PartPlan, Plan, PlanMismatch, make_plan, read_plan, start_plan
 from vibray.storage.reading import ReadPart, read_shard
@@ -28,6 +28,7 @@ class AccountingError(ValueError):
     """Lines read are not lines kept plus lines set aside."""
 
 
+@tally.seconds("write_seconds")
 def commit_part(folder_uri: str, part_id: str, tables: dict[str, pa.Table], marker: dict[str, Any]) -> dict[str, Any]:
     """Writes a part: `tables[""]` as part-<id>.parquet, the others (those with rows) under their name, then the marker, which it returns.
 

@@ -15,6 +15,7 @@ import ijson
 import zstandard
 
 from vibray.schema import Reason
+from vibray.storage import tally
 from vibray.storage.errors import StorageError
 from vibray.storage.gunzip import BrokenStream, gunzip
 from vibray.storage.objects import open_read
@@ -91,7 +92,7 @@ def read_lines(
     """
     # one byte earlier: that byte says whether a line begins at `start`
     with open_read(uri, max(start - 1, 0), etag) as stream:
-        yield from lines_of(stream, suffix(uri) or "", start, end, limit)
+        yield from lines_of(_Counted(stream), suffix(uri) or "", start, end, limit)
 
 
 def lines_of(
@@ -107,6 +108,18 @@ def lines_of(
 
 
 # ---------------------------------------------------------------- bytes
+
+
+class _Counted(BufferedIOBase):
+    """A stream, its bytes counted as they are stored: what is known of the progress of a shard whose unpacked size is not."""
+
+    def __init__(self, stream: BufferedIOBase):
+        self.stream = stream
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = self.stream.read(size)
+        tally.add("bytes_read", len(data))
+        return data
 
 
 def _plain(stream: BufferedIOBase) -> Iterator[bytes]:
