@@ -208,7 +208,7 @@ def calibrated(scaling: Scaling, read: Callable[[np.ndarray], Tensor], task: Tas
 
 
 @dataclass(frozen=True)
-class _Vectors:
+class Vectors:
     """A classical recipe's inputs in a task."""
 
     recipe: ClassicalRecipe
@@ -240,7 +240,7 @@ class _Vectors:
 
 
 def _classical(recipe: ClassicalRecipe, task: Task) -> Scored:
-    vectors = _Vectors(recipe, task)
+    vectors = Vectors(recipe, task)
     scaling, columns = vectors.scaling(), vectors.columns
     detector = fit_detector(build(recipe.detector, len(columns)), scaling, columns, vectors.passes(), vectors.load)
     scaling = calibrated(scaling, vectors, task)
@@ -252,7 +252,7 @@ def _classical(recipe: ClassicalRecipe, task: Task) -> Scored:
 def _labels_only(recipe: LabelsOnly, task: Task) -> Scored:
     from sklearn.linear_model import LogisticRegression
 
-    vectors = _Vectors(recipe.base, task)
+    vectors = Vectors(recipe.base, task)
     scaling = calibrated(vectors.scaling(), vectors, task)
     shown = vectors.shown(scaling)
     model = LogisticRegression(C=recipe.inverse_penalty, class_weight="balanced", max_iter=1000)
