@@ -309,8 +309,13 @@ def save(uri: str, run: Run, metrics: list[dict[str, Any]], environment: dict[st
         objects.write_json(objects.join(uri, name), values)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in run.model.tensors().items()}
     objects.write_bytes(objects.join(uri, "model.safetensors"), to_safetensors(tensors))
-    objects.write_bytes(objects.join(uri, "metrics.jsonl"), "".join(json.dumps(line, allow_nan=False) + "\n" for line in metrics).encode())
+    write_metrics(uri, metrics)
     finish_folder(uri, ["recipe.json", *files, "model.safetensors", "metrics.jsonl"], {"members": list(run.members)})
+
+
+def write_metrics(uri: str, lines: list[dict[str, Any]]) -> None:
+    """Writes metrics.jsonl: a line an epoch, then the guards or what else was measured at the end."""
+    objects.write_bytes(objects.join(uri, "metrics.jsonl"), "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode())
 
 
 def load(uri: str) -> Run:
