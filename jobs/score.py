@@ -29,6 +29,8 @@ class Score:
     """name of the corpus in every key; default: the last segment of --input"""
     calibration: str | None = None
     """calibration of sensors that the run does not know (jobs/calibrate.py)"""
+    since_plan: str | None = None
+    """an earlier job's --scores over the same input: what it (or one it continued) scored unchanged is left out, what changed is named"""
     lines_per_part: int = LINES_PER_PART
     """records in a part, the unit of restart"""
     evidence_per_part: int = EVIDENCE_PER_PART
@@ -49,6 +51,7 @@ def main(args: Score) -> None:
             args.lines_per_part,
             args.evidence_per_part,
             args.dry_run,
+            args.since_plan,
         )
 
 

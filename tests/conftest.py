@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vibray.storage import objects
+from vibray.storage import s3
 
 BUCKETS = count()
 
@@ -61,5 +61,5 @@ def bucket(endpoint, monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     name = f"bucket-{next(BUCKETS)}"
-    objects._s3().call_s3("create_bucket", Bucket=name)
+    s3.client().create_bucket(Bucket=name)
     return f"s3://{name}"

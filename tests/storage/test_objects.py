@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vibray.storage import objects
+from vibray.storage import objects, s3, streams
 from vibray.storage.errors import ObjectChanged, ObjectExists, ObjectMissing, StorageError, explain
 from vibray.storage.objects import join
 
@@ -88,7 +88,7 @@ def test_an_exclusive_write_that_loses_the_race_fails_on_the_server(bucket, monk
 
 
 def test_a_stream_is_the_object_and_refuses_another(folder, monkeypatch):
-    monkeypatch.setattr(objects, "READ_AHEAD", 1000)
+    monkeypatch.setattr(streams, "READ_AHEAD", 1000)
     data = bytes(range(256)) * 40
     uri = join(folder, "x")
     objects.write_bytes(uri, data)
@@ -105,7 +105,7 @@ def test_a_stream_is_the_object_and_refuses_another(folder, monkeypatch):
 
 
 def test_an_object_that_changes_while_it_is_read_is_refused(bucket, monkeypatch):
-    monkeypatch.setattr(objects, "READ_AHEAD", 1000)
+    monkeypatch.setattr(streams, "READ_AHEAD", 1000)
     uri = join(bucket, "x")
     objects.write_bytes(uri, b"a" * 1_000_000)
     with objects.open_read(uri) as stream:
@@ -145,16 +145,15 @@ def test_json_is_of_this_format(folder):
 
 
 def test_uploads_left_open_are_aborted_below_the_folder_only(bucket):
-    start = objects._s3().call_s3
     name = bucket.removeprefix("s3://")
     for key in ("run/part", "run2/part"):
-        start("create_multipart_upload", Bucket=name, Key=key)
+        s3.client().create_multipart_upload(Bucket=name, Key=key)
     assert objects.abort_uploads(join(bucket, "run")) == 1
-    assert [u["Key"] for u in start("list_multipart_uploads", Bucket=name)["Uploads"]] == ["run2/part"]
+    assert [u["Key"] for u in s3.client().list_multipart_uploads(Bucket=name)["Uploads"]] == ["run2/part"]
 
 
 def test_refusals_are_one_line_and_hold_no_credentials(bucket, monkeypatch):
-    monkeypatch.setattr(objects, "NUM_ATTEMPTS", 1)
+    monkeypatch.setattr(s3, "NUM_ATTEMPTS", 1)
     cases = {
         "no such bucket": {},
         "cannot be reached": {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"},

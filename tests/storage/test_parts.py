@@ -1,5 +1,6 @@
 import gzip
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -199,7 +200,7 @@ def test_the_marker_comes_last_and_a_part_without_one_is_not_there(folder, monke
     order, write = [], objects.write_bytes
 
     def recorded(uri, data, exclusive=False):
-        order.append(uri.removeprefix(folder + "/"))
+        order.append(re.sub(r"\.[0-9a-f]{8}\.", ".", uri.removeprefix(folder + "/")))
         if len(order) > limit:
             raise StorageError("killed")
         write(uri, data, exclusive)
@@ -224,12 +225,12 @@ def test_vectors_and_images_come_back_as_they_were_however_they_were_written(fol
     images = pa.table({"image": pa.array([rng.bytes(5000)] * 2, pa.large_binary()), "shape": [[2, 1250], [1250, 2]]})
     table = TABLE.append_column("waveform", vectors)
     whole = commit_part(folder, "x", {"": table, "images": images}, {**MARKER, "num_read": 2})
-    assert whole["files"]["part-x.parquet"]["size"] < 0.95 * table.nbytes  # noise in float32 loses nothing otherwise
-    for name, expected in (("part-x", table), ("images/part-x", images), ("earlier", table)):
-        uri = join(folder, f"{name}.parquet")
+    own, side = whole["files"]
+    assert whole["files"][own]["size"] < 0.95 * table.nbytes  # noise in float32 loses nothing otherwise
+    for name, expected in ((own, table), (side, images), ("earlier", table)):
         if name == "earlier":  # before vectors were encoded in their own way
-            objects.write_table(uri, expected)
-        assert objects.read_table(uri).equals(expected)
+            objects.write_table(join(folder, name), expected)
+        assert objects.read_table(join(folder, name)).equals(expected)
 
 
 def test_accounts_that_do_not_add_up_are_refused(folder):
@@ -241,7 +242,8 @@ def test_accounts_that_do_not_add_up_are_refused(folder):
 def test_a_damaged_part_is_found(corpus, folder, facts):
     run(corpus, folder, facts)
     part_id = next(iter(Parts(folder).markers))
-    uri = join(folder, f"part-{part_id}.parquet")
+    uri = Parts(folder).uri(part_id)
+    assert uri
     objects.write_bytes(uri, objects.read_bytes(uri)[::-1])
     with pytest.raises(ValueError, match=part_id):
         list(Parts(folder).tables(["record_id"], verify=True))

@@ -44,7 +44,7 @@ def calibrate(
     identity = {"input": input_uri, "corpus": corpus, "run": run_identity(run_uri, run), "records_per_sensor": records_per_sensor}
     plan = make_plan(input_uri, corpus, identity)
     if dry_run:
-        shards = len({part.key for part in plan.parts})
+        shards = len(plan.sizes)
         print(
             f"calibrate the sensors of {input_uri} that {run_uri} does not know: {shards} shards, {plan.num_bytes / 2**20:,.1f} MiB to read"
         )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,12 +17,13 @@ from vibray.pipeline.progress import Progress
 from vibray.pipeline.reading import WORK_CPUS, Todo, read_parts, unpack, work_parts
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
-from vibray.storage.parts import Parts, done_parts, missing
+from vibray.storage.parts import Parts, done_parts, missing, remove_orphans
 from vibray.storage.plan import Plan, make_plan, read_plan, start_plan
 from vibray.storage.reading import ReadPart, read_shard
 
 PREVIEW_LINES = 64
 PREVIEW_BAD = 5
+NAMED = 20
 
 
 Stage = Callable[..., dict[str, Any]]
@@ -41,10 +42,12 @@ class PartsJob:
     lines_per_part: int
     verb: str
     """"featurize" or "score", for the messages"""
+    held: Mapping[str, tuple[str, int]] | None = None
+    """shards of the job that this one continues (storage/since.py): left out where they are unchanged"""
 
     def plan(self) -> Plan:
         """What a first start would fix."""
-        return make_plan(self.input_uri, self.corpus, self.identity, self.lines_per_part)
+        return make_plan(self.input_uri, self.corpus, self.identity, self.lines_per_part, held=self.held)
 
     def run(self, stage: Stage, stage_arguments: dict[str, Any], use_gpu: bool = False) -> Parts:
         """Reads what is not done, hands each part to `stage`, shows progress. What a stage needs for all parts it keeps in its process.
@@ -52,6 +55,7 @@ class PartsJob:
         Returns the finished parts, their accounts checked. Raises PlanMismatch where the folder is another job's.
         """
         plan = start_plan(self.folder_uri, self.plan, self.identity)
+        self._print_since(plan)
         todo = missing(plan, done_parts(self.folder_uri))
         if not todo:
             print(f"{self.folder_uri} is finished already: nothing to do")
@@ -60,8 +64,19 @@ class PartsJob:
             self._stream(plan, todo, stage, stage_arguments, use_gpu)
         parts = Parts(self.folder_uri)
         parts.check_accounts()
+        remove_orphans(self.folder_uri, parts)
         print_account(parts, plan.ignored)
         return parts
+
+    def _print_since(self, plan: Plan) -> None:
+        if self.held is None:
+            return
+        new, since = len(plan.sizes) - len(plan.changed), self.identity["since"]["uri"]
+        print(f"{len(self.held):,} shards are held by {since}; since then {new:,} came and {len(plan.changed):,} changed")
+        for key in plan.changed[:NAMED]:
+            print(f"  changed, so {self.verb}d again as a whole: {key}")
+        if len(plan.changed) > NAMED:
+            print(f"  and {len(plan.changed) - NAMED:,} more: plan.json names them all")
 
     def _stream(self, plan: Plan, todo: Todo, stage: Stage, stage_arguments: dict[str, Any], use_gpu: bool) -> None:
         work, cores = partial(_work, stage=stage, arguments=stage_arguments), session.num_cpus()
@@ -95,8 +110,8 @@ class PartsJob:
             plan, state = self.plan(), "new"
         todo = missing(plan, done_parts(self.folder_uri))
         print(f"{self.verb} {self.input_uri} -> {self.folder_uri} ({state})")
-        shards = len({part.key for part in plan.parts})
-        print(f"  {shards} shards, {plan.num_bytes / 2**20:,.1f} MiB, {len(plan.parts)} parts or chains, {len(todo)} to do")
+        self._print_since(plan)
+        print(f"  {len(plan.sizes)} shards, {plan.num_bytes / 2**20:,.1f} MiB, {len(plan.parts)} parts or chains, {len(todo)} to do")
         if plan.ignored:
             print(f"  {len(plan.ignored)} objects are no shards and are left alone, as {plan.ignored[0]}")
         if todo:

@@ -23,6 +23,9 @@ READ_CPUS = 0.25
 WORK_CPUS = 0.75
 """What a stage behind the readers asks for: another number than READ_CPUS, so that Ray does not fuse the two."""
 
+MAX_TASKS = 4000
+"""Beyond so many, a task reads several parts or chains, one after another: the driver keeps books of each task."""
+
 Todo = Sequence[tuple[PartPlan, frozenset[int]]]
 """Unfinished parts or chains, and the numbers of each chain that are done."""
 
@@ -40,7 +43,7 @@ def work_parts(plan: Plan, facts: CorpusFacts, todo: Todo, work: Callable[[ReadP
 def _map_plan(plan: Plan, facts: CorpusFacts, todo: Todo, work: Callable[[ReadPart], pa.Table], **options: Any) -> ray.data.Dataset:
     ray.data.DataContext.get_current().target_max_block_size = 1  # no row waits for another: each is a block of its own
     rows = [{"part": json.dumps(to_json(part)), "done": sorted(done)} for part, done in todo]
-    return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+    return ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_TASKS)).map_batches(
         _read,  # type: ignore[arg-type] (Ray's type knows no generators of tables)
         fn_kwargs={"base_uri": plan.base_uri, "corpus": plan.corpus, "facts": facts, "work": work},
         batch_size=1,

@@ -18,6 +18,7 @@ from vibray.storage import objects
 from vibray.storage.parts import Parts, check_finished, commit_part
 from vibray.storage.plan import LINES_PER_PART
 from vibray.storage.reading import ReadPart
+from vibray.storage.since import continued
 
 EVIDENCE_PER_PART = 24
 """Highest records of a part that are kept with their waveforms."""
@@ -37,6 +38,7 @@ def score(
     lines_per_part: int = LINES_PER_PART,
     evidence_per_part: int = EVIDENCE_PER_PART,
     dry_run: bool = False,
+    since_uri: str | None = None,
 ) -> None:
     """Runs the stage; see jobs/score.py."""
     run_uri, input_uri, scores_uri = (objects.absolute(uri) for uri in (run_uri, input_uri, scores_uri))
@@ -51,7 +53,10 @@ def score(
         "run": run_identity(run_uri, run),
         "calibration": None if calibration_uri is None else {"uri": calibration_uri, **check_finished(calibration_uri)},
     }
-    job = PartsJob(input_uri, scores_uri, corpus, run.facts, identity, lines_per_part, "score")
+    held = None
+    if since_uri is not None:
+        held, identity["since"] = continued(objects.absolute(since_uri), input_uri, corpus)
+    job = PartsJob(input_uri, scores_uri, corpus, run.facts, identity, lines_per_part, "score", held)
     if dry_run:
         job.preview(Scorer(run, evidence_per_part).tables)
         return

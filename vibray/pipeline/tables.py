@@ -121,7 +121,7 @@ def open_features(uris: Sequence[str]) -> TrainingTable:
         for part_id, table in zip(parts.markers, parts.tables(INDEX), strict=True):
             part += [len(names)] * table.num_rows
             row += range(table.num_rows)
-            names.append(objects.join(uri, f"part-{part_id}.parquet"))
+            names.append(str(parts.uri(part_id)))
             tables.append(table)
     index = pa.concat_tables(tables) if tables else schema.features(1, {}).empty_table().select(INDEX)
     if not index.num_rows:

@@ -1,9 +1,7 @@
 """What storage refused, in one line for a user, without credentials."""
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 
 class StorageError(OSError, ValueError):
@@ -72,43 +70,8 @@ def storage_errors(uri: str) -> Iterator[None]:
     except FileExistsError as error:
         raise ObjectExists(f"{uri} exists already") from error
     except FileNotFoundError as error:
-        if "NoSuchBucket" in codes_of(error):
-            raise StorageError(explain(error, uri)) from error
         raise ObjectMissing(f"{uri} does not exist") from error
     except (OSError, BotoCoreError, ClientError, TimeoutError) as error:
+        if codes_of(error) & {"NoSuchKey", "NotFound", "404"}:
+            raise ObjectMissing(f"{uri} does not exist") from error
         raise StorageError(explain(error, uri)) from error
-
-
-class CheckedStream(io.RawIOBase):
-    """A raw stream whose errors are StorageErrors, over the seekable file of a library."""
-
-    def __init__(self, file: Any, uri: str):
-        self.file, self.uri = file, uri
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self.file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self.file.tell()
-
-    def readinto(self, buffer: Any) -> int:
-        with storage_errors(self.uri):
-            try:
-                data = self.file.read(len(buffer))
-            except OSError as error:
-                if type(error).__name__ == "FileExpired" or "PreconditionFailed" in codes_of(error):
-                    raise ObjectChanged(f"{self.uri} changed while it was read: start again once it is at rest") from error
-                raise
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self.file.close()
-        super().close()

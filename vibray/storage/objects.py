@@ -1,7 +1,7 @@
 """Objects by URI: the one file that knows s3:// and file://. A plain path is a local URI.
 
 Credentials and endpoint come from the standard AWS variables and profiles alone (AWS_ENDPOINT_URL, AWS_PROFILE, ...). Importing makes no
-client: each process makes its own on first use, because s3fs does not survive a fork.
+client: each process makes its own on first use.
 """
 
 import hashlib
@@ -9,9 +9,9 @@ import io
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,14 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from vibray.schema import FORMAT_VERSION
-from vibray.storage import tally
-from vibray.storage.errors import CheckedStream, ObjectChanged, ObjectExists, ObjectMissing, StorageError, codes_of, storage_errors
+from vibray.storage import local, s3
+from vibray.storage.errors import ObjectChanged, ObjectExists, ObjectMissing, StorageError, storage_errors
+from vibray.storage.streams import LocalStream, S3Stream, local_etag, written_again
 
 log = logging.getLogger(__name__)
 
-READ_AHEAD = 4 << 20
-"""Bytes fetched at once from an object that is read as a stream."""
-
-NUM_ATTEMPTS = 5
-CONNECT_TIMEOUT_S = 10
-READ_TIMEOUT_S = 60
+SIGNED = re.compile(r"[?&](X-Amz-\w+|AWSAccessKeyId|Signature|token)=", re.IGNORECASE)
+"""A URI that carries credentials: it would stand in plans, logs and reports."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,8 @@ def last_segment(uri: str) -> str:
 
 def is_s3(uri: str) -> bool:
     """True for s3://, False for a local URI. Raises ValueError for any other scheme."""
+    if SIGNED.search(uri):
+        raise ValueError("a signed URI is refused: credentials come from the AWS environment variables")
     if uri.startswith("s3://"):
         bucket = uri[5:].split("/", 1)[0]
         if "@" in bucket:
@@ -91,34 +90,6 @@ def _bucket_key(uri: str) -> tuple[str, str]:
     return bucket, key.strip("/")
 
 
-def _s3() -> Any:
-    """This process's s3fs file system, for the AWS variables as they stand now."""
-    settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
-    return _s3_client(os.getpid(), settings)
-
-
-@lru_cache(maxsize=4)
-def _s3_client(pid: int, settings: tuple[tuple[str, str], ...]) -> Any:
-    import s3fs
-    from aiobotocore.session import AioSession
-
-    session = AioSession()
-    session.register("before-send.s3", tally.on_attempt)
-    return s3fs.S3FileSystem(
-        session=session,
-        skip_instance_cache=True,
-        use_listings_cache=False,
-        config_kwargs={
-            "retries": {"mode": "adaptive", "max_attempts": NUM_ATTEMPTS},
-            "connect_timeout": CONNECT_TIMEOUT_S,
-            "read_timeout": READ_TIMEOUT_S,
-            # the newer default checksums break ranges on several S3 servers that are not AWS
-            "request_checksum_calculation": "when_required",
-            "response_checksum_validation": "when_required",
-        },
-    )
-
-
 def list_objects(uri: str, hidden: bool = False) -> list[ObjectInfo]:
     """All objects below a folder, at any depth, by key; a URI of one object lists that object, its key being its name.
 
@@ -137,14 +108,17 @@ def _is_folder(uri: str) -> bool:
 
 def _list_s3(uri: str) -> list[ObjectInfo]:
     bucket, key = _bucket_key(uri)
-    folder = f"{bucket}/{key}".rstrip("/")
-    infos = []
-    for path, facts in _s3().find(folder, detail=True).items():
-        if facts["type"] == "directory" or path.endswith("/"):
-            continue
-        relative = path[len(folder) + 1 :] if path != folder else folder.rsplit("/", 1)[-1]
-        infos.append(ObjectInfo(relative, int(facts["size"]), facts["ETag"].strip('"')))
-    return infos
+    folder = f"{key}/" if key else ""
+    found = [
+        ObjectInfo(facts["Key"][len(folder) :], int(facts["Size"]), facts["ETag"].strip('"'))
+        for page in s3.pages((bucket, folder))
+        for facts in page
+        if not facts["Key"].endswith("/")
+    ]
+    if found or not key:
+        return found
+    one = stat(uri)
+    return [one] if one else []
 
 
 def _list_local(uri: str) -> list[ObjectInfo]:
@@ -169,7 +143,7 @@ def _local_info(path: Path, key: str) -> ObjectInfo:
     except UnicodeEncodeError:
         raise StorageError(f"the name of {os.fsencode(path)!r} is not UTF-8: rename the file") from None
     facts = path.stat()
-    return ObjectInfo(key, facts.st_size, f"{facts.st_size}-{facts.st_mtime_ns}")
+    return ObjectInfo(key, facts.st_size, local_etag(facts))
 
 
 def stat(uri: str) -> ObjectInfo | None:
@@ -181,8 +155,7 @@ def stat(uri: str) -> ObjectInfo | None:
             bucket, key = _bucket_key(uri)
             if not key:
                 return None
-            facts = _s3().call_s3("head_object", Bucket=bucket, Key=key)
-            return ObjectInfo(key.rsplit("/", 1)[-1], int(facts["ContentLength"]), facts["ETag"].strip('"'))
+            return ObjectInfo(key.rsplit("/", 1)[-1], *s3.head(bucket, key))
     except ObjectMissing:
         return None
 
@@ -192,30 +165,35 @@ def exists(uri: str) -> bool:
     return stat(uri) is not None
 
 
-def open_read(uri: str, start: int = 0, etag: str | None = None) -> io.BufferedReader:
+def open_read(uri: str, start: int = 0, etag: str | None = None, size: int | None = None) -> io.BufferedReader:
     """A seekable stream of an object from byte `start`; it holds at most READ_AHEAD bytes or so at a time.
 
-    `etag` is the one that was planned. Raises ObjectMissing, and ObjectChanged where another etag is found, now or while reading.
+    `etag` and `size` are those that were planned; with both, S3 is first asked when the stream is read.
+    Raises ObjectMissing, and ObjectChanged where another etag is found, now or while reading.
     """
     with storage_errors(uri):
         if is_s3(uri):
-            file = _s3().open("/".join(_bucket_key(uri)), "rb", block_size=READ_AHEAD, cache_type="readahead")
-            found = file.details["ETag"].strip('"')
-            stream: Any = io.BufferedReader(CheckedStream(file, uri), 1 << 16)
+            stream: Any = _open_s3(uri, etag, size)
         else:
-            stream = io.BufferedReader(io.FileIO(_local(uri)), 1 << 18)
-            found = _local_info(_local(uri), "").etag
-        if etag is not None and found != etag:
-            stream.close()
-            raise ObjectChanged(f"{uri} was written again since it was planned (etag {found}, planned {etag}): start in a new folder")
+            stream = io.BufferedReader(LocalStream(_local(uri), uri, etag), 1 << 18)
         stream.seek(start)
     return stream
+
+
+def _open_s3(uri: str, etag: str | None, size: int | None) -> io.BufferedReader:
+    bucket, key = _bucket_key(uri)
+    if etag is None or size is None:
+        size, found = s3.head(bucket, key)
+        if etag is not None and found != etag:
+            raise ObjectChanged(written_again(uri, found, etag))
+        etag = found
+    return io.BufferedReader(S3Stream(bucket, key, uri, size, etag), 1 << 16)
 
 
 def read_bytes(uri: str) -> bytes:
     """The whole object. Raises ObjectMissing."""
     with storage_errors(uri):
-        return _s3().cat_file("/".join(_bucket_key(uri))) if is_s3(uri) else _local(uri).read_bytes()
+        return s3.get(*_bucket_key(uri)) if is_s3(uri) else _local(uri).read_bytes()
 
 
 def open_parquet(uri: str) -> pq.ParquetFile:
@@ -236,7 +214,7 @@ def read_json(uri: str) -> dict[str, Any]:
     data = read_bytes(uri)
     try:
         values = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
         raise ValueError(f"{uri} is not a whole JSON object, so not one that vibray wrote to its end: remove it and start again")
@@ -248,46 +226,15 @@ def read_json(uri: str) -> dict[str, Any]:
 
 
 def write_bytes(uri: str, data: bytes | memoryview, exclusive: bool = False) -> None:
-    """Writes one object, on S3 whole or not at all; `exclusive` raises ObjectExists (a FileExistsError) where there is one already.
-
-    A local file is written under its final name and synced; an exclusive one appears whole.
-    """
+    """Writes one object, whole or not at all; `exclusive` raises ObjectExists (a FileExistsError) where there is one already."""
     with storage_errors(uri):
-        if is_s3(uri):
-            _write_s3(uri, bytes(data), exclusive)
-        else:
-            _write_local(_local(uri), data, exclusive)
-
-
-def _write_s3(uri: str, data: bytes, exclusive: bool) -> None:
-    # some servers ignore If-None-Match, so that it decides the races only
-    if exclusive and exists(uri):
-        raise ObjectExists(f"{uri} exists already")
-    try:
-        _s3().pipe_file("/".join(_bucket_key(uri)), data, mode="create" if exclusive else "overwrite")
-    except OSError as error:
-        if exclusive and codes_of(error) & {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}:
-            raise ObjectExists(f"{uri} exists already") from error
-        raise
-
-
-def _write_local(path: Path, data: bytes | memoryview, exclusive: bool) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # a link is made at once or not at all and never replaces: nobody reads half of a file that no marker covers, such as plan.json
-    target = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}") if exclusive else path
-    try:
-        with target.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if exclusive:
-            os.link(target, path)
-    finally:
-        if exclusive:
-            target.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+        if not is_s3(uri):
+            local.write(_local(uri), data, exclusive)
+            return
+        # some servers ignore If-None-Match, so that it decides the races only
+        if exclusive and exists(uri):
+            raise ObjectExists(f"{uri} exists already")
+        s3.put(*_bucket_key(uri), bytes(data), exclusive)
 
 
 def sha256(data: bytes | memoryview) -> str:
@@ -295,14 +242,19 @@ def sha256(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def write_table(uri: str, table: pa.Table, **options: Any) -> tuple[int, str]:
-    """Writes a parquet object (zstd); returns its size in bytes and its sha256. `options` are those of `pyarrow.parquet.write_table`."""
+def parquet_bytes(table: pa.Table, **options: Any) -> memoryview:
+    """A table as a parquet file (zstd). `options` are those of `pyarrow.parquet.write_table`."""
     flat = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
     strings = [name for name in flat if pa.types.is_string(table.schema.field(name).type)]
     sink = pa.BufferOutputStream()
     # a dictionary or statistics of long vectors cost time and say nothing
     pq.write_table(table, sink, **{"compression": "zstd", "use_dictionary": strings, "write_statistics": flat, **options})
-    data = memoryview(sink.getvalue())
+    return memoryview(sink.getvalue())
+
+
+def write_table(uri: str, table: pa.Table, **options: Any) -> tuple[int, str]:
+    """Writes a parquet object; returns its size in bytes and its sha256."""
+    data = parquet_bytes(table, **options)
     write_bytes(uri, data)
     return len(data), sha256(data)
 
@@ -319,7 +271,7 @@ def remove(uris: Iterable[str]) -> None:
         try:
             with storage_errors(uri):
                 if is_s3(uri):
-                    _s3().rm_file("/".join(_bucket_key(uri)))
+                    s3.delete(*_bucket_key(uri))
                 else:
                     _local(uri).unlink()
         except ObjectMissing:
@@ -327,23 +279,27 @@ def remove(uris: Iterable[str]) -> None:
 
 
 def abort_uploads(uri: str) -> int:
-    """Aborts the multipart uploads that a killed job left open below a folder; returns how many. Local folders have none."""
-    if not is_s3(uri):
-        return 0
-    bucket, key = _bucket_key(uri)
+    """Ends what a killed job left half written below a folder, uploads in pieces and local temporaries; returns how many.
+
+    Another driver that is writing one of them just now finds it gone and writes it again.
+    """
     try:
         with storage_errors(uri):
-            uploads = _s3().call_s3("list_multipart_uploads", Bucket=bucket, Prefix=key + "/").get("Uploads", [])
-            for upload in uploads:
-                _s3().call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+            if not is_s3(uri):
+                return local.remove_temporaries(_local(uri))
+            bucket, key = _bucket_key(uri)
+            return s3.abort_all(bucket, f"{key}/" if key else "")
     except StorageError as error:
         log.warning("unfinished uploads are left as they are: %s", error)
         return 0
-    return len(uploads)
 
 
 def to_pyarrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """A pyarrow file system and the path in it, for libraries that want one."""
-    if is_s3(uri):
-        return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(_s3())), "/".join(_bucket_key(uri))
-    return pyarrow.fs.LocalFileSystem(), str(_local(uri).absolute())
+    if not is_s3(uri):
+        return pyarrow.fs.LocalFileSystem(), str(_local(uri).absolute())
+    import s3fs
+
+    # no instance of another process or thread: s3fs does not survive a fork
+    filesystem = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False, config_kwargs=s3.CONFIG)
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)), "/".join(_bucket_key(uri))

@@ -1,9 +1,10 @@
 """The unit of restart: a part is whole once its marker stands, and readers take only parts with one.
 
-A folder of parts: plan.json, part-<id>.parquet, <side table>/part-<id>.parquet, _done/<id>.json. Every file of a part is written under its
-final name, the marker last.
+A folder of parts: plan.json, part-<id>.<digest>.parquet, <side table>/part-<id>.<digest>.parquet, _done/<id>.json. The marker is written
+last, once, and names the files of its part with their checksums: any other file of that part is not there for a reader.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,6 +24,9 @@ __all__ = [
 
 NUM_READERS = 16
 
+DATA = re.compile(r"(?:\w+/)?part-([0-9a-f]+(?:-\d+)?)\.[0-9a-f]{8}\.parquet")
+"""The name of a data file; its group 1 is the id of its part."""
+
 
 class AccountingError(ValueError):
     """Lines read are not lines kept plus lines set aside."""
@@ -30,9 +34,11 @@ class AccountingError(ValueError):
 
 @tally.seconds("write_seconds")
 def commit_part(folder_uri: str, part_id: str, tables: dict[str, pa.Table], marker: dict[str, Any]) -> dict[str, Any]:
-    """Writes a part: `tables[""]` as part-<id>.parquet, the others (those with rows) under their name, then the marker, which it returns.
+    """Writes a part: `tables[""]` as a parquet file, the others (those with rows) in folders of their names, then the marker.
 
+    Returns the marker.
     `marker` holds what `ReadPart.marker` gives, and may hold more; counts, reasons and checksums are added.
+    Where another worker committed the part first, its marker is returned and counts; what was written here is removed.
     Raises AccountingError where num_read is not kept + set aside.
     """
     bad = tables.get("bad")
@@ -43,12 +49,34 @@ def commit_part(folder_uri: str, part_id: str, tables: dict[str, pa.Table], mark
     for name, table in tables.items():
         if name and not table.num_rows:
             continue
-        path = f"{name}/part-{part_id}.parquet" if name else f"part-{part_id}.parquet"
-        size, digest = objects.write_table(join(folder_uri, path), table, **_encoding(table.schema))
-        files[path] = {"size": size, "sha256": digest, "rows": table.num_rows}
+        data = objects.parquet_bytes(table, **_encoding(table.schema))
+        digest = objects.sha256(data)
+        # Named by its content: a worker that was given up for dead may still write, on another kind of CPU maybe other last bits, and
+        # must not change the bytes that a marker vouches for.
+        path = join(name, f"part-{part_id}.{digest[:8]}.parquet") if name else f"part-{part_id}.{digest[:8]}.parquet"
+        objects.write_bytes(join(folder_uri, path), data)
+        files[path] = {"size": len(data), "sha256": digest, "rows": table.num_rows}
     whole = {**marker, "num_kept": num_kept, "num_bad": num_bad, "reasons": count_reasons(bad) if bad is not None else {}, "files": files}
-    objects.write_json(join(folder_uri, "_done", f"{part_id}.json"), whole)
+    marker_uri = join(folder_uri, "_done", f"{part_id}.json")
+    try:
+        objects.write_json(marker_uri, whole, exclusive=True)
+    except FileExistsError:
+        standing = objects.read_json(marker_uri)
+        objects.remove(join(folder_uri, path) for path in files if path not in standing["files"])
+        return standing
     return whole
+
+
+def remove_orphans(folder_uri: str, parts: "Parts") -> int:
+    """Removes the data files of finished parts that no marker names, as a worker leaves them that was killed before its marker.
+
+    Returns how many. Files of other names are nobody's business here.
+    """
+    named = {path for marker in parts.markers.values() for path in marker["files"]}
+    found = [info.key for info in objects.list_objects(folder_uri)]
+    orphans = [key for key in found if key not in named and (name := DATA.fullmatch(key)) and name[1] in parts.markers]
+    objects.remove(join(folder_uri, key) for key in orphans)
+    return len(orphans)
 
 
 def _encoding(schema: pa.Schema) -> dict[str, Any]:
@@ -168,16 +196,21 @@ class Parts:
         if read != kept + bad or bad != sum(self.reasons.values()):
             raise AccountingError(f"{self.folder_uri}: {read} lines read, {kept} kept + {bad} set aside ({self.reasons})")
 
+    def uri(self, part_id: str, name: str = "") -> str | None:
+        """The file of a part, or of its side table `name`; None where it has none."""
+        paths = self.markers[part_id]["files"]
+        return next((join(self.folder_uri, path) for path in paths if path.rpartition("/")[0] == name), None)
+
     def tables(self, columns: list[str] | None = None, name: str = "", verify: bool = False) -> Iterator[pa.Table]:
         """One table a part, or one a part that has the side table `name`; `verify` compares each file with its checksum.
 
         Raises ValueError for a file that is not the one that was written.
         """
         for part_id, marker in self.markers.items():
-            path = f"{name}/part-{part_id}.parquet" if name else f"part-{part_id}.parquet"
-            if path not in marker["files"]:
+            uri = self.uri(part_id, name)
+            if uri is None:
                 continue
-            uri = join(self.folder_uri, path)
+            path = uri.removeprefix(self.folder_uri.rstrip("/") + "/")
             if verify and objects.sha256(objects.read_bytes(uri)) != marker["files"][path]["sha256"]:
                 raise ValueError(f"{uri} is not the file that was written there: remove it and its marker, and run the job again")
             yield objects.read_table(uri, columns)

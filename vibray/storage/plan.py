@@ -1,14 +1,16 @@
 """The plan of a job: which objects, and which byte ranges of them, form which part. Fixed at the first start, read afterwards."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from vibray.config import short_hash
+from pydantic import with_config
+
+from vibray.config import STRICT, from_json, short_hash
 from vibray.storage import objects
 from vibray.storage.objects import ObjectInfo, join
 from vibray.storage.shards import read_lines, suffix
@@ -21,16 +23,21 @@ BYTES_PER_PART = 150_000_000
 
 LINES_MEASURED = 32
 
+MIN_PARTS = 1000
+"""Small objects share a part where there would be more parts than this: each costs a task, three requests and a marker to resume by."""
+
 
 class PlanMismatch(ValueError):
     """The folder was begun by another job: another input, corpus, recipe or set of facts."""
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class PartPlan:
-    """A byte range of a plain shard, which is one part; or a whole shard that cannot be cut by bytes, which is a chain of parts.
+    """A byte range of a plain shard, which is one part; or whole shards, read one after another, which are a chain of parts.
 
     A part of a chain ends after `max_lines` lines, or earlier where its lines reach `max_bytes`; both are None for a byte range.
+    `more` are the (key, etag, size) of the small shards that follow the first in a chain.
     """
 
     id: str
@@ -41,6 +48,12 @@ class PartPlan:
     end: int | None
     max_lines: int | None
     max_bytes: int | None
+    more: tuple[tuple[str, str, int], ...] = ()
+
+    @property
+    def objects(self) -> tuple[tuple[str, str, int], ...]:
+        """(key, etag, size) of the shards, in the order in which they are read."""
+        return ((self.key, self.etag, self.size), *self.more)
 
     @property
     def chain(self) -> bool:
@@ -52,20 +65,30 @@ class PartPlan:
         return f"{self.id}-{number}" if self.chain else self.id
 
 
+@with_config(STRICT)
 @dataclass(frozen=True)
 class Plan:
-    """Which bytes form which part. `base_uri` is the folder that keys are relative to; `ignored` are objects that are no shards."""
+    """Which bytes form which part. `base_uri` is the folder that keys are relative to; `ignored` are objects that are no shards.
+
+    `changed` are shards that an earlier plan, the one this plan leaves out, holds with other content: they are in this plan, whole.
+    """
 
     base_uri: str
     corpus: str
     identity: dict[str, Any]
     parts: tuple[PartPlan, ...]
     ignored: tuple[str, ...]
+    changed: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each shard, as they are stored."""
+        return {key: size for part in self.parts for key, _, size in part.objects}
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all shards, as they are stored."""
-        return sum({part.key: part.size for part in self.parts}.values())
+        return sum(self.sizes.values())
 
 
 def make_plan(
@@ -74,10 +97,12 @@ def make_plan(
     identity: dict[str, Any],
     lines_per_part: int = LINES_PER_PART,
     bytes_per_part: int | None = None,
+    held: Mapping[str, tuple[str, int]] | None = None,
 ) -> Plan:
-    """Lists the input and cuts it: plain shards by bytes, compressed ones and .json lists as one chain each.
+    """Lists the input and cuts it: plain shards by bytes, compressed ones and .json lists as one chain each, very many small ones together.
 
     `bytes_per_part` None measures the first lines of the largest plain shard, so that a part is about `lines_per_part` lines.
+    `held` are the (etag, size) of the shards of an earlier plan, by key: those that are unchanged are left out.
     Raises FileNotFoundError where there is no input, and ValueError where no object is a shard.
     """
     found = objects.list_objects(input_uri)
@@ -86,14 +111,18 @@ def make_plan(
         raise ValueError(f"{input_uri} holds no shard: none of its {len(found)} objects ends in .jsonl or .json (.gz, .zst)")
     single = len(found) == 1 and objects.exists(input_uri)
     base_uri = objects.absolute(objects.parent(input_uri) if single else input_uri)
+    ignored = tuple(info.key for info in found if not suffix(info.key))
+    held = held or {}
+    shards = [info for info in shards if held.get(info.key) != (info.etag, info.size)]
     if bytes_per_part is None:
         bytes_per_part = _measure(base_uri, shards, lines_per_part)
     return Plan(
         base_uri=base_uri,
         corpus=corpus,
         identity=json.loads(json.dumps(identity)),
-        parts=tuple(part for info in shards for part in _parts_of(info, lines_per_part, bytes_per_part)),
-        ignored=tuple(info.key for info in found if not suffix(info.key)),
+        parts=tuple(part for group in _groups(shards, bytes_per_part) for part in _parts_of(group, lines_per_part, bytes_per_part)),
+        ignored=ignored,
+        changed=tuple(info.key for info in shards if info.key in held),
     )
 
 
@@ -107,18 +136,39 @@ def _measure(base_uri: str, shards: list[ObjectInfo], lines_per_part: int) -> in
     return max(int(median(sizes)) * lines_per_part, 1 << 20) if sizes else BYTES_PER_PART
 
 
-def _parts_of(info: ObjectInfo, lines_per_part: int, bytes_per_part: int) -> list[PartPlan]:
-    if suffix(info.key) != ".jsonl":
+def _groups(shards: list[ObjectInfo], bytes_per_part: int) -> Iterator[list[ObjectInfo]]:
+    """Neighbours in key order that share a chain: as many as leave MIN_PARTS parts, and no more bytes than a part has."""
+    most = min(bytes_per_part, sum(info.size for info in shards) // MIN_PARTS) if len(shards) > MIN_PARTS else 0
+    group: list[ObjectInfo] = []
+    size = 0
+    for info in shards:
+        if group and size + info.size > most:
+            yield group
+            group, size = [], 0
+        group.append(info)
+        size += info.size
+    if group:
+        yield group
+
+
+def _parts_of(group: list[ObjectInfo], lines_per_part: int, bytes_per_part: int) -> list[PartPlan]:
+    info, *more = group
+    if more or suffix(info.key) != ".jsonl":
         # lines of a chain may be of any length: twice the usual bytes bound its parts without cutting ordinary ones
-        return [_part(info, 0, None, lines_per_part, 2 * bytes_per_part)]
+        return [_part(info, 0, None, lines_per_part, 2 * bytes_per_part, tuple((i.key, i.etag, i.size) for i in more))]
     num_parts = max(1, -(-info.size // bytes_per_part))
     cuts = [i * info.size // num_parts for i in range(num_parts + 1)]
     return [_part(info, start, end, None, None) for start, end in pairwise(cuts)]
 
 
-def _part(info: ObjectInfo, start: int, end: int | None, max_lines: int | None, max_bytes: int | None) -> PartPlan:
-    name = short_hash([info.key, info.etag, info.size, start, end, max_lines, max_bytes])
-    return PartPlan(name, info.key, info.etag, info.size, start, end, max_lines, max_bytes)
+def _part(info: ObjectInfo, *cut: Any) -> PartPlan:
+    part = PartPlan("", info.key, info.etag, info.size, *cut)
+    return replace(part, id=_id_of(part))
+
+
+def _id_of(part: PartPlan) -> str:
+    values = [part.key, part.etag, part.size, part.start, part.end, part.max_lines, part.max_bytes]
+    return short_hash([*values, part.more] if part.more else values)
 
 
 def start_plan(folder_uri: str, plan: Callable[[], Plan], identity: dict[str, Any]) -> Plan:
@@ -142,10 +192,21 @@ def start_plan(folder_uri: str, plan: Callable[[], Plan], identity: dict[str, An
 
 
 def read_plan(folder_uri: str) -> Plan:
-    """The plan of a folder of parts. Raises ObjectMissing (a FileNotFoundError) where there is none."""
-    values = objects.read_json(join(folder_uri, "plan.json"))
-    parts = tuple(PartPlan(**part) for part in values.pop("parts"))
-    return Plan(**{**values, "parts": parts, "ignored": tuple(values["ignored"])})
+    """The plan of a folder of parts.
+
+    Raises ObjectMissing (a FileNotFoundError) where there is none, and ValueError for one that is not as it was written: ids become names
+    of files, so each must be the hash that it was.
+    """
+    uri = join(folder_uri, "plan.json")
+    values = objects.read_json(uri)
+    try:
+        plan = from_json(Plan, values, uri)
+    except ValueError as error:
+        raise ValueError("\n".join(str(error).splitlines()[:4])[:1000]) from None
+    wrong = next((part for part in plan.parts if part.id != _id_of(part)), None)
+    if wrong:
+        raise ValueError(f"{uri} was changed since it was written: part {wrong.id!r} of {wrong.key!r} has another id: use another folder")
+    return plan
 
 
 def differences(there: Any, here: Any, name: str = "") -> list[str]:

@@ -76,11 +76,11 @@ def read_shard(
 ) -> Iterator[ReadPart]:
     """Reads a byte range, giving one ReadPart, or a chain, giving one for each number not done; the lines of those done are not parsed.
 
-    `base_uri` is the plan's. Raises ObjectChanged where the object is not the planned one, UnitError where a unit cannot be told.
+    `base_uri` is the plan's. Raises ObjectChanged where an object is not the planned one, UnitError where a unit cannot be told.
     """
     number, num_lines, num_bytes = 0, 0, 0
     tables = _Tables(facts.num_samples)
-    for raw in read_lines(join(base_uri, part.key), part.start, part.end, part.etag):
+    for key, raw in _lines(part, base_uri):
         if part.max_lines and part.max_bytes and (num_lines >= part.max_lines or num_bytes >= part.max_bytes):
             if number not in numbers_done:
                 yield tables.part(part, number, last=False)
@@ -88,9 +88,15 @@ def read_shard(
             tables = _Tables(facts.num_samples)
         num_lines, num_bytes = num_lines + 1, num_bytes + raw.size
         if number not in numbers_done:
-            tables.add(_parse(raw, part.key, corpus, facts))
+            tables.add(_parse(raw, key, corpus, facts))
     if number not in numbers_done:
         yield tables.part(part, number, last=True)
+
+
+def _lines(part: PartPlan, base_uri: str) -> Iterator[tuple[str, RawLine | RawItem | Broken]]:
+    for key, etag, size in part.objects:
+        for raw in read_lines(join(base_uri, key), part.start, part.end, etag, size=size):
+            yield key, raw
 
 
 def _parse(raw: RawLine | RawItem | Broken, shard: str, corpus: str, facts: CorpusFacts) -> Record | BadRecord:

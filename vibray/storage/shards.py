@@ -84,14 +84,14 @@ def head_of(raw: bytes) -> str:
 
 
 def read_lines(
-    uri: str, start: int = 0, end: int | None = None, etag: str | None = None, limit: int = LINE_LIMIT
+    uri: str, start: int = 0, end: int | None = None, etag: str | None = None, limit: int = LINE_LIMIT, size: int | None = None
 ) -> Iterator[RawLine | RawItem | Broken]:
     """The non-blank lines of a shard whose first byte lies in [start, end); a compressed shard or a list is read from its beginning.
 
     Raises StorageError, ObjectChanged where the object is not the one of `etag`.
     """
     # one byte earlier: that byte says whether a line begins at `start`
-    with open_read(uri, max(start - 1, 0), etag) as stream:
+    with open_read(uri, max(start - 1, 0), etag, size) as stream:
         yield from lines_of(_Counted(stream), suffix(uri) or "", start, end, limit)
 
 

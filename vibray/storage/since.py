@@ -1,0 +1,46 @@
+"""What earlier jobs over the same input hold, so that a new one reads only what came since."""
+
+from typing import Any
+
+from vibray.config import short_hash
+from vibray.storage.parts import done_parts, missing
+from vibray.storage.plan import Plan, PlanMismatch, read_plan
+
+
+def lineage(folder_uri: str) -> dict[str, Plan]:
+    """The plan of a folder, that of the folder it continued, and so on, by URI. Raises ObjectMissing where one is gone."""
+    plans: dict[str, Plan] = {}
+    uri: str | None = folder_uri
+    while uri is not None and uri not in plans:
+        plans[uri] = read_plan(uri)
+        uri = (plans[uri].identity.get("since") or {}).get("uri")
+    return plans
+
+
+def held(plans: dict[str, Plan]) -> dict[str, tuple[str, int]]:
+    """(etag, size) of each shard that a line of plans holds, by key; where two hold one, as the later holds it."""
+    shards: dict[str, tuple[str, int]] = {}
+    for plan in reversed(plans.values()):
+        shards.update({key: (etag, size) for part in plan.parts for key, etag, size in part.objects})
+    return shards
+
+
+def continued(since_uri: str, input_uri: str, corpus: str) -> tuple[dict[str, tuple[str, int]], dict[str, Any]]:
+    """What the folder that is continued and those before it hold, and what the new job's identity says of it.
+
+    Raises PlanMismatch for a folder of another input or corpus: its keys would mean other records.
+    """
+    plans = lineage(since_uri)
+    for uri, plan in plans.items():
+        there = (str(plan.identity.get("input", "")).rstrip("/"), plan.corpus)
+        if there != (input_uri.rstrip("/"), corpus):
+            raise PlanMismatch(
+                f"{uri} is of {there[0]} as corpus {there[1]!r}, not of {input_uri} as {corpus!r}: continue a job over the same"
+            )
+        todo = missing(plan, done_parts(uri))
+        if todo:
+            print(
+                f"note: {len(todo)} of {len(plan.parts)} parts of {uri} are not done; what they hold is left to that job, so run it again"
+            )
+    shards = held(plans)
+    return shards, {"uri": since_uri, "held": short_hash(sorted([key, *facts] for key, facts in shards.items()))}
