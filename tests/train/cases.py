@@ -1,4 +1,4 @@
-"""Trainings that are run by one worker and by two, and what comes out of them. Spawned processes import this file."""
+"""Trainings that are run by one, two and four workers, and what comes out of them. Spawned processes import this file."""
 
 import gc
 import os
@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vibray.models.backbone import BatchNorm, TrunkConfig, freeze_statistics
 from vibray.models.classifier import Classifier, ClassifierConfig
+from vibray.models.deep_sad import DeepSad, DeepSadConfig
 from vibray.models.deep_svdd import Autoencoder, DeepSvdd, DeepSvddConfig
 from vibray.models.vae import Vae, VaeConfig
 from vibray.train.batches import Batches, TrainingSet
@@ -21,6 +22,7 @@ from vibray.train.classifier import Labelled, TuningConfig, train_classifier
 from vibray.train.deep_svdd import score_all, set_radius, train_deep_svdd
 from vibray.train.fit import OptimConfig, fit
 from vibray.train.reduce import World, all_reduce_sum
+from vibray.train.vae import train_vae
 
 SHAPE = (1, 32, 32)
 TRUNK = TrunkConfig(width=4)
@@ -96,41 +98,96 @@ def sphere() -> Result:
     return {"center": net.center.numpy(), "radius": net.radius.numpy(), "scores": trained.scores}
 
 
-def whole_deep_svdd() -> Result:
-    """Every stage of the soft boundary, in float64."""
-    net = deep_svdd(objective="soft-boundary", nu=0.2, warmup_epochs=2).double()
-    pretrain, optim = OptimConfig(epochs=2, batch_size=4, lr=1e-3), OptimConfig(epochs=4, batch_size=4, lr=1e-3)
-    trained = train_deep_svdd(net, records(11, torch.float64), pretrain, optim)
-    return {"center": net.center.numpy(), "radius": net.radius.numpy(), "scores": trained.scores}
+def fitted(net: nn.Module, scores: np.ndarray, losses: list[float]) -> Result:
+    """What a whole training left: weights and buffers (centre, radius, metric, temperatures), the scores of all records, the losses."""
+    state = {f"w/{name}": value.detach().double().numpy() for name, value in net.state_dict().items()}
+    if "w/whitening" in state:  # its columns are known but for a rotation among equal eigenvalues; the metric is whitening whitening'
+        whitening = state.pop("w/whitening")
+        state["w/metric"] = whitening @ whitening.T
+    return {"scores": scores, "losses": np.array(losses), **state}
+
+
+def noted(losses: list[float]):
+    """A report that keeps the losses."""
+    return lambda stage, epoch, figures: losses.append(figures["loss"])
+
+
+PRETRAIN, OPTIM = OptimConfig(epochs=2, batch_size=4, lr=1e-3), OptimConfig(epochs=4, batch_size=4, lr=1e-3)
+
+
+def whole(net: DeepSvdd, rows: TrainingSet, pretrain: OptimConfig = PRETRAIN, read_injected=None) -> Result:
+    """Every stage of Deep SVDD, in float64; `direct` are the scores of the same records by the trained net, without any sharing out."""
+    losses: list[float] = []
+    trained = train_deep_svdd(net.double(), rows, pretrain, OPTIM, noted(losses), read_injected=read_injected)
+    with torch.no_grad():
+        direct = net.score(net(rows.read(rows.indices))).numpy()
+    return {**fitted(net, trained.scores, losses), "direct": direct}
+
+
+def whole_one_class() -> Result:
+    return whole(deep_svdd(nu=0.25), records(11, torch.float64))
+
+
+def whole_soft_boundary() -> Result:
+    """The radius lies between two of the 11 distances: on one of them, rounding would decide whether that record counts as outside."""
+    return whole(deep_svdd(objective="soft-boundary", nu=0.25, warmup_epochs=2), records(11, torch.float64))
+
+
+def whole_exposed() -> Result:
+    """Injected faults, filters over time, and the metric that is fitted on the trunk's features: the shape of cwt-svdd."""
+    x = images(11, torch.float64)
+    faulty = x.clone()
+    faulty[:, :, 8:12] += 3
+    net = deep_svdd(trunk=TrunkConfig(kind="time", width=4), objective="hypersphere", metric="mahalanobis", nu=0.25)
+    return whole(net, records(11, torch.float64), OptimConfig(epochs=0, batch_size=4), lambda index: faulty[index])
+
+
+def whole_deep_sad() -> Result:
+    """The paper's Deep SAD: 2 known faults, 3 known normals, 6 records without a label."""
+    torch.manual_seed(0)
+    net = DeepSad(DeepSadConfig(trunk=TRUNK, hidden=8, latent_dim=6, nu=0.25), SHAPE)
+    targets = np.array([1, -1, 0, -1, -1, 0, 1, -1, 0, -1, -1])
+    return whole(net, records(11, torch.float64, targets=targets, weights=np.where(targets == -1, 1.0, 2.0)))
+
+
+def whole_vae() -> Result:
+    torch.manual_seed(0)
+    net = Vae(VaeConfig(trunk=TRUNK, latent_channels=4, warmup_epochs=3), SHAPE).double()
+    losses: list[float] = []
+    rows = records(11, torch.float64)
+    trained = train_vae(net, rows, OPTIM, noted(losses))
+    with torch.no_grad():
+        direct = net.score(net(rows.read(rows.indices))).numpy()
+    return {**fitted(net, trained.scores, losses), "direct": direct}
 
 
 def whole_classifier() -> Result:
     """Dropout, class balance, validation and a layer that joins in the middle, in float64."""
     torch.manual_seed(0)
     net = Classifier(ClassifierConfig(trunk=TRUNK, hidden=(8, 4)), num_faults=2, image_shape=SHAPE).double()
-    fault = np.arange(22) % 4 - 2
+    fault = np.arange(23) % 4 - 2
     targets = np.stack([np.where(fault >= 0, 1, 0), np.maximum(fault, -1)], axis=1)
-    labelled = Labelled(np.ones(22, dtype=bool), np.array([f"u{i // 4}" for i in range(22)]), np.arange(22))
+    labelled = Labelled(np.ones(23, dtype=bool), np.array([f"u{i // 4}" for i in range(23)]), np.arange(23))
     optim = OptimConfig(epochs=4, batch_size=7, lr=3e-3, method="adamw", schedule="plateau", patience=1)
     seen: list[float] = []
 
     def report(stage, epoch, figures):
         seen.extend(value for name, value in figures.items() if name != "records_per_s")
 
-    data = records(22, torch.float64, targets=targets)
+    data = records(23, torch.float64, targets=targets)
     trained = train_classifier(net, data, labelled, optim, TuningConfig(unfreeze=((2, "layer4"),)), report=report)
     weights = {f"w/{name}": value.numpy() for name, value in net.state_dict().items()}
     return {"figures": np.array(seen), "validation": trained.validation, **weights}
 
 
 def batch_norm(num_first: int) -> Result:
-    """Outputs, gradients and statistics of a batch of 5, the first `num_first` rows being rank 0's; the second worker may have none."""
+    """Outputs, gradients and statistics of a batch of 5, the first `num_first` rows being rank 0's, the rest the last's, if it is not 5."""
     world = World.current()
     norm = BatchNorm(3).double()
     norm.reduce = all_reduce_sum if world.size > 1 else None
     random = np.random.default_rng(0)
     x, weight = (torch.from_numpy(random.normal(size=(5, 3, 2))) for _ in range(2))
-    ends = [0, num_first, 5] if world.size > 1 else [0, 5]
+    ends = [0, *[num_first] * (world.size - 1), 5] if world.size > 1 else [0, 5]
     mine = slice(ends[world.rank], ends[world.rank + 1])
     slice_of_x = x[mine].clone().requires_grad_()
     out = norm(slice_of_x)
@@ -148,13 +205,22 @@ def wrappers() -> Result:
     return {"alive": np.array(sum(type(found) is DistributedDataParallel for found in gc.get_objects()))}
 
 
+WHOLE = {
+    "one_class": whole_one_class,
+    "soft_boundary": whole_soft_boundary,
+    "exposed": whole_exposed,
+    "deep_sad": whole_deep_sad,
+    "vae": whole_vae,
+    "classifier": whole_classifier,
+}
 STAGES = {"one_class": one_class, "soft_boundary": soft_boundary, "pretraining": pretraining, "vae": vae}
 
 
 def cases() -> dict[str, Callable[[], Result]]:
-    """All cases by name. 11 records by 4 leave slices of 2 and 1; 5 records by 2 leave the second worker nothing of the last batch."""
-    made: dict[str, Callable[[], Result]] = {"sphere": sphere, "svdd": whole_deep_svdd, "classifier": whole_classifier}
-    made["wrappers"] = wrappers
+    """All cases by name. Neither 2 nor 4 divides the 11 or 23 records. Of a last batch of 5 records by 2 one worker has nothing, of the
+    others too where there are four."""
+    made: dict[str, Callable[[], Result]] = {"sphere": sphere, "wrappers": wrappers}
+    made |= {f"whole-{name}": case for name, case in WHOLE.items()}
     for name, stage in STAGES.items():
         made[f"{name}-float32"] = lambda stage=stage: stage(11, 4, torch.float32, 3)
         made[f"{name}-float64"] = lambda stage=stage: stage(11, 4, torch.float64, 20)

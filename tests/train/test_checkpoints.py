@@ -70,3 +70,20 @@ def test_tensors_without_their_marker_or_damaged_are_passed_over(tmp_path, train
     with caplog.at_level(logging.WARNING):
         assert checkpoints.latest("train") is None
     assert "damaged" in caplog.text
+
+
+def test_a_marker_that_a_killed_worker_left_half_written_is_passed_over(tmp_path, trained, caplog):
+    net, progress = trained
+    checkpoints = Checkpoints(str(tmp_path))
+    progress.epoch = 5
+    checkpoints.note("train", 4, {"loss": 1.0})
+    checkpoints.save("train", net, progress)
+    for left in (b"", (tmp_path / "checkpoints" / "train-5.json").read_bytes()[:40]):
+        (tmp_path / "checkpoints" / "train-6.json").write_bytes(left)
+        with caplog.at_level(logging.WARNING):
+            found = Checkpoints(str(tmp_path)).latest("train")
+        assert found is not None
+        assert found.epoch == 5
+    assert "goes on from an earlier checkpoint" in caplog.text
+    checkpoints.save("train", net, progress)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["train-5.json", "train-5.safetensors"]

@@ -7,9 +7,11 @@ from vibray.train.guards import (
     CollapsedModel,
     GuardReport,
     center_guards,
+    embedding_figures,
     injected_faults_guard,
     participation_ratio,
     participation_warning,
+    score_figures,
     score_guards,
 )
 
@@ -46,6 +48,23 @@ def test_participation_ratio():
     rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
     spectrum = np.array([4.0, 2, 1, 1])
     assert participation_ratio(rotation @ np.diag(spectrum) @ rotation.T) == pytest.approx(64 / 22)
+
+
+@pytest.mark.parametrize("shape", [(40, 5), (5, 40)])
+def test_figures_of_an_embedding_against_its_covariance(shape):
+    embedding = np.random.default_rng(1).normal(3, 2, size=shape)
+    covariance = np.cov(embedding.T, ddof=0)
+    figures = embedding_figures(embedding)
+    assert figures["participation"] == pytest.approx(participation_ratio(covariance))
+    assert figures["embedding_std"] ** 2 == pytest.approx(np.diag(covariance).mean())
+
+
+def test_figures_of_an_epoch_are_what_the_guards_judge():
+    for scores in (HEALTHY, np.round(HEALTHY, 1), np.zeros(9)):
+        values = [guard.value for guard in score_guards(scores)]
+        assert values == [1.0, *score_figures(scores).values()]
+    assert score_figures(np.append(HEALTHY, np.nan)) == {"distinct_scores": 0.0, "score_spread": 0.0}
+    assert score_guards(np.append(HEALTHY, np.nan))[0].value == pytest.approx(500 / 501)
 
 
 def test_a_low_participation_ratio_is_a_warning_unless_another_guard_trips():

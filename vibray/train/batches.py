@@ -1,7 +1,7 @@
 """Who computes which record when: global batches from one seeded permutation, whatever the number of workers."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from vibray.train.reduce import World
 
 Inputs = Tensor | tuple[Tensor, ...]
+
+WATCHED_RECORDS = 256
+"""training records, and as many faults where there are any, that are looked at after each epoch"""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,12 @@ class Batches:
         if not rows:  # fewer records than workers: the shape of a row is still needed
             rows = [figures(self._batch(self.rows.indices[:1], self.rows.indices[:1], 0)).double().cpu().numpy()[:0]]
         return self.world.gather(np.concatenate(rows))
+
+
+def thinned(rows: TrainingSet, limit: int) -> TrainingSet:
+    """At most `limit` of the records, evenly spaced."""
+    count = len(rows.indices)
+    return replace(rows, indices=np.asarray(rows.indices)[np.linspace(0, count - 1, min(count, limit)).astype(np.int64)])
 
 
 def _ends(count: int, world: World) -> tuple[int, int]:

@@ -64,12 +64,16 @@ class Checkpoints:
     def latest(self, stage: str) -> Checkpoint | None:
         """The newest whole checkpoint of a stage, whose `lines` become these; None where there is none.
 
-        One that does not match its sha256 is passed over.
+        One that does not match its sha256, or whose marker a killed worker left half written, is passed over.
         """
         found = (re.fullmatch(rf"{re.escape(stage)}-(\d+)\.json", key) for key in self._keys())
         for epoch in sorted((int(match[1]) for match in found if match), reverse=True):
             uri = objects.join(self.folder, f"{stage}-{epoch}")
-            marker = objects.read_json(uri + ".json")
+            try:
+                marker = objects.read_json(uri + ".json")
+            except ValueError as error:
+                log.warning("training goes on from an earlier checkpoint: %s", error)
+                continue
             data = objects.read_bytes(uri + ".safetensors")
             if objects.sha256(data) == marker["sha256"]:
                 self.lines = list(marker["values"]["lines"])

@@ -13,19 +13,26 @@ from vibray.models.backbone import freeze_statistics
 from vibray.models.deep_svdd import Autoencoder, DeepSvdd
 from vibray.models.moments import Moments
 from vibray.schema import LABEL_ABNORMAL
-from vibray.train.batches import Batch, Batches, Inputs, TrainingSet, to
+from vibray.train.batches import WATCHED_RECORDS, Batch, Batches, Inputs, TrainingSet, thinned, to
 from vibray.train.checkpoints import Checkpoints
 from vibray.train.exposure import exposed
 from vibray.train.fit import EpochMetrics, OptimConfig, Progress, Report, fit, silent
-from vibray.train.guards import GuardReport, Trained, center_guards, participation_ratio, participation_warning, score_guards
+from vibray.train.guards import (
+    GuardReport,
+    Trained,
+    center_guards,
+    embedding_figures,
+    participation_ratio,
+    participation_warning,
+    score_figures,
+    score_guards,
+)
 from vibray.train.reduce import World
 
 log = logging.getLogger(__name__)
 
 MIN_CENTER = 0.1
 """least distance of a centre's coordinate from 0, which the net could reach by weights of 0"""
-WATCHED_RECORDS = 512
-"""training records whose embedding is looked at after each epoch"""
 METRIC_RECORDS = 50_000
 """training records from which mean and covariance of the features are fitted, at most"""
 FAULT_SHRINKAGE = 0.03
@@ -62,7 +69,9 @@ def train_deep_svdd(
     trained_on = rows if read_injected is None else exposed(rows, read_injected)
     batches = Batches(trained_on, optim.batch_size, optim.seed, world)
     judged = Batches(normal, optim.batch_size, optim.seed, world)
-    watched = Batches(_thinned(normal, WATCHED_RECORDS), optim.batch_size, optim.seed, world)
+    watched = Batches(thinned(normal, WATCHED_RECORDS), optim.batch_size, optim.seed, world)
+    known = replace(trained_on, indices=_known_faults(trained_on)) if len(_known_faults(trained_on)) else None
+    faulty = None if known is None else Batches(thinned(known, WATCHED_RECORDS), optim.batch_size, optim.seed, world)
     found = checkpoints.latest("train") if checkpoints else None
     if found is None:
         _pretrain(net, Batches(rows, pretrain.batch_size, pretrain.seed, world), pretrain, report, checkpoints)
@@ -82,7 +91,7 @@ def train_deep_svdd(
     def on_epoch(epoch: int, metrics: EpochMetrics) -> bool | None:
         if net.config.objective == "soft-boundary" and epoch + 1 >= net.config.warmup_epochs:
             set_radius(net, score_all(net, judged))
-        figures = metrics.values() | embedding_figures(net, watched)
+        figures = metrics.values() | epoch_figures(net, watched, faulty)
         if checkpoints:
             checkpoints.note("train", epoch, figures)
         save()
@@ -93,7 +102,7 @@ def train_deep_svdd(
     fit(net, batches, optim, on_epoch, progress)
     net.eval()
     if net.config.metric == "mahalanobis":
-        fit_metric(net, Batches(_thinned(normal, METRIC_RECORDS), optim.batch_size, optim.seed, world))
+        fit_metric(net, Batches(thinned(normal, METRIC_RECORDS), optim.batch_size, optim.seed, world))
         faults = _known_faults(rows)
         if len(faults):
             lean_to_faults(net, Batches(replace(rows, indices=faults), optim.batch_size, optim.seed, world))
@@ -118,12 +127,6 @@ def _known_faults(rows: TrainingSet) -> np.ndarray:
     """Row numbers of the records that a person labelled abnormal."""
     indices = np.asarray(rows.indices)
     return indices[:0] if rows.targets is None else indices[rows.targets[indices] == LABEL_ABNORMAL]
-
-
-def _thinned(rows: TrainingSet, limit: int) -> TrainingSet:
-    """At most `limit` of the records, evenly spaced."""
-    count = len(rows.indices)
-    return replace(rows, indices=np.asarray(rows.indices)[np.linspace(0, count - 1, min(count, limit)).astype(np.int64)])
 
 
 def _pretrain(net: DeepSvdd, batches: Batches, optim: OptimConfig, report: Report, checkpoints: Checkpoints | None) -> None:
@@ -170,14 +173,24 @@ def embedding_moments(net: DeepSvdd, batches: Batches) -> tuple[np.ndarray, np.n
     return _numpy(mean), _numpy(covariance)
 
 
-def embedding_figures(net: DeepSvdd, batches: Batches) -> dict[str, float]:
-    """What shows a collapse while it comes: spread of the embedding, the dimensions it covers, and how far its mean has left the centre."""
-    mean, covariance = embedding_moments(net, batches)
-    return {
-        "embedding_std": float(np.sqrt(np.trace(covariance).clip(0) / len(mean))),
-        "participation": participation_ratio(covariance),
-        "center_offset": float(np.linalg.norm(mean - _numpy(net.center))),
+def epoch_figures(net: DeepSvdd, watched: Batches, faulty: Batches | None) -> dict[str, float]:
+    """The embedding after an epoch, the distances that the loss is made of, and what the guards look at, in eval mode.
+
+    `watched` are records that training takes for normal, `faulty` known or injected faults. Every worker has to call it.
+    """
+    device, center = net.center.device, _numpy(net.center)
+    embedding = watched.collect(net, lambda batch: net(to(batch.x, device)).embedding)
+    distance = np.square(embedding - center).sum(axis=1)
+    figures = embedding_figures(embedding) | {
+        "center_offset": float(np.linalg.norm(embedding.mean(axis=0) - center)),
+        "distance": float(distance.mean()),
+        **score_figures(distance),
     }
+    if faulty is not None:
+        figures["fault_distance"] = float(faulty.collect(net, partial(_distance, net)).mean())
+    if net.config.objective == "soft-boundary":
+        figures["radius"] = float(net.radius)
+    return figures
 
 
 def fit_metric(net: DeepSvdd, batches: Batches) -> None:

@@ -1,6 +1,6 @@
 """Guards against a one-class net that has collapsed: the lowest loss is not the best, a collapsed sphere has the lowest."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ class Guard:
     name: str
     passed: bool
     detail: str
+    value: float
+    """what was measured, as a number"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class GuardReport:
 
     def values(self) -> dict[str, Any]:
         """JSON-ready values."""
-        guards = [{"name": guard.name, "passed": guard.passed, "detail": guard.detail} for guard in self.guards]
+        guards = [asdict(guard) for guard in self.guards]
         return {"passed": self.passed, "guards": guards, "warnings": list(self.warnings)}
 
     def check(self) -> None:
@@ -66,33 +68,58 @@ class GuardReport:
 
 
 def participation_ratio(covariance: np.ndarray) -> float:
-    """(sum of eigenvalues)^2 / sum of their squares: over how many dimensions the embedding spreads, 1 to their number; 0 for a point."""
+    """(sum of eigenvalues)^2 / sum of their squares: over how many dimensions the embedding spreads, 1 to their number; 0 for a point.
+
+    The Gram matrix of the centred rows has the same eigenvalues and will do as well.
+    """
     total = float(np.trace(covariance))
     squares = float(np.sum(covariance**2))  # the trace of the square of a symmetric matrix
     return total**2 / squares if squares > 0 else 0.0
 
 
+def embedding_figures(embedding: np.ndarray) -> dict[str, float]:
+    """What shows a collapse while it comes: the spread of an embedding [records, latent] and the dimensions it covers."""
+    centred = embedding - embedding.mean(axis=0)
+    gram = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
+    return {"embedding_std": float(np.sqrt(np.mean(centred**2))), "participation": participation_ratio(gram)}
+
+
+def score_figures(scores: np.ndarray) -> dict[str, float]:
+    """What the guards on scores look at, each 0 where a score is not finite."""
+    finite = bool(np.isfinite(scores).all())
+    return {
+        "distinct_scores": len(np.unique(scores)) / len(scores) if finite else 0.0,
+        "score_spread": float(np.std(scores) / np.mean(scores)) if finite and np.mean(scores) > 0 else 0.0,
+    }
+
+
 def score_guards(scores: np.ndarray) -> tuple[Guard, ...]:
     """The guards on the scores of the training records: finite, distinct, spread."""
-    finite = bool(np.isfinite(scores).all())
-    distinct = len(np.unique(scores)) / len(scores)
-    spread = float(np.std(scores) / np.mean(scores)) if finite and np.mean(scores) > 0 else 0.0
+    finite = float(np.isfinite(scores).mean())
+    distinct, spread = score_figures(scores).values()
     return (
-        Guard("finite scores", finite, f"{np.isfinite(scores).mean():.2%} of the scores are finite"),
+        Guard("finite scores", finite == 1, f"{finite:.2%} of the scores are finite", finite),
         Guard(
-            "distinct scores", distinct > MIN_DISTINCT, f"{distinct:.2%} of the scores are distinct, more than {MIN_DISTINCT:.0%} must be"
+            "distinct scores",
+            distinct > MIN_DISTINCT,
+            f"{distinct:.2%} of the scores are distinct, more than {MIN_DISTINCT:.0%} must be",
+            distinct,
         ),
-        Guard("spread of scores", spread > MIN_SPREAD, f"std / mean of the scores is {spread:.2g}, more than {MIN_SPREAD} is needed"),
+        Guard(
+            "spread of scores",
+            spread > MIN_SPREAD,
+            f"std / mean of the scores is {spread:.2g}, more than {MIN_SPREAD} is needed",
+            spread,
+        ),
     )
 
 
 def center_guards(center: np.ndarray, trained_center: np.ndarray) -> tuple[Guard, ...]:
     """The guards on the centre, as it was fixed and after training."""
-    finite = bool(np.isfinite(center).all())
-    same = np.array_equal(center, trained_center)
+    finite, same = float(np.isfinite(center).mean()), np.array_equal(center, trained_center)
     return (
-        Guard("finite centre", finite, f"{np.isfinite(center).mean():.2%} of the centre's coordinates are finite"),
-        Guard("fixed centre", same, "training left the centre as it was" if same else "training moved the centre"),
+        Guard("finite centre", finite == 1, f"{finite:.2%} of the centre's coordinates are finite", finite),
+        Guard("fixed centre", same, "training left the centre as it was" if same else "training moved the centre", float(same)),
     )
 
 
@@ -110,7 +137,7 @@ def injected_faults_guard(trained: tuple[np.ndarray, np.ndarray], untrained: tup
     Each pair holds the scores of records as they are and of records with a fault injected.
     """
     auc, base = _auroc(*trained), _auroc(*untrained)
-    return Guard("injected faults", auc >= base - AUC_MARGIN, f"AUROC on injected faults is {auc:.3f}, {base:.3f} untrained")
+    return Guard("injected faults", auc >= base - AUC_MARGIN, f"AUROC on injected faults is {auc:.3f}, {base:.3f} untrained", auc)
 
 
 def _auroc(plain: np.ndarray, faulty: np.ndarray) -> float:
