@@ -58,7 +58,7 @@ def score(
         held, identity["since"] = continued(objects.absolute(since_uri), input_uri, corpus)
     job = PartsJob(input_uri, scores_uri, corpus, run.facts, identity, lines_per_part, "score", held)
     if dry_run:
-        job.preview(Scorer(run, evidence_per_part).tables)
+        job.preview(Scorer(run.hastened(), evidence_per_part).tables)
         return
     session.check_nodes([objects.join(run_uri, "_done.json")])
     use_gpu = session.num_gpus() > 0
@@ -136,7 +136,8 @@ class Scorer:
 @lru_cache(maxsize=2)
 def _scorer(run_uri: str, content: str, calibration_uri: str | None, evidence_per_part: int, device: str) -> Scorer:
     """One a process: the run is loaded once. `content` keeps another run that was put under the same URI from being taken for it."""
-    return Scorer(load_calibrated(run_uri, calibration_uri).to(device), evidence_per_part)
+    run = load_calibrated(run_uri, calibration_uri)
+    return Scorer(run.hastened() if device == "cpu" else run.to(device), evidence_per_part)
 
 
 def score_part(read: ReadPart, scores_uri: str, **scorer: Any) -> dict[str, Any]:
