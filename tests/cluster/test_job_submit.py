@@ -1,109 +1,138 @@
-"""A job submitted to a local head, token authentication on, as the README shows it."""
+"""Scoring submitted to a cluster of two nodes, token authentication on, as the README shows it: result, log, metrics, exit codes."""
 
+import json
 import os
-import secrets
 import signal
-import socket
 import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
-from pathlib import Path
 
 import pytest
 
+from tests.cluster.nodes import Cluster
 from tests.pipeline.lines import FACTS, RATE_HZ, write_shard
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.training import TrainingJob, train
 from vibray.recipes import banded
+from vibray.storage import objects
 from vibray.storage.parts import Parts
-
-ROOT = Path(__file__).parents[2]
-RAY = Path(sys.executable).with_name("ray")
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory):
-    """A head of our own on loopback: (dashboard address, environment of a client that has the token)."""
-    token = secrets.token_hex(32)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {
-        **os.environ,
-        "PATH": path,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": token,
-        "OMP_NUM_THREADS": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    environment.pop("RAY_ADDRESS", None)
-    dashboard = free_port()
-    # a port outside of the range of Ray's workers
-    port = next(p for p in iter(free_port, None) if not 10002 <= p <= 19999)
-    folder = tmp_path_factory.mktemp("r")
-    arguments = ["--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2", f"--temp-dir={folder}"]
-    arguments += [f"--dashboard-agent-listen-port={free_port()}"]  # the session's own Ray has the usual one
-    log = (folder / "head.log").open("w")
-    process = subprocess.Popen([RAY, "start", *arguments], env=environment, stdout=log, stderr=log, start_new_session=True)
-    address = f"http://127.0.0.1:{dashboard}"
+def cluster(tmp_path_factory):
+    """A head with one core and a node with another."""
+    cluster = Cluster(tmp_path_factory.mktemp("r"), RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="2")
     try:
-        for _ in range(120):
-            if process.poll() is not None or _answers(f"{address}/api/version", token):
-                break
-            time.sleep(1)
-        assert process.poll() is None, (folder / "head.log").read_text()[-2000:]
-        yield address, environment
+        cluster.start_head(1)
+        cluster.start_worker(1)
+        yield cluster
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=60)
-        log.close()
+        cluster.stop()
 
 
-def _answers(url: str, token: str | None) -> bool:
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=2):
-            return True
-    except urllib.error.HTTPError as error:
-        return error.code != 401 and token is not None
-    except OSError:
-        return False
+@pytest.fixture(scope="module")
+def corpus(local_ray, tmp_path_factory):
+    """(folder of shards, run): 3 plain shards and a gzip'd one of 40 records each, 2 lines of every shard being no records."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for i, name in enumerate(("a.jsonl", "b.jsonl", "c.jsonl", "d.jsonl.gz")):
+        write_shard(folder / "raw" / name, 40, bad=2, seed=i)
+    featurize(str(folder / "raw"), str(folder / "features"), FACTS)
+    train(TrainingJob((str(folder / "features"),), str(folder / "run"), banded()))
+    return folder / "raw", folder / "run"
 
 
-def submit(head, *words: str) -> subprocess.CompletedProcess:
-    address, environment = head
-    command = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--runtime-env", "cluster/runtime_env.yaml", "--", *words]
-    for _ in range(10):
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-        if "No available agent" not in done.stderr:  # the dashboard answers some seconds before the node's agent is there
-            break
-        time.sleep(2)
-    return done
+def score_words(corpus, scores, rate_hz=RATE_HZ, lines_per_part=20) -> list[str]:
+    raw, run = corpus
+    words = ["python", "jobs/score.py", "--run", str(run), "--input", str(raw), "--scores", str(scores)]
+    return [*words, "--sample-rate-hz", str(rate_hz), "--lines-per-part", str(lines_per_part)]
 
 
-def test_scores_come_from_a_submitted_job(head, local_ray, tmp_path):
-    write_shard(tmp_path / "raw" / "a.jsonl", 50, bad=1, seed=1)
-    featurize(str(tmp_path / "raw"), str(tmp_path / "features"), FACTS)
-    train(TrainingJob((str(tmp_path / "features"),), str(tmp_path / "run"), banded()))
-    job = ["python", "jobs/score.py", "--run", str(tmp_path / "run"), "--input", str(tmp_path / "raw"), "--sample-rate-hz", str(RATE_HZ)]
-    done = submit(head, *job, "--scores", str(tmp_path / "scores"))
+def events_of(output: str) -> list[dict]:
+    return [json.loads(line) for line in output.splitlines() if line.startswith('{"time"')]
+
+
+def test_scores_come_from_a_submitted_job_with_its_log_and_metrics(cluster, corpus, tmp_path):
+    done = cluster.submit("env", "VIBRAY_LOG=json", *score_words(corpus, tmp_path / "scores"))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
-    assert "read 51 = kept 50 + set aside 1" in done.stdout
     parts = Parts(str(tmp_path / "scores"))
-    assert parts.total("num_kept") == 50
+    assert (parts.total("num_read"), parts.total("num_kept"), parts.total("num_bad")) == (168, 160, 8)
 
-    wrong = submit(head, *job[:-1], "9999", "--scores", str(tmp_path / "other"))
-    assert wrong.returncode != 0
+    events = events_of(done.stdout)
+    assert {event["job"] for event in events} == {"score"}
+    assert events[0]["event"] == "begin"
+    assert (events[-1]["event"], events[-1]["exit_code"]) == ("end", 0)
+    assert "read 168 = kept 160 + set aside 8" in [event["message"] for event in events]
+    told = [event for event in events if event["event"] == "part"]
+    assert {event["part"] for event in told} == set(parts.markers)
+    assert len({event["node"] for event in told}) == 2
+    assert sum(event["num_kept"] for event in told) == 160
+    assert sum(sum(event["reasons"].values()) for event in told) == 8
+    (last,) = [event for event in events if event["event"] == "progress"][-1:]
+    assert (last["count"], last["share_done"], last["bad_lines"]) == (160, 1.0, 8)
+
+    # the driver is a process of the head, whose exporter has the figures of all nodes
+    found = cluster.metrics(0)
+    assert found["ray_vibray_records_total/score"] == 160
+    assert found["ray_vibray_bad_lines_total/score"] == 8
+    assert found["ray_vibray_parts_total/score"] == len(parts.markers)
+    for stage in ("read", "work", "write"):
+        seconds = sum(event[f"{stage}_seconds"] for event in told)
+        assert found[f"ray_vibray_stage_seconds_total/score/{stage}"] == pytest.approx(seconds, rel=1e-3)
+    assert found["ray_vibray_share_done/score"] == 1
+
+
+def test_a_users_error_is_one_line_and_the_exit_code_is_the_jobs(cluster, corpus, tmp_path):
+    wrong = cluster.submit(*score_words(corpus, tmp_path / "other", rate_hz=9999.0), submission_id="wrong-rate")
+    assert wrong.returncode == 1  # whatever the job's own code is, `ray job submit` ends with 1
+    assert json.loads(cluster.get("/api/jobs/wrong-rate"))["driver_exit_code"] == 2
     assert "error: the run was trained on records of 2048 samples at 8192 Hz" in wrong.stdout
     assert "Traceback" not in wrong.stdout
 
 
-def test_without_the_token_nothing_is_answered(head):
-    address, _ = head
-    assert not _answers(f"{address}/api/jobs/", None)
+def test_without_the_token_nothing_is_answered(cluster):
+    assert cluster.answers("/api/jobs/")
+    assert not cluster.answers("/api/jobs/", token=False)
+
+
+@pytest.mark.slow
+def test_a_node_that_is_taken_back_and_a_driver_that_is_stopped_change_no_score(cluster, corpus, tmp_path):
+    """SIGTERM to a node amid a job, as Kubernetes sends it; then SIGTERM to the job, as `ray job stop` sends it, and the command again."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert cluster.submit(*score_words(corpus, whole, lines_per_part=1)).returncode == 0
+    words = score_words(corpus, broken, lines_per_part=1)
+
+    node = cluster.start_worker(1)
+    first = submit_beside(cluster, words, "taken-back")
+    wait_for_parts(broken, 5)
+    os.killpg(node.pid, signal.SIGTERM)
+    node.wait(timeout=60)
+    wait_for_parts(broken, 40)
+    subprocess.run(
+        ["ray", "job", "stop", "--address", cluster.address, "taken-back"],
+        env=cluster.environment, capture_output=True, check=True, timeout=120,
+    )  # fmt: skip
+    output, _ = first.communicate(timeout=120)
+    assert "terminated: run the same command again to go on where it stopped" in output
+    assert "Traceback" not in output
+
+    again = cluster.submit(*words)
+    assert again.returncode == 0, again.stdout[-3000:]
+    tables = [Parts(str(folder)).read(["record_id", "score"]) for folder in (whole, broken)]
+    assert tables[0].num_rows == 160
+    assert tables[0].equals(tables[1])
+
+
+def submit_beside(cluster: Cluster, words: list[str], submission_id: str) -> subprocess.Popen:
+    command = ["ray", "job", "submit", "--address", cluster.address, "--submission-id", submission_id, "--working-dir", "."]
+    command += ["--runtime-env", "cluster/runtime_env.yaml", "--", *words]
+    return subprocess.Popen(command, env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for_parts(folder, count: int) -> None:
+    for _ in range(600):
+        try:
+            if len(objects.list_objects(str(folder / "_done"))) >= count:
+                return
+        except FileNotFoundError:
+            pass
+        time.sleep(0.2)
+    raise AssertionError(f"{count} parts did not come")

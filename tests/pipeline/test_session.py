@@ -1,9 +1,9 @@
-"""What is found out before any work: versions, reach, and errors in one line."""
+"""What is found out before any work: versions and reach, in one line."""
 
 import pytest
 
 from vibray.pipeline import session
-from vibray.pipeline.session import ClusterError, NodeFacts, compare_nodes, user_errors
+from vibray.pipeline.session import ClusterError, NodeFacts, compare_nodes
 
 HERE = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0"}
 
@@ -40,16 +40,3 @@ def test_versions_are_what_is_installed():
 
     assert session.versions()["ray"] == ray.__version__
     assert torch.__version__.startswith(session.versions()["torch"])
-
-
-def test_a_user_error_is_one_line_and_exit_code_2(capsys, monkeypatch):
-    monkeypatch.delenv("VIBRAY_TRACEBACK", raising=False)
-    with pytest.raises(SystemExit) as code, user_errors():
-        raise FileNotFoundError("s3://bucket/raw does not exist")
-    assert code.value.code == 2
-    assert capsys.readouterr().err == "error: s3://bucket/raw does not exist\n"
-
-
-def test_a_defect_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError), user_errors():
-        raise ZeroDivisionError

@@ -15,9 +15,9 @@ from vibray.decide.state import history_of, state_statistics
 from vibray.features.scaling import Sensor
 from vibray.pipeline import session
 from vibray.pipeline.parts_job import sensors_of, waveforms_of
-from vibray.pipeline.progress import Progress
 from vibray.pipeline.reading import WORK_CPUS, pack, read_parts, unpack
 from vibray.pipeline.scoring import run_identity
+from vibray.pipeline.telemetry import Watch
 from vibray.runs import CHUNK, Inputs, Run, load, mains_snr_db
 from vibray.storage import objects
 from vibray.storage.parts import finish_folder
@@ -83,7 +83,7 @@ def earliest(run: Run, plan: Plan, records_per_sensor: int) -> dict[Sensor, pa.T
     """The earliest records of each sensor that the run does not know, by (measured_at, record_id): one streamed pass over the input."""
     todo = [(part, frozenset()) for part in plan.parts]
     kept: dict[Sensor, pa.Table] = {}
-    with Progress("calibrate", None, "records") as progress:
+    with Watch("calibrate", plan, todo) as watch:
         dataset = read_parts(plan, run.facts, todo)
         dataset = dataset.map_batches(
             _first_of_unknown,  # type: ignore[arg-type] (Ray's type knows no generators of tables)
@@ -94,7 +94,10 @@ def earliest(run: Run, plan: Plan, records_per_sensor: int) -> dict[Sensor, pa.T
         )
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             for read in unpack(batch):
-                progress.add(read.num_read)
+                num_bad = read.bad.num_rows
+                watch.part(
+                    {"part": read.part_id, "key": read.key, "last": read.last, "num_kept": read.num_read - num_bad, "num_bad": num_bad}
+                )
                 for sensor, table in by_sensor(read.records):
                     kept[sensor] = first_records([kept[sensor], table] if sensor in kept else [table], records_per_sensor)
     return kept

@@ -1,6 +1,7 @@
 """What featurize and score have in common: a plan, parts in, parts out, progress, the account at the end; or a dry run of it."""
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ import ray.data
 import torch
 
 from vibray.pipeline import session
-from vibray.pipeline.progress import Progress
 from vibray.pipeline.reading import WORK_CPUS, Todo, read_parts, unpack, work_parts
-from vibray.storage import objects
+from vibray.pipeline.telemetry import Watch, told
+from vibray.storage import objects, tally
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts, done_parts, missing, remove_orphans
 from vibray.storage.plan import Plan, make_plan, read_plan, start_plan
@@ -96,11 +97,9 @@ class PartsJob:
                 if use_gpu
                 else ray.data.TaskPoolStrategy(cores),
             )
-        bad = 0
-        with Progress(self.verb, None, "records") as progress:
+        with Watch(self.verb, plan, todo) as watch:
             for row in dataset.iter_rows():
-                bad += row["num_bad"]
-                progress.add(row["num_kept"], set_aside=bad)
+                watch.part(json.loads(row["told"]))
 
     def preview(self, work: Callable[[pa.Table], object]) -> None:
         """A dry run: the plan, the first bad lines, and what one core takes, from a timed `work` on the first records. Writes nothing."""
@@ -138,8 +137,9 @@ class PartsJob:
 def _work(read: ReadPart, stage: Stage, arguments: dict[str, Any]) -> pa.Table:
     """The stage on a worker; returns what a finished part tells the driver."""
     torch.set_num_threads(1)  # a worker a core: more threads only spin against one another
-    marker = stage(read, **arguments)
-    return pa.table({name: [marker[name]] for name in ("num_kept", "num_bad")})
+    with tally.seconds("work_seconds"):
+        marker = stage(read, **arguments)
+    return told(read.part_id, marker)
 
 
 def _work_batch(batch: pa.Table, work: Callable[[ReadPart], pa.Table]) -> pa.Table:

@@ -1,39 +1,98 @@
-"""Progress of long work on the terminal; in a job's log, a line now and then."""
+"""Progress of long work: on a terminal a bar, in a log a line every quarter of a minute. Both tell rate, share done and time left."""
 
+import logging
 import sys
+import time
+from collections import deque
 from typing import Any
 
 from tqdm import tqdm
 
+from vibray.pipeline import logs
+
+log = logging.getLogger(__name__)
+
+LINE_S = 15
+"""In a log, a line each quarter of a minute tells as much as ten a second."""
+
+WINDOW_S = 300
+"""Rates are those of the last five minutes: parts come in bursts, and nodes come and go."""
+
 
 class Progress:
-    """How far one piece of work is: records, epochs, parts. Shows rate, time left and any further facts."""
+    """How far one piece of work is.
 
-    def __init__(self, label: str, total: int | None, unit: str = ""):
-        terminal = sys.stderr.isatty()
-        self.bar = tqdm(
-            desc=label,
-            total=total,
-            unit=unit and f" {unit}",
-            # a log is not a terminal: a line each quarter of a minute tells as much as ten a second
-            mininterval=0.5 if terminal else 15,
-            dynamic_ncols=terminal,
-            ascii=not terminal,
-            file=sys.stderr,
-            leave=True,
-        )
+    `total` is what the share done is of: as many as are counted, or another measure of the work, such as bytes, of which `done` (of it,
+    at the start) and `add`'s `weight` speak too. None where it is not known: then there is neither share nor time left.
+    """
 
-    def add(self, count: int, **facts: Any) -> None:
-        """`count` more are done."""
-        self.bar.set_postfix(facts, refresh=False)
-        self.bar.update(count)
+    def __init__(self, label: str, total: float | int | None, unit: str = "", done: float | int = 0):
+        self.label, self.total, self.unit = label, total, unit
+        self.count, self.done, self.facts = 0, done, {}
+        self.begun = self.told_at = time.monotonic()
+        self.told_count = 0
+        self.window = deque([(self.begun, 0, done)])
+        self.bar = None
+        if sys.stderr.isatty() and not logs.as_json():
+            form = "{desc}: {percentage:3.0f}% |{bar}| {postfix}" if total else "{desc}: {postfix}"
+            self.bar = tqdm(desc=label, total=total or None, initial=done, bar_format=form, mininterval=0.5, dynamic_ncols=True)
+
+    def add(self, count: int, weight: float | int | None = None, **facts: Any) -> None:
+        """`count` more are done, which are `weight` of the total (as many as are counted, unless said)."""
+        now, weight = time.monotonic(), count if weight is None else weight
+        self.count, self.done, self.facts = self.count + count, self.done + weight, facts
+        self.window.append((now, self.count, self.done))
+        while len(self.window) > 2 and self.window[1][0] < now - WINDOW_S:
+            self.window.popleft()
+        if self.bar is not None:
+            self.bar.set_postfix_str(self.text(share=False), refresh=False)
+            self.bar.update(weight)
+        elif now - self.told_at >= LINE_S:
+            self._tell()
 
     def at(self, done: int, **facts: Any) -> None:
-        """`done` are done in all."""
-        self.add(done - self.bar.n, **facts)
+        """`done` are done in all; where the first call says more than one, the others were done before."""
+        if not self.count and done > 1:
+            self.count = self.done = done - 1
+            self.window[0] = (self.begun, self.count, self.done)
+        self.add(done - self.count, **facts)
 
     def close(self) -> None:
-        self.bar.close()
+        """What was not told yet, as a last line."""
+        if self.bar is not None:
+            self.bar.refresh()
+            self.bar.close()
+        elif self.count > self.told_count:
+            self._tell()
+
+    def values(self) -> dict[str, Any]:
+        """The figures: count, per_s, share_done (0 to 1) and left_s, the last two None where they are not known."""
+        (then, count, done), (now, _, _) = self.window[0], self.window[-1]
+        elapsed = now - then
+        speed = (self.done - done) / elapsed if elapsed > 0 else 0.0
+        return {
+            "count": self.count,
+            "per_s": round((self.count - count) / elapsed, 2) if elapsed > 0 else None,
+            "share_done": round(min(1.0, self.done / self.total), 4) if self.total else None,
+            "left_s": round(max(0.0, self.total - self.done) / speed) if self.total and speed > 0 else None,
+            **self.facts,
+        }
+
+    def text(self, share: bool = True) -> str:
+        """The figures as words."""
+        values = self.values()
+        words = [f"{self.count:,} {self.unit}".strip()]
+        if share and values["share_done"] is not None:
+            words.insert(0, f"{100 * values['share_done']:.0f} % done")
+        if values["per_s"]:
+            words.append(f"{values['per_s']:,.{0 if values['per_s'] >= 10 else 2}f} {self.unit}/s")
+        if values["left_s"] is not None:
+            words.append(f"{tqdm.format_interval(values['left_s'])} left")
+        return ", ".join([*words, *(f"{name.replace('_', ' ')} {value}" for name, value in self.facts.items())])
+
+    def _tell(self) -> None:
+        self.told_at, self.told_count = time.monotonic(), self.count
+        log.info("%s: %s", self.label, self.text(), extra=logs.event("progress", label=self.label, unit=self.unit, **self.values()))
 
     def __enter__(self) -> "Progress":
         return self

@@ -13,6 +13,7 @@ import pyarrow as pa
 import ray.data
 
 from vibray.config import from_json, to_json
+from vibray.storage import tally
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.plan import PartPlan, Plan
 from vibray.storage.reading import ReadPart, read_shard
@@ -55,7 +56,7 @@ def _map_plan(plan: Plan, facts: CorpusFacts, todo: Todo, work: Callable[[ReadPa
 def _read(batch: pa.Table, base_uri: str, corpus: str, facts: CorpusFacts, work: Callable[[ReadPart], pa.Table]) -> Iterator[pa.Table]:
     for row in batch.to_pylist():
         part = from_json(PartPlan, json.loads(row["part"]))
-        for read in read_shard(part, facts, corpus, base_uri, frozenset(row["done"] or ())):
+        for read in tally.timed("read_seconds", read_shard(part, facts, corpus, base_uri, frozenset(row["done"] or ()))):
             made = work(read)
             del read  # the next part is not read while this one is still held
             yield made
@@ -64,12 +65,20 @@ def _read(batch: pa.Table, base_uri: str, corpus: str, facts: CorpusFacts, work:
 def pack(read: ReadPart) -> pa.Table:
     """A part as a table of one row."""
     facts: dict[str, Any] = {"part_id": read.part_id, **read.marker}
-    return pa.table({"facts": [json.dumps(facts)], "records": _to_ipc(read.records), "bad": _to_ipc(read.bad)})
+    return pa.table(
+        {
+            "facts": [json.dumps(facts)],
+            "spent": [json.dumps(tally.take())],
+            "records": _to_ipc(read.records),
+            "bad": _to_ipc(read.bad),
+        }
+    )
 
 
 def unpack(batch: pa.Table) -> Iterator[ReadPart]:
     """The parts of a block, their waveforms not copied."""
     for row in range(batch.num_rows):
+        tally.put(json.loads(batch["spent"][row].as_py()))  # what the reading process counted is told with the part
         tables = {name: _from_ipc(batch[name][row]) for name in ("records", "bad")}
         yield ReadPart(**json.loads(batch["facts"][row].as_py()), **tables)
 

@@ -17,14 +17,24 @@ import ray
 import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from vibray.pipeline.ending import ClusterError, interruptible, user_errors
 from vibray.storage import objects
+
+__all__ = [
+    "ClusterError",
+    "NodeFacts",
+    "check_nodes",
+    "compare_nodes",
+    "environment",
+    "num_cpus",
+    "num_gpus",
+    "set_up_data",
+    "started",
+    "user_errors",
+]
 
 SAME_VERSION = ("ray", "torch", "torchvision", "numpy", "pyarrow")
 """Packages whose version must be the same in the driver and on every node."""
-
-
-class ClusterError(RuntimeError):
-    """The cluster cannot run this job; one line says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +82,26 @@ def started(num_cpus: int | None = None, needed: bool = True) -> Iterator[None]:
             ray.init(**({"address": address} if address else local), **quiet)
     except (RuntimeError, ConnectionError) as error:
         raise ClusterError(f"cannot join the Ray cluster at {address or 'this machine'}: {_first_line(error)}") from error
+    set_up_data()
+    try:
+        with interruptible():  # ray.init put its own handler in place, which waits half a minute for tasks
+            yield
+    finally:
+        ray.shutdown()
+
+
+def set_up_data() -> None:
+    """Ray Data keeps to its own log file, and hands over what a task raised."""
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        if handler.get_name() == "console":  # what a task raised is told once, at the end
+            handler.setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    # else all that arrives is "UDF failed to process a data block": the cause of a pickled exception is lost
+    context.raise_original_map_exception = True
 
 
 @contextlib.contextmanager
@@ -137,27 +158,6 @@ def num_cpus() -> int:
 def num_gpus() -> int:
     """GPUs of the cluster."""
     return int(ray.cluster_resources().get("GPU", 0))
-
-
-@contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-    """One clear line instead of a traceback for what a user can mend; VIBRAY_TRACEBACK=1 shows all of it.
-
-    Exit codes: 2 for an error that the line explains, 130 for an interrupt; anything else keeps its traceback (1).
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on where it stopped", file=sys.stderr)
-        raise SystemExit(130) from None
-    except Exception as error:
-        cause = getattr(error, "cause", None) or error  # Ray wraps what a task raised
-        while not isinstance(cause, ValueError | OSError | ClusterError) and isinstance(cause.__cause__, Exception):
-            cause = cause.__cause__
-        if os.environ.get("VIBRAY_TRACEBACK") or not isinstance(cause, ValueError | OSError | ClusterError):
-            raise
-        print(f"error: {cause}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 def _node_facts(address: str, uris: tuple[str, ...]) -> NodeFacts:

@@ -20,6 +20,10 @@ class ObjectChanged(StorageError):
     """An object is not the one that was planned: its etag (or size, or time) differs."""
 
 
+class StorageBusy(StorageError):
+    """Storage did not answer, or asks to wait: trying again may mend it."""
+
+
 def codes_of(error: BaseException | None) -> set[str]:
     """Names and S3 error codes of an exception and of its causes."""
     codes: set[str] = set()
@@ -48,6 +52,12 @@ _ADVICE = {
 }
 """What to tell a user: advice -> names of exceptions and S3 error codes."""
 
+_BUSY = (
+    "SlowDown ServiceUnavailable 503 InternalError 500 ReadTimeoutError TimeoutError FSTimeoutError RequestTimeout "
+    "EndpointConnectionError ConnectTimeoutError ConnectionClosedError ConnectionResetError IncompleteRead NotWhole"
+)
+"""Names of what may pass by itself."""
+
 
 def explain(error: BaseException, uri: str) -> str:
     """One line for a user about a storage exception, without credentials."""
@@ -74,4 +84,5 @@ def storage_errors(uri: str) -> Iterator[None]:
     except (OSError, BotoCoreError, ClientError, TimeoutError) as error:
         if codes_of(error) & {"NoSuchKey", "NotFound", "404"}:
             raise ObjectMissing(f"{uri} does not exist") from error
-        raise StorageError(explain(error, uri)) from error
+        busy = codes_of(error) & set(_BUSY.split())
+        raise (StorageBusy if busy else StorageError)(explain(error, uri)) from error

@@ -1,0 +1,172 @@
+"""One line and an exit code for each way in which a job ends, whatever Ray wraps around the error."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from vibray.pipeline import logs
+from vibray.pipeline.ending import AGAIN, INTERRUPTED, MEND, TERMINATED, ClusterError, Ending, causes, ending, user_errors
+from vibray.pipeline.session import set_up_data
+from vibray.storage.errors import ObjectMissing, StorageBusy, StorageError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def as_text(monkeypatch):
+    monkeypatch.delenv(logs.SWITCH, raising=False)
+    monkeypatch.delenv("VIBRAY_TRACEBACK", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ObjectMissing("s3://b/raw does not exist"), MEND),
+        (StorageError("s3://b/raw: access denied"), MEND),
+        (ClusterError("node 10.0.0.2 runs torch 2.12.0"), MEND),
+        (ValueError("the recipe wants 8192 samples"), MEND),
+        (OSError(errno.ENOSPC, "No space left on device"), MEND),
+        (StorageBusy("s3://b/raw: the storage asks to slow down"), AGAIN),
+        (KeyboardInterrupt(), INTERRUPTED),
+    ],
+)
+def test_what_a_person_can_mend_is_one_line_and_a_code(error, code, capsys):
+    with pytest.raises(SystemExit) as end, user_errors():
+        raise error
+    assert end.value.code == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(error) in line
+    assert ("the same command again" in line) is (code != MEND)
+
+
+def test_a_defect_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError), user_errors():
+        raise ZeroDivisionError
+
+
+def test_the_traceback_is_shown_on_request_with_the_same_code_and_without_a_secret(capsys, monkeypatch):
+    monkeypatch.setenv("VIBRAY_TRACEBACK", "1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-planted-secret")
+    with pytest.raises(SystemExit) as end, user_errors():
+        raise ValueError("signed with a-planted-secret")
+    assert end.value.code == MEND
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "a-planted-secret" not in shown
+
+
+@pytest.mark.parametrize(("error", "code"), [(ValueError("no such column"), MEND), (ZeroDivisionError("a slip"), 1)])
+def test_in_json_the_end_is_an_event(error, code, monkeypatch, capsys):
+    monkeypatch.setenv(logs.SWITCH, "json")
+    with pytest.raises(SystemExit) as end, user_errors():
+        raise error
+    assert end.value.code == code
+    begin, told = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert begin["event"] == "begin"
+    assert (told["event"], told["level"], told["exit_code"]) == ("end", "error", code)
+    assert str(error) in told["message"]
+    assert ("Traceback" in told.get("traceback", "")) is (code == 1)
+
+
+def test_a_switch_that_means_nothing_is_said_in_one_line(monkeypatch, capsys):
+    monkeypatch.setenv(logs.SWITCH, "xml")
+    with pytest.raises(SystemExit) as end, user_errors():
+        raise AssertionError("not reached")
+    assert end.value.code == MEND
+    assert capsys.readouterr().err == "error: VIBRAY_LOG=xml: write text or json\n"
+
+
+def test_sigterm_ends_a_job_as_terminated_and_what_is_open_is_closed(capsys):
+    closed = []
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as end, user_errors():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            closed.append(True)
+    assert (end.value.code, closed) == (TERMINATED, [True])
+    assert capsys.readouterr().err == "terminated: run the same command again to go on where it stopped\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def _raise(batch, kind):
+    if kind == "busy":
+        raise StorageBusy("s3://b/raw/a.jsonl: the storage asks to slow down")
+    if kind == "missing":
+        raise ObjectMissing("s3://b/raw/a.jsonl does not exist")
+    if kind == "defect":
+        raise ZeroDivisionError("a slip")
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("kind", "end"),
+    [
+        ("missing", Ending(MEND, "error: s3://b/raw/a.jsonl does not exist")),
+        (
+            "busy",
+            Ending(
+                AGAIN,
+                "error: s3://b/raw/a.jsonl: the storage asks to slow down; run the same command again to go on where it stopped",
+            ),
+        ),
+        ("defect", None),
+    ],
+)
+def test_what_a_task_of_ray_data_raised_is_found(kind, end, local_ray):
+    import ray
+
+    set_up_data()
+    dataset = ray.data.range(2, override_num_blocks=1).map_batches(partial(_raise, kind=kind))
+    with pytest.raises(Exception) as error:  # whatever Ray makes of it
+        dataset.materialize()
+    assert ending(error.value) == end
+
+
+def test_a_lost_worker_may_pass_and_a_slip_in_a_task_is_a_defect(local_ray):
+    import ray
+    from ray.exceptions import RayError
+
+    with pytest.raises(RayError) as lost:
+        ray.get(ray.remote(max_retries=0)(lambda: os._exit(1)).remote())
+    end = ending(lost.value)
+    assert end is not None
+    assert end.code == AGAIN
+    assert end.line.startswith("error: the cluster lost a worker or a node that it could not do without (")
+    assert "\n" not in end.line
+
+    with pytest.raises(RayError) as slip:
+        ray.get(ray.remote(lambda: 1 / 0).remote())
+    assert ending(slip.value) is None
+    assert isinstance(list(causes(slip.value))[-1], ZeroDivisionError)
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_a_misspelt_field_of_a_recipe_is_refused_before_anything_starts(tmp_path):
+    done = run("jobs/train.py", "--features", str(tmp_path), "--run", str(tmp_path / "r"), "cwt-svdd", "--optim.epoch", "3")
+    assert done.returncode == MEND
+    assert "--optim.epochs" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_is_not_there_is_one_line_in_a_script(tmp_path):
+    words = ["jobs/score.py", "--run", str(tmp_path / "none"), "--input", str(tmp_path), "--scores", str(tmp_path / "s")]
+    done = run(*words, "--sample-rate-hz", "8192", "--dry-run", VIBRAY_LOG="json")
+    assert done.returncode == MEND
+    assert done.stdout == ""
+    begin, end = (json.loads(line) for line in done.stderr.splitlines())
+    assert (begin["job"], end["exit_code"]) == ("score", MEND)
+    assert "is not finished (it has no _done.json)" in end["message"]
