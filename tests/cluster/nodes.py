@@ -48,9 +48,9 @@ class Cluster:
             time.sleep(1)
         assert head.poll() is None, self.log(0)[-2000:]
 
-    def start_worker(self, num_cpus: int) -> subprocess.Popen:
+    def start_worker(self, num_cpus: int, **environment: str) -> subprocess.Popen:
         """One more node; it has joined when this returns."""
-        worker = self._start(f"--address=127.0.0.1:{self.port}", f"--num-cpus={num_cpus}")
+        worker = self._start(f"--address=127.0.0.1:{self.port}", f"--num-cpus={num_cpus}", **environment)
         number = len(self.nodes) - 1
         for _ in range(120):
             if worker.poll() is not None or "Ray runtime started" in self.log(number):
@@ -59,7 +59,7 @@ class Cluster:
         assert worker.poll() is None, self.log(number)[-2000:]
         return worker
 
-    def _start(self, *arguments: str) -> subprocess.Popen:
+    def _start(self, *arguments: str, **environment: str) -> subprocess.Popen:
         number = len(self.nodes)
         folder = self.folder / str(number)  # short: the path of a socket has at most 107 characters
         folder.mkdir()
@@ -68,7 +68,8 @@ class Cluster:
         agents += [f"--metrics-export-port={self.metrics_ports[-1]}", f"--runtime-env-agent-port={free_port()}"]
         command = [RAY, "start", "--block", "--object-store-memory=200000000", f"--temp-dir={folder}", *agents, *arguments]
         with (self.folder / f"{number}.log").open("w") as log:
-            self.nodes.append(subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True))
+            all_of_it = {**self.environment, **environment}
+            self.nodes.append(subprocess.Popen(command, env=all_of_it, stdout=log, stderr=log, start_new_session=True))
         return self.nodes[-1]
 
     def log(self, number: int) -> str:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.cluster.nodes import Cluster
+from tests.cluster.nodes import ROOT, Cluster
 from tests.pipeline.lines import FACTS, RATE_HZ, write_shard
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.training import TrainingJob, train
@@ -94,37 +94,42 @@ def test_without_the_token_nothing_is_answered(cluster):
 
 
 @pytest.mark.slow
-def test_a_node_that_is_taken_back_and_a_driver_that_is_stopped_change_no_score(cluster, corpus, tmp_path):
-    """SIGTERM to a node amid a job, as Kubernetes sends it; then SIGTERM to the job, as `ray job stop` sends it, and the command again."""
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert cluster.submit(*score_words(corpus, whole, lines_per_part=1)).returncode == 0
-    words = score_words(corpus, broken, lines_per_part=1)
+def test_a_node_that_is_taken_back_and_a_job_that_is_stopped_change_no_score(cluster, corpus, tmp_path):
+    """SIGTERM to a node amid a job, as Kubernetes sends it: it ends its tasks and goes. Then `ray job stop`, and the command again."""
+    raw = tmp_path / "raw"
+    for i in range(12):
+        write_shard(raw / f"{i}.jsonl.gz", 100, bad=2, seed=i)
+    corpus, whole, broken = (raw, corpus[1]), tmp_path / "whole", tmp_path / "broken"
+    assert cluster.submit(*score_words(corpus, whole, lines_per_part=2)).returncode == 0
+    words = score_words(corpus, broken, lines_per_part=2)
 
-    node = cluster.start_worker(1)
-    first = submit_beside(cluster, words, "taken-back")
-    wait_for_parts(broken, 5)
-    os.killpg(node.pid, signal.SIGTERM)
-    node.wait(timeout=60)
-    wait_for_parts(broken, 40)
-    subprocess.run(
-        ["ray", "job", "stop", "--address", cluster.address, "taken-back"],
-        env=cluster.environment, capture_output=True, check=True, timeout=120,
-    )  # fmt: skip
-    output, _ = first.communicate(timeout=120)
-    assert "terminated: run the same command again to go on where it stopped" in output
+    node = cluster.start_worker(1, RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="100")
+    stopped = submit_beside(cluster, ["env", "VIBRAY_LOG=json", *words], "stopped")
+    wait_for_parts(broken, 60)
+    os.kill(node.pid, signal.SIGTERM)
+    begun = time.monotonic()
+    node.wait(timeout=100)
+    assert "did not finish draining" not in cluster.log(2), time.monotonic() - begun
+    wait_for_parts(broken, len(objects.list_objects(str(broken / "_done"))) + 20)
+    stop = ["ray", "job", "stop", "--address", cluster.address, "stopped"]
+    subprocess.run(stop, env=cluster.environment, capture_output=True, check=True, timeout=120)
+    output, _ = stopped.communicate(timeout=120)
+    end = events_of(output)[-1]
+    assert (end["event"], end["exit_code"]) == ("end", 143), output[-2000:]
+    assert len({event["node"] for event in events_of(output) if event["event"] == "part"}) == 3
     assert "Traceback" not in output
 
     again = cluster.submit(*words)
     assert again.returncode == 0, again.stdout[-3000:]
     tables = [Parts(str(folder)).read(["record_id", "score"]) for folder in (whole, broken)]
-    assert tables[0].num_rows == 160
+    assert tables[0].num_rows == 1200
     assert tables[0].equals(tables[1])
 
 
 def submit_beside(cluster: Cluster, words: list[str], submission_id: str) -> subprocess.Popen:
     command = ["ray", "job", "submit", "--address", cluster.address, "--submission-id", submission_id, "--working-dir", "."]
     command += ["--runtime-env", "cluster/runtime_env.yaml", "--", *words]
-    return subprocess.Popen(command, env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def wait_for_parts(folder, count: int) -> None:

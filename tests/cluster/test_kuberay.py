@@ -1,6 +1,7 @@
 """The KubeRay files against a strict schema of our own, and against the whole CRD where one is at hand."""
 
 import copy
+import importlib
 import json
 import os
 from collections.abc import Iterator
@@ -9,7 +10,12 @@ from typing import Any
 
 import jsonschema
 import pytest
+import tyro
 import yaml
+
+from vibray.pipeline import logs
+
+DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 
 ROOT = Path(__file__).parents[2]
 FILES = ("raycluster.yaml", "rayjob.yaml")
@@ -88,18 +94,42 @@ def test_groups_are_what_they_say() -> None:
         assert container["resources"]["requests"] == container["resources"]["limits"]
         gpu = name == "gpu"
         assert ("nvidia.com/gpu" in container["resources"]["limits"]) is gpu
-        assert any(t["key"] == "nvidia.com/gpu" for t in group["template"]["spec"].get("tolerations", ())) is gpu
+        assert group["minReplicas"] == 0
+        pod = group["template"]["spec"]
+        tolerated = {t["key"] for t in pod["tolerations"]}
+        assert tolerated - {"nvidia.com/gpu"} == {"cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority"}
+        assert ("nvidia.com/gpu" in tolerated) is gpu
+        # a node drains before Kubernetes ends it
+        assert 30 <= int({e["name"]: e["value"] for e in container["env"]}[DRAIN]) < pod["terminationGracePeriodSeconds"]
         assert container["image"].endswith("-gpu" if gpu else "-cpu")
     assert set(groups) == {"cpu", "gpu"}
 
 
-def test_the_job_calls_a_job_of_ours_and_its_runtime_env_is_yaml() -> None:
+def test_ray_drains_a_node_on_sigterm_for_as_long_as_the_variable_says() -> None:
+    """The name of the variable, and that `ray start` reads it, are Ray's."""
+    constants = pytest.importorskip("ray._private.ray_constants")
+    assert hasattr(constants, DRAIN)
+
+
+def test_the_job_is_one_of_ours_and_says_what_the_cluster_may_grow_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its flags are those of jobs/score.py, by that job's own parser."""
     spec = load("rayjob.yaml")["spec"]
     python, script, *flags = spec["entrypoint"].split()
-    assert python == "python"
-    assert (ROOT / script).is_file()
-    assert flags[::2] == ["--run", "--input", "--scores", "--sample-rate-hz"]
-    assert set(yaml.safe_load(spec["runtimeEnvYAML"])) == {"env_vars"}
+    assert (python, script) == ("python", "jobs/score.py")
+    args = tyro.cli(importlib.import_module("jobs.score").Score, args=flags)
+    assert args.run.startswith("s3://")
+    assert args.sample_rate_hz == 8192
+    assert not args.dry_run
+    runtime_env = yaml.safe_load(spec["runtimeEnvYAML"])
+    assert set(runtime_env) == {"env_vars"}
+    said = runtime_env["env_vars"]
+    assert all(isinstance(value, str) for value in said.values())
+    groups = {group["groupName"]: group for group in spec["rayClusterSpec"]["workerGroupSpecs"]}
+    for name, resource, variable in (("cpu", "cpu", "VIBRAY_MAX_CPUS"), ("gpu", "nvidia.com/gpu", "VIBRAY_MAX_GPUS")):
+        limits = groups[name]["template"]["spec"]["containers"][0]["resources"]["limits"]
+        assert int(said[variable]) == groups[name]["maxReplicas"] * int(limits[resource])
+    monkeypatch.setenv(logs.SWITCH, said[logs.SWITCH])
+    assert logs.as_json()
 
 
 CRD = os.environ.get("VIBRAY_KUBERAY_CRD", "")

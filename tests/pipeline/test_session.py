@@ -34,6 +34,18 @@ def test_every_node_of_this_ray_reaches_what_exists_and_not_what_does_not(local_
         session.check_nodes([str(tmp_path / "missing.json")])
 
 
+def test_what_an_autoscaler_may_add_counts(local_ray, monkeypatch):
+    assert (session.num_cpus(), session.num_gpus()) == (2, 0)
+    monkeypatch.setenv("VIBRAY_MAX_CPUS", "160")
+    monkeypatch.setenv("VIBRAY_MAX_GPUS", "4")
+    assert (session.num_cpus(), session.num_gpus()) == (160, 4)
+    monkeypatch.setenv("VIBRAY_MAX_CPUS", "1")  # less than is there
+    monkeypatch.setenv("VIBRAY_MAX_GPUS", "four")
+    assert session.num_cpus() == 2
+    with pytest.raises(ClusterError, match="VIBRAY_MAX_GPUS=four: write the number"):
+        session.num_gpus()
+
+
 def test_versions_are_what_is_installed():
     import ray
     import torch

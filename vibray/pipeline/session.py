@@ -151,13 +151,21 @@ def compare_nodes(driver: dict[str, str], nodes: Sequence[NodeFacts]) -> None:
 
 
 def num_cpus() -> int:
-    """CPU cores of the cluster, at least 1."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    """CPU cores of the cluster, at least 1; those included that VIBRAY_MAX_CPUS says an autoscaler may add."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)), _may_grow_to("VIBRAY_MAX_CPUS"))
 
 
 def num_gpus() -> int:
-    """GPUs of the cluster."""
-    return int(ray.cluster_resources().get("GPU", 0))
+    """GPUs of the cluster; those included that VIBRAY_MAX_GPUS says an autoscaler may add."""
+    return max(int(ray.cluster_resources().get("GPU", 0)), _may_grow_to("VIBRAY_MAX_GPUS"))
+
+
+def _may_grow_to(variable: str) -> int:
+    """What an autoscaler may come to is known to it alone: Ray tells a job of nodes that are there, and none asks for a GPU that is not."""
+    said = os.environ.get(variable, "0")
+    if not said.isdecimal():
+        raise ClusterError(f"{variable}={said}: write the number that the cluster may grow to")
+    return int(said)
 
 
 def _node_facts(address: str, uris: tuple[str, ...]) -> NodeFacts:
