@@ -46,9 +46,11 @@ def write_archive(folder: str, num_objects: int, num_records: int, large: int) -
         write(objects.join(folder, f"day-{number // 1000:03d}", f"{number:06d}.jsonl"), data)
         size += len(data)
     if large:
-        data = b"".join(line(i) for i in range(large))
-        write(objects.join(folder, "large.jsonl"), data)
-        size += len(data)
+        # block by block, or the memory of making it would hide that of reading it
+        for first in range(0, large, 10_000):
+            data = b"".join(line(i) for i in range(first, min(large, first + 10_000)))
+            with Path(folder, "large.jsonl").open("ab") as file:
+                size += file.write(data)
     return size
 
 
@@ -125,7 +127,7 @@ def main() -> None:
     parser.add_argument("--s3", action="store_true")
     parser.add_argument("--objects", type=int, default=None)
     parser.add_argument("--records", type=int, default=50)
-    parser.add_argument("--large", type=int, default=0, help="records of one large shard beside them")
+    parser.add_argument("--large", type=int, default=0, help="records of one large shard beside them (not with --s3)")
     arguments = parser.parse_args()
     with ExitStack() as stack:
         if arguments.s3:

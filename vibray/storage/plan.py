@@ -205,7 +205,8 @@ def read_plan(folder_uri: str) -> Plan:
         raise ValueError("\n".join(str(error).splitlines()[:4])[:1000]) from None
     wrong = next((part for part in plan.parts if part.id != _id_of(part)), None)
     if wrong:
-        raise ValueError(f"{uri} was changed since it was written: part {wrong.id!r} of {wrong.key!r} has another id: use another folder")
+        told = f"part {ascii(wrong.id)[:80]} of {ascii(wrong.key)[:200]}"
+        raise ValueError(f"{uri} was changed since it was written: {told} has another id: use another folder")
     return plan
 
 
