@@ -6,14 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from vibray.pipeline import logs
 from vibray.pipeline.ending import AGAIN, INTERRUPTED, MEND, TERMINATED, ClusterError, Ending, causes, ending, user_errors
+from vibray.pipeline.featurize import featurize
 from vibray.pipeline.session import set_up_data
+from vibray.storage import s3
+from vibray.storage.corpus import CorpusFacts
 from vibray.storage.errors import ObjectMissing, StorageBusy, StorageError
 
 ROOT = Path(__file__).parents[2]
@@ -147,6 +152,66 @@ def test_a_lost_worker_may_pass_and_a_slip_in_a_task_is_a_defect(local_ray):
         ray.get(ray.remote(lambda: 1 / 0).remote())
     assert ending(slip.value) is None
     assert isinstance(list(causes(slip.value))[-1], ZeroDivisionError)
+
+
+def answering(status: int, code: str):
+    """A storage that says the same to whatever it is asked."""
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+
+    class Storage(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    return ThreadingHTTPServer(("127.0.0.1", 0), Storage)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "end", "words"),
+    [
+        (403, "InvalidAccessKeyId", MEND, "the storage does not accept these credentials: check the AWS variables"),
+        (403, "AccessDenied", MEND, "access denied: these credentials (or this user) may not do this here"),
+        (404, "NoSuchBucket", MEND, "there is no such bucket: check the name and AWS_ENDPOINT_URL"),
+        (503, "SlowDown", AGAIN, "the storage asks to slow down"),
+        (0, "", AGAIN, "the endpoint cannot be reached: check AWS_ENDPOINT_URL and the network"),
+    ],
+)
+def test_what_storage_refuses_is_one_line_without_a_secret(status, code, end, words, monkeypatch, capsys):
+    secret = "a-secret-that-nobody-may-print"
+    server = answering(status, code)
+    port = server.server_port
+    if status:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    else:
+        server.server_close()  # nobody listens there
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "an-access-key",
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(s3, "NUM_ATTEMPTS", 1)
+    try:
+        with pytest.raises(SystemExit) as ended, user_errors():
+            featurize("s3://bucket/raw", "s3://bucket/features", CorpusFacts(8192.0), dry_run=True)
+    finally:
+        if status:
+            server.shutdown()
+            server.server_close()
+    shown = capsys.readouterr()
+    assert ended.value.code == end
+    assert words in shown.err
+    assert len(shown.err.splitlines()) == 1
+    assert secret not in shown.err + shown.out
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess:

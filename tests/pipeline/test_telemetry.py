@@ -11,7 +11,7 @@ from vibray.storage import tally
 from vibray.storage.plan import PartPlan, Plan
 
 RANGES = [PartPlan(f"r{i}", "plain.jsonl", "e", 300, 100 * i, 100 * (i + 1), None, None) for i in range(3)]
-CHAIN = PartPlan("c", "packed.jsonl.gz", "e", 700, 0, None, 2000, 1 << 30)
+CHAIN = PartPlan("c", "packed.jsonl.gz", "e", 400, 0, None, 2000, 1 << 30, (("small.jsonl", "e", 300),))
 PLAN = Plan("/raw", "raw", {}, (*RANGES, CHAIN), ())
 
 

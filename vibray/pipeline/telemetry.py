@@ -109,4 +109,4 @@ class Watch:
 
 
 def _num_bytes(part: PartPlan) -> int:
-    return (part.size if part.end is None else part.end) - part.start
+    return sum(size for _, _, size in part.objects) if part.end is None else part.end - part.start
