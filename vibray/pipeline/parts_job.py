@@ -61,7 +61,7 @@ class PartsJob:
         if not todo:
             print(f"{self.folder_uri} is finished already: nothing to do")
         else:
-            session.check_nodes([objects.join(self.folder_uri, "plan.json"), objects.join(plan.base_uri, todo[0][0].key)])
+            session.check_nodes([objects.join(self.folder_uri, "plan.json"), objects.below(plan.base_uri, todo[0][0].key)])
             self._stream(plan, todo, stage, stage_arguments, use_gpu)
         parts = Parts(self.folder_uri)
         parts.check_accounts()

@@ -44,6 +44,11 @@ def join(uri: str, *names: str) -> str:
     return "/".join([uri.rstrip("/"), *(name.strip("/") for name in names if name)])
 
 
+def below(uri: str, key: str) -> str:
+    """The URI of the object that was listed as `key` below a folder; on S3 a key may begin with a slash, which is a part of it."""
+    return f"{uri.rstrip('/')}/{key}"
+
+
 def last_segment(uri: str) -> str:
     """The last name of a URI; of `.` and other relative paths, that of the absolute path."""
     path = uri.split("://", 1)[1] if is_s3(uri) else str(_local(uri).absolute())
@@ -99,7 +104,7 @@ def list_objects(uri: str, hidden: bool = False) -> list[ObjectInfo]:
         found = sorted(_list_s3(uri) if is_s3(uri) else _list_local(uri), key=lambda info: info.key)
     if not found and not _is_folder(uri):
         raise ObjectMissing(f"{uri} does not exist: check its spelling (a folder of shards, or one shard, is meant)")
-    return [info for info in found if hidden or not any(name[0] in "_." for name in info.key.split("/"))]
+    return [info for info in found if hidden or not any(name.startswith(("_", ".")) for name in info.key.split("/"))]
 
 
 def _is_folder(uri: str) -> bool:

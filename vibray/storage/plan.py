@@ -12,7 +12,7 @@ from pydantic import with_config
 
 from vibray.config import STRICT, from_json, short_hash
 from vibray.storage import objects
-from vibray.storage.objects import ObjectInfo, join
+from vibray.storage.objects import ObjectInfo, below, join
 from vibray.storage.shards import read_lines, suffix
 
 LINES_PER_PART = 2000
@@ -131,7 +131,7 @@ def _measure(base_uri: str, shards: list[ObjectInfo], lines_per_part: int) -> in
     if not plain:
         return BYTES_PER_PART
     largest = max(plain, key=lambda info: (info.size, info.key))
-    lines = read_lines(join(base_uri, largest.key), etag=largest.etag)
+    lines = read_lines(below(base_uri, largest.key), etag=largest.etag)
     sizes = [line.size + 1 for line, _ in zip(lines, range(LINES_MEASURED), strict=False)]
     return max(int(median(sizes)) * lines_per_part, 1 << 20) if sizes else BYTES_PER_PART
 

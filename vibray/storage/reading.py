@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vibray.storage.objects import join
+from vibray.storage.objects import below
 from vibray.storage.plan import PartPlan
 from vibray.storage.records import BadRecord, CorpusFacts, Record, parse_line, parse_object, to_tables
 from vibray.storage.shards import Broken, RawItem, RawLine, read_lines
@@ -95,7 +95,7 @@ def read_shard(
 
 def _lines(part: PartPlan, base_uri: str) -> Iterator[tuple[str, RawLine | RawItem | Broken]]:
     for key, etag, size in part.objects:
-        for raw in read_lines(join(base_uri, key), part.start, part.end, etag, size=size):
+        for raw in read_lines(below(base_uri, key), part.start, part.end, etag, size=size):
             yield key, raw
 
 
