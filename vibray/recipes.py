@@ -289,20 +289,33 @@ def untrained_svdd() -> DeepRecipe:
     return replace(recipe, optim=replace(recipe.optim, epochs=0))
 
 
-def cwt_vae() -> DeepRecipe:
-    """Spatial ResNet-VAE on the analytic CWT image."""
+def plain_vae() -> DeepRecipe:
+    """Spatial ResNet-VAE on the large analytic CWT image, scaled by the fleet."""
     return DeepRecipe(detector=VaeConfig(), optim=OptimConfig(epochs=50, lr=1e-3, weight_decay=5e-7))
 
 
+def cwt_vae() -> DeepRecipe:
+    """Spatial ResNet-VAE on a small CWT image, scaled by sensor; what is brighter than reconstructed counts."""
+    return replace(
+        plain_vae(),
+        feature=CwtImageConfig(rows=64, columns=32),
+        scaling=ScalingConfig(transform="log", by="sensor", per="row", clip=10.0),
+        detector=VaeConfig(trunk=TrunkConfig(width=16), latent_channels=16, warmup_epochs=4, residual="excess"),
+        optim=OptimConfig(epochs=12, batch_size=64, lr=1e-3, weight_decay=5e-7),
+    )
+
+
 def cwt_ae() -> DeepRecipe:
-    """Spatial autoencoder (the VAE with beta = 0) on the analytic CWT image."""
-    return replace(cwt_vae(), detector=VaeConfig(beta=0.0))
+    """Spatial autoencoder: cwt-vae with beta = 0."""
+    recipe = cwt_vae()
+    assert isinstance(recipe.detector, VaeConfig)
+    return replace(recipe, detector=replace(recipe.detector, beta=0.0))
 
 
 def hetero_vae() -> DeepRecipe:
     """Spatial VAE on CWT, STFT and the waveform folded at the mains period; needs a mains frequency."""
     # its channels are logarithms already, or signed
-    return replace(cwt_vae(), feature=HeteroImageConfig(), scaling=ScalingConfig(by="fleet", per="row"))
+    return replace(plain_vae(), feature=HeteroImageConfig(), scaling=ScalingConfig(by="fleet", per="row"))
 
 
 def ensemble() -> EnsembleRecipe:
@@ -370,6 +383,7 @@ NAMED: dict[str, Callable[[], Recipe]] = {
     "seed-svdd": seed_svdd,
     "untrained-svdd": untrained_svdd,
     "cwt-vae": cwt_vae,
+    "plain-vae": plain_vae,
     "cwt-ae": cwt_ae,
     "hetero-vae": hetero_vae,
     "ensemble": ensemble,
@@ -403,7 +417,9 @@ def small(recipe: Recipe, epochs: int | None = None) -> Recipe:
 
 
 def _small_image(config: ImageConfig) -> ImageConfig:
-    return replace(config, rows=64, columns=64) if isinstance(config, CwtImageConfig | SeedImageConfig) else config
+    if not isinstance(config, CwtImageConfig | SeedImageConfig):
+        return config
+    return replace(config, rows=min(64, config.rows), columns=min(64, config.columns))
 
 
 def _shorter(optim: OptimConfig, epochs: int | None) -> OptimConfig:

@@ -30,6 +30,14 @@ def test_loss_and_score_from_their_parts():
     assert (model.residual(out) == 2).all()
 
 
+def test_excess_counts_only_where_the_image_is_brighter():
+    model = net(beta=0.5, residual="excess")
+    image = torch.tensor([3.0, -1.0]).repeat_interleave(2 * 32 * 32).reshape(1, 2, 32, 64)
+    out = Decoded(image, torch.ones(1, 2, 32, 64), torch.zeros(1, 3, 1, 2), torch.zeros(1, 3, 1, 2))
+    assert model.score(out).item() == pytest.approx(1)
+    assert model.loss(out).item() == pytest.approx(2)
+
+
 def test_scores_are_deterministic_and_do_not_depend_on_their_batch():
     model, x = net(), torch.randn(4, 2, 32, 64)
     together = model.score(model(x))

@@ -40,6 +40,9 @@ class VaeConfig:
     """epochs over which beta rises from 0 to its value"""
     kl_in_score: float = 0.1
     """weight of the KL divergence (mean per dimension) in the score"""
+    residual: Literal["absolute", "excess"] = "absolute"
+    """what of an image's difference from its reconstruction is scored; "excess": only where the image is brighter, as faults add energy.
+    Training takes the absolute difference either way."""
 
     def __post_init__(self) -> None:
         if self.beta < 0:
@@ -93,18 +96,20 @@ class Vae(nn.Module):
             latent = mu + torch.exp(logvar / 2) * noise
         return Decoded(x, self.decoder(latent), mu, logvar)
 
-    def _weighed(self, out: Decoded, weight: float) -> Float[Tensor, " batch"]:
-        error = per_record(self.residual(out))
-        return error if out.logvar is None else error + weight * kl_divergence(out.mu, out.logvar)
-
     def loss(self, out: Decoded, target: Tensor | None = None) -> Float[Tensor, " batch"]:
         """L1 (mean over pixels) + beta KL (mean over dimensions) of each record."""
-        return self._weighed(out, self.beta)
+        return per_record((out.image - out.reconstruction).abs()) + self.beta * _divergence(out)
 
     def score(self, out: Decoded) -> Float[Tensor, " batch"]:
-        """L1 (mean over pixels) + 0.1 KL (mean over dimensions): the higher, the more abnormal. `out` is of a forward without noise."""
-        return self._weighed(out, self.config.kl_in_score)
+        """Residual (mean over pixels) + 0.1 KL (mean over dimensions); higher is more abnormal. `out` is of a forward without noise."""
+        return per_record(self.residual(out)) + self.config.kl_in_score * _divergence(out)
 
     def residual(self, out: Decoded) -> Float[Tensor, "batch channels height width"]:
-        """|x - reconstruction|: where in the image a record differs from what was learnt."""
-        return (out.image - out.reconstruction).abs()
+        """|x - reconstruction|, or its positive part: where in the image a record differs from what was learnt."""
+        difference = out.image - out.reconstruction
+        return difference.abs() if self.config.residual == "absolute" else difference.clamp(min=0)
+
+
+def _divergence(out: Decoded) -> Float[Tensor, " batch"]:
+    """The KL divergence; 0 in an autoencoder."""
+    return out.mu.new_zeros(len(out.mu)) if out.logvar is None else kl_divergence(out.mu, out.logvar)

@@ -54,7 +54,7 @@ def epoch_figures(net: Vae, watched: Batches) -> dict[str, float]:
 
     def of_record(batch: Batch) -> Tensor:
         out = _outputs(net, batch)
-        l1 = per_record(net.residual(out))
+        l1 = per_record((out.image - out.reconstruction).abs())
         kl = torch.zeros_like(l1) if out.logvar is None else kl_divergence(out.mu, out.logvar)
         return torch.cat([torch.stack([l1, kl, net.score(out)], dim=1), out.mu.flatten(1)], dim=1)
 
