@@ -16,7 +16,7 @@ import torch
 
 from vibray import recipes
 from vibray.decide.metrics import auprc, auroc, partial_auroc
-from vibray.features.scaling import Scaling, ScalingFit, Sensor
+from vibray.features.scaling import Scaling, ScalingConfig, ScalingFit, Sensor
 from vibray.models.classical import MahalanobisConfig, build
 from vibray.models.fitted import Fitted
 from vibray.models.fused import FusedMahalanobisConfig
@@ -190,6 +190,10 @@ def ablations() -> dict[str, ClassicalRecipe]:
     found["one covariance over all"] = ClassicalRecipe(detector=replace(whole, sizes=(sum(whole.sizes),)))
     found["no trimming"] = of(*parts, trim=None)
     found["trimmed by 5 %"] = of(*parts, trim=TrimConfig(share=0.05))
+    by_sensor, by_hum = ScalingConfig(by="sensor"), ScalingConfig(by="sensor", operating=(144,))
+    for name, recipe in {"fused": recipes.fused(), "kNN": recipes.knn(), "iforest by sensor": recipes.iforest()}.items():
+        found[name] = replace(recipe, scaling=by_sensor)
+        found[f"{name}, operating point off"] = replace(recipe, scaling=by_hum)
     found |= {f"clip {clip}": of(*parts, clip=clip) for clip in ((-1e9, 1e9), (-10.0, 10.0), (-6.0, 6.0), (-3.0, 6.0), (-2.0, 10.0))}
     return found
 
