@@ -21,7 +21,7 @@ def run(archive, scores, facts, since=None, corpus="c", stop_after=None):
     """A job without Ray; returns the ids of the records that it kept."""
     identity, shards = {"input": archive}, None
     if since:
-        shards, identity["since"] = continued(since, archive, corpus)
+        shards, identity["since"] = continued(since, archive)
     plan = parts.start_plan(scores, lambda: parts.make_plan(archive, corpus, identity, bytes_per_part=4000, held=shards), identity)
     for number, (part, numbers) in enumerate(missing(plan, done_parts(scores))):
         if number == stop_after:
@@ -68,10 +68,9 @@ def test_the_same_command_goes_on_and_another_is_refused(tmp_path, facts, capsys
     assert len(run(archive, second, facts, since=first)) == 30
     with pytest.raises(PlanMismatch, match=r"since: .*first.* in the folder, null now"):
         run(archive, second, facts)
-    with pytest.raises(PlanMismatch, match="continue a job over the same"):
+    with pytest.raises(PlanMismatch, match="only a job over the same input"):
         run(str(tmp_path / "other"), str(tmp_path / "third"), facts, since=first)
-    with pytest.raises(PlanMismatch, match="corpus 'c'"):
-        run(archive, str(tmp_path / "third"), facts, since=first, corpus="d")
+    assert run(archive, str(tmp_path / "named"), facts, since=second, corpus="d") == set()
     with pytest.raises(FileNotFoundError, match=r"plan\.json"):
         run(archive, str(tmp_path / "third"), facts, since=str(tmp_path / "no such"))
 

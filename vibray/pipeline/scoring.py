@@ -55,7 +55,7 @@ def score(
     }
     held = None
     if since_uri is not None:
-        held, identity["since"] = continued(objects.absolute(since_uri), input_uri, corpus)
+        held, identity["since"] = continued(objects.absolute(since_uri), input_uri)
     job = PartsJob(input_uri, scores_uri, corpus, run.facts, identity, lines_per_part, "score", held)
     if dry_run:
         job.preview(Scorer(run.hastened(), evidence_per_part).tables)

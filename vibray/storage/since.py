@@ -25,22 +25,19 @@ def held(plans: dict[str, Plan]) -> dict[str, tuple[str, int]]:
     return shards
 
 
-def continued(since_uri: str, input_uri: str, corpus: str) -> tuple[dict[str, tuple[str, int]], dict[str, Any]]:
+def continued(since_uri: str, input_uri: str) -> tuple[dict[str, tuple[str, int]], dict[str, Any]]:
     """What the folder that is continued and those before it hold, and what the new job's identity says of it.
 
-    Raises PlanMismatch for a folder of another input or corpus: its keys would mean other records.
+    The corpus may be another: tables that are to be read together need names of their own.
+    Raises PlanMismatch for a folder of another input.
     """
     plans = lineage(since_uri)
     for uri, plan in plans.items():
-        there = (str(plan.identity.get("input", "")).rstrip("/"), plan.corpus)
-        if there != (input_uri.rstrip("/"), corpus):
-            raise PlanMismatch(
-                f"{uri} is of {there[0]} as corpus {there[1]!r}, not of {input_uri} as {corpus!r}: continue a job over the same"
-            )
+        there = str(plan.identity.get("input", ""))
+        if there.rstrip("/") != input_uri.rstrip("/"):
+            raise PlanMismatch(f"{uri} is of {there}, not of {input_uri}: only a job over the same input can be continued")
         todo = missing(plan, done_parts(uri))
         if todo:
-            print(
-                f"note: {len(todo)} of {len(plan.parts)} parts of {uri} are not done; what they hold is left to that job, so run it again"
-            )
+            print(f"note: {len(todo)} of {len(plan.parts)} parts of {uri} are not done; what they hold is left to that job: run it again")
     shards = held(plans)
     return shards, {"uri": since_uri, "held": short_hash(sorted([key, *facts] for key, facts in shards.items()))}
