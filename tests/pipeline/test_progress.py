@@ -53,6 +53,14 @@ def test_epochs_done_before_do_not_count_for_the_rate(clock):
     assert work.values() == {"count": 42, "per_s": 0.2, "share_done": 0.525, "left_s": 190}
 
 
+@pytest.mark.parametrize(("seconds", "words"), [(0.01, "100 images/s"), (5, "0.20 images/s"), (300, "300 s each")])
+def test_rates_of_fast_and_slow_work_read_well(clock, seconds, words):
+    work = Progress("images", None, "images")
+    clock(seconds)
+    work.add(1)
+    assert work.text() == f"1 images, {words}"
+
+
 def test_without_a_total_there_is_neither_share_nor_time_left(clock):
     work = Progress("read", None, "parts")
     clock(2)

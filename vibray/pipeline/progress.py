@@ -72,7 +72,7 @@ class Progress:
         speed = (self.done - done) / elapsed if elapsed > 0 else 0.0
         return {
             "count": self.count,
-            "per_s": round((self.count - count) / elapsed, 2) if elapsed > 0 else None,
+            "per_s": round((self.count - count) / elapsed, 4) if elapsed > 0 else None,
             "share_done": round(min(1.0, self.done / self.total), 4) if self.total else None,
             "left_s": round(max(0.0, self.total - self.done) / speed) if self.total and speed > 0 else None,
             **self.facts,
@@ -84,8 +84,9 @@ class Progress:
         words = [f"{self.count:,} {self.unit}".strip()]
         if share and values["share_done"] is not None:
             words.insert(0, f"{100 * values['share_done']:.0f} % done")
-        if values["per_s"]:
-            words.append(f"{values['per_s']:,.{0 if values['per_s'] >= 10 else 2}f} {self.unit}/s")
+        rate = values["per_s"]
+        if rate:
+            words.append(f"{rate:,.{0 if rate >= 10 else 2}f} {self.unit}".strip() + "/s" if rate >= 0.1 else f"{1 / rate:,.0f} s each")
         if values["left_s"] is not None:
             words.append(f"{tqdm.format_interval(values['left_s'])} left")
         return ", ".join([*words, *(f"{name.replace('_', ' ')} {value}" for name, value in self.facts.items())])
