@@ -72,7 +72,7 @@ class Progress:
         speed = (self.done - done) / elapsed if elapsed > 0 else 0.0
         return {
             "count": self.count,
-            "per_s": round((self.count - count) / elapsed, 4) if elapsed > 0 else None,
+            "per_s": float(f"{(self.count - count) / elapsed:.4g}") if elapsed > 0 else None,
             "share_done": round(min(1.0, self.done / self.total), 4) if self.total else None,
             "left_s": round(max(0.0, self.total - self.done) / speed) if self.total and speed > 0 else None,
             **self.facts,
