@@ -98,41 +98,84 @@ def features(tmp_path_factory, local_ray):
     return str(folder / "features")
 
 
-def test_two_workers_of_ray_train_are_one(features, tmp_path):
-    """The same losses, centre and radius: 53 records in batches of 16 leave slices of different length."""
-    lines, nets = [], []
+@pytest.fixture(scope="module")
+def one_and_two(features, tmp_path_factory) -> list[Path]:
+    """The same training on one worker and on two; the second tells an MLflow database of it, where mlflow is installed."""
+    folder = tmp_path_factory.mktemp("one-and-two")
     for workers in (1, 2):
-        uri = str(tmp_path / f"run{workers}")
-        train(TrainingJob((features,), uri, tiny(2), num_workers=workers))
-        lines.append([json.loads(row) for row in Path(uri, "metrics.jsonl").read_text().splitlines()])
-        model = runs.load(uri).model
-        assert isinstance(model, Detecting) and isinstance(model.detector, DeepSvdd)
-        nets.append(model.detector)
-    losses = [[line["loss"] for line in part if "loss" in line] for part in lines]
+        with pytest.MonkeyPatch.context() as patch:
+            if workers == 2:
+                patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+            train(TrainingJob((features,), str(folder / f"run{workers}"), tiny(2), num_workers=workers))
+    return [folder / "run1", folder / "run2"]
+
+
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def net_of(run: Path) -> DeepSvdd:
+    model = runs.load(str(run)).model
+    assert isinstance(model, Detecting) and isinstance(model.detector, DeepSvdd)
+    return model.detector
+
+
+def test_two_workers_of_ray_train_are_one(one_and_two):
+    """The same losses, centre and radius: 53 records in batches of 16 leave slices of different length."""
+    losses = [[line["loss"] for line in metrics(run) if "loss" in line] for run in one_and_two]
     assert len(losses[0]) == 3
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    nets = [net_of(run) for run in one_and_two]
     np.testing.assert_allclose(nets[0].center.numpy(), nets[1].center.numpy(), atol=1e-4)
     np.testing.assert_allclose(nets[0].radius.numpy(), nets[1].radius.numpy(), rtol=1e-3)
-    assert not list(Path(tmp_path, "run2", "checkpoints").glob("*.safetensors"))
+    assert not list((one_and_two[1] / "checkpoints").glob("*.safetensors"))
+
+
+def test_metrics_tell_of_every_epoch_then_of_the_guards(one_and_two):
+    for run in one_and_two:
+        pretrain, *epochs, guards = metrics(run)
+        assert (pretrain["stage"], pretrain["epoch"]) == ("pretrain", 0)
+        assert {"loss", "lr", "records_per_s"} <= set(pretrain)
+        assert [(line["stage"], line["epoch"]) for line in epochs] == [("train", 0), ("train", 1)]
+        for line in epochs:
+            assert {"loss", "lr", "embedding_std", "participation", "center_offset", "distance"} <= set(line)
+            assert line["distinct_scores"] > 0.99 and line["score_spread"] > 1e-3 and line["records_per_s"] > 0
+        assert [guard["name"] for guard in guards["guards"]][-1] == "injected faults"
+        assert all(np.isfinite(guard["value"]) for guard in guards["guards"])
+
+
+def test_mlflow_is_told_by_rank_0_alone_what_metrics_jsonl_says(one_and_two):
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed (pip install -e '.[mlflow]')")
+    told = one_and_two[1]
+    assert not (one_and_two[0] / "mlflow.json").exists()
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{told.parent}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("vibray").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.info.run_id == objects.read_json(f"{told}/mlflow.json")["run_id"]
+    assert run.data.tags["vibray.run"] == str(told)
+    assert run.data.params["optim.batch_size"] == "16"
+    *epochs, guards = metrics(told)
+    for name in ("loss", "records_per_s", "participation"):
+        history = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, f"train/{name}")]
+        assert history == [(line["epoch"], line[name]) for line in epochs if line["stage"] == "train"]
+    assert run.data.metrics["pretrain/loss"] == epochs[0]["loss"]
+    assert run.data.metrics["guards/injected_faults"] == guards["guards"][-1]["value"]
 
 
 def test_a_net_that_is_shown_injected_faults_is_the_same_on_two_workers(features, tmp_path):
-    """And metrics.jsonl tells of every epoch: loss, embedding, throughput; then of the guards."""
+    """And metrics.jsonl tells how far normal records and injected faults lie from the centre."""
     recipe = cwt_svdd()
     scaling = replace(recipe.scaling, min_records=4)
     recipe = replace(recipe, scaling=scaling, optim=replace(recipe.optim, epochs=2, batch_size=16))
-    nets = []
     for workers in (1, 2):
-        uri = str(tmp_path / f"run{workers}")
-        train(TrainingJob((features,), uri, recipe, num_workers=workers))
-        model = runs.load(uri).model
-        assert isinstance(model, Detecting) and isinstance(model.detector, DeepSvdd)
-        nets.append(model.detector)
-    lines = [json.loads(row) for row in Path(uri, "metrics.jsonl").read_text().splitlines()]
+        train(TrainingJob((features,), str(tmp_path / f"run{workers}"), recipe, num_workers=workers))
+    lines = metrics(tmp_path / "run2")
     assert [line["stage"] for line in lines] == ["train", "train", "guards"]
-    assert {"loss", "records_per_s", "embedding_std", "participation"} <= set(lines[0])
-    np.testing.assert_allclose(nets[0].location.numpy(), nets[1].location.numpy(), rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(nets[0].radius.numpy(), nets[1].radius.numpy(), rtol=1e-3)
+    assert {"loss", "records_per_s", "embedding_std", "participation", "distance", "fault_distance"} <= set(lines[0])
+    assert lines[1]["fault_distance"] > lines[1]["distance"]
+    one, two = (net_of(tmp_path / f"run{workers}") for workers in (1, 2))
+    np.testing.assert_allclose(one.location.numpy(), two.location.numpy(), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(one.radius.numpy(), two.radius.numpy(), rtol=1e-3)
 
 
 def test_deep_sad_learns_from_labels(tmp_path, local_ray):
@@ -147,6 +190,20 @@ def test_deep_sad_learns_from_labels(tmp_path, local_ray):
     model = runs.load(str(tmp_path / "run")).model
     assert isinstance(model, Detecting) and isinstance(model.detector, DeepSvdd)
     assert model.detector.whitening.abs().sum() > 0
+
+
+def test_a_training_that_a_guard_refuses_leaves_its_metrics(features, tmp_path):
+    """They tell when it went wrong: a net with biases that weight decay draws to one point."""
+    recipe = replace(tiny(1), detector=replace(tiny(1).detector, trunk=TrunkConfig(width=4, bias=True)))
+    optim = replace(recipe.optim, epochs=30, lr=2e-2, weight_decay=1e-1, schedule="constant")
+    recipe = replace(recipe, pretrain=replace(recipe.pretrain, epochs=0), optim=optim)
+    with pytest.raises(ValueError, match="of no use"):
+        train(TrainingJob((features,), str(tmp_path / "run"), recipe))
+    assert not (tmp_path / "run" / "_done.json").exists()
+    *epochs, guards = metrics(tmp_path / "run")
+    assert [line["epoch"] for line in epochs] == list(range(30))
+    assert epochs[-1]["score_spread"] < epochs[0]["score_spread"]
+    assert guards["passed"] is False
 
 
 def test_an_error_in_the_recipe_is_told_once_and_not_tried_again(features, tmp_path):
