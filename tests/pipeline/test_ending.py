@@ -17,7 +17,7 @@ from vibray.pipeline import logs
 from vibray.pipeline.ending import AGAIN, INTERRUPTED, MEND, TERMINATED, ClusterError, Ending, causes, ending, user_errors
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.session import set_up_data
-from vibray.storage import s3
+from vibray.storage import objects, s3
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.errors import ObjectMissing, StorageBusy, StorageError
 
@@ -212,6 +212,17 @@ def test_what_storage_refuses_is_one_line_without_a_secret(status, code, end, wo
     assert words in shown.err
     assert len(shown.err.splitlines()) == 1
     assert secret not in shown.err + shown.out
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SystemExit) as end, user_errors():
+        objects.write_json(str(tmp_path / "plan.json"), {})
+    assert end.value.code == MEND
+    assert capsys.readouterr().err == f"error: {tmp_path}/plan.json: [Errno 28] No space left on device\n"
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
