@@ -102,6 +102,20 @@ def test_sigterm_ends_a_job_as_terminated_and_what_is_open_is_closed(capsys):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_what_ray_data_says_of_a_lost_machine_may_pass():
+    """As its executor raises it: the error of Ray's core from an exception of its own that says nothing."""
+    from ray.data.exceptions import SystemException
+    from ray.exceptions import NodeDiedError
+
+    try:
+        raise NodeDiedError("10.0.0.7 was preempted") from SystemException()
+    except NodeDiedError as error:
+        end = ending(error)
+    assert end is not None
+    assert end.code == AGAIN
+    assert "10.0.0.7 was preempted" in end.line
+
+
 def _raise(batch, kind):
     if kind == "busy":
         raise StorageBusy("s3://b/raw/a.jsonl: the storage asks to slow down")

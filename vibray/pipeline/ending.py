@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from ray import exceptions as failed
+from ray.data.exceptions import SystemException
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from vibray.pipeline import logs
@@ -60,7 +61,8 @@ def ending(error: BaseException) -> Ending | None:
         return Ending(TERMINATED, f"terminated: {GO_ON}")
     if isinstance(error, KeyboardInterrupt):
         return Ending(INTERRUPTED, f"interrupted: {GO_ON}")
-    chain = list(causes(error))
+    # Ray Data raises whatever was not a task's own from an empty SystemException
+    chain = [cause for cause in causes(error) if not isinstance(cause, SystemException)] or [error]
     for cause in chain:
         if isinstance(cause, failed.RayError):  # some are of the class of their cause too, but their text is a page
             continue
