@@ -176,7 +176,7 @@ def test_a_million_lines_of_any_kind_are_accounted():
     print(f"{total:,} lines in {time.monotonic() - started:.0f} s: {dict(counts.most_common())}")
     assert total > 1_000_000
     assert total == sum(counts.values())
-    assert counts["record"] > 100_000
+    assert counts["record"] > 20_000
     assert len(counts) > 9
 
 
@@ -229,7 +229,7 @@ def fuzz_plans(tmp_path, count: int) -> Counter[str]:
             assert all(part.id in {p.id for p in plan.parts} for part in found.parts)
             counts["read"] += 1
         except ValueError as error:
-            assert len(str(error)) <= 1500
+            assert len(str(error)) <= 1500, str(error)[:200]
             counts["refused"] += 1
         finally:
             objects.read_bytes = reader

@@ -225,7 +225,7 @@ def read_json(uri: str) -> dict[str, Any]:
         raise ValueError(f"{uri} is not a whole JSON object, so not one that vibray wrote to its end: remove it and start again")
     version = values.pop("format_version", None)
     if version != FORMAT_VERSION:
-        made = "without a format version" if version is None else f"by version {version} of the format"
+        made = "without a format version" if version is None else f"by version {ascii(version)[:40]} of the format"
         raise ValueError(f"{uri} was made {made}; this vibray reads version {FORMAT_VERSION}")
     return values
 
