@@ -106,7 +106,7 @@ class Driver:
             above = pid
             while above in parents and above != self.process.pid:
                 above = parents[above]
-            if above == self.process.pid and name.startswith(b"ray::") and b"IDLE" not in name:
+            if above == self.process.pid and name.startswith(b"ray::") and not any(word in name for word in (b"IDLE", b"Agent")):
                 found.append(pid)
         return found
 
