@@ -82,6 +82,16 @@ def test_an_error_of_mlflow_is_told_once_and_ends_the_tracking_only(mlflow, data
     assert "MLflow is told nothing (" in told[1]
 
 
+def test_a_server_that_is_not_there_holds_nothing_up_and_its_password_is_told_to_nobody(mlflow, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    told: list[str] = []
+    nobody = Tracking("http://name:secret@127.0.0.1:9", "vibray")
+    with tracked(nobody, str(tmp_path / "run"), cwt_svdd(), ENVIRONMENT, told.append) as tracker:
+        tracker.epoch("train", 0, {"loss": 3.0})
+    assert len(told) == 1
+    assert "127.0.0.1:9" in told[0] and "secret" not in told[0]
+
+
 def test_without_mlflow_a_training_says_what_to_install(database, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     told: list[str] = []

@@ -7,6 +7,7 @@ went away) stands there. Only rank 0 of a training has a client; `mlflow-skinny`
 import contextlib
 import importlib.util
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,14 @@ BATCH = 100
 
 FILE = "mlflow.json"
 """In the run folder: the MLflow run, so that a training that goes on goes on there too."""
+
+DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # it would report its use to its makers, from a plant's network
+    # a server that is not there would hold a training up for four minutes
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+"""MLflow's own variables, where the environment does not set them."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,8 @@ def tracked(
 
 
 def _opened(tracking: Tracking, run_uri: str, tell: Callable[[str], None]) -> Tracker:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would report its use to its makers, from a plant's network
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
     file = objects.join(run_uri, FILE)
@@ -157,4 +167,6 @@ def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What went wrong, without the names and passwords of addresses in it."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.sub(r"//[^/@\s]+@", "//", line)[:200]
