@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from vibray.pipeline.scoring import EVIDENCE_PER_PART, score
+from vibray.pipeline.scoring import CASCADE_SHARE, EVIDENCE_PER_PART, score
 from vibray.pipeline.session import started, user_errors
 from vibray.storage.plan import LINES_PER_PART
 
@@ -31,6 +31,11 @@ class Score:
     """calibration of sensors that the run does not know (jobs/calibrate.py)"""
     since_plan: str | None = None
     """an earlier job's --scores over the same input: what it (or one it continued) scored unchanged is left out, what changed is named"""
+    cascade: str | None = None
+    """gate of this run (jobs/distil.py): the run sees the records alone for which it predicts a high score, the others keep the prediction;
+    the column `deep` says which"""
+    cascade_share: float = CASCADE_SHARE
+    """share of the records that the run sees, as counted on the corpus of the gate"""
     lines_per_part: int = LINES_PER_PART
     """records in a part, the unit of restart"""
     evidence_per_part: int = EVIDENCE_PER_PART
@@ -52,6 +57,8 @@ def main(args: Score) -> None:
             args.evidence_per_part,
             args.dry_run,
             args.since_plan,
+            args.cascade,
+            args.cascade_share,
         )
 
 

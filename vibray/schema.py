@@ -100,8 +100,11 @@ FAULT_PREFIX = "fault_p_"
 """Column of a fault's probability in the diagnoses: fault_p_<fault>."""
 
 
-def scores(members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None) -> pa.Schema:
-    """The scores table. `faults` is None for a detector; a classifier's run adds the diagnoses (`faults` may be empty)."""
+def scores(members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None, cascade: bool = False) -> pa.Schema:
+    """The scores table. `faults` is None for a detector; a classifier's run adds the diagnoses (`faults` may be empty).
+
+    A cascade has no members' columns: most records were never seen by the members.
+    """
     fields = [
         *ORIGIN,
         pa.field("state", pa.string(), nullable=False),  # a State
@@ -109,6 +112,8 @@ def scores(members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None)
         pa.field("score", pa.float32(), nullable=False),  # the higher, the more abnormal
         *(pa.field(MEMBER_PREFIX + name, pa.float32(), nullable=False) for name in members),
     ]
+    if cascade:
+        fields.append(pa.field("deep", pa.bool_(), nullable=False))  # the run gave the score; else the gate predicted the run's
     if faults is not None:
         fields += [
             pa.field("abnormal_probability", pa.float32(), nullable=False),  # equals `score`
@@ -119,9 +124,9 @@ def scores(members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None)
     return pa.schema(fields)
 
 
-def evidence(num_samples: int, members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None) -> pa.Schema:
+def evidence(num_samples: int, members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None, cascade: bool = False) -> pa.Schema:
     """The highest records of a part: their row of the scores table and the waveform, so that a report never reads an archive again."""
-    return scores(members, faults).append(pa.field("waveform", vector(num_samples), nullable=False))
+    return scores(members, faults, cascade).append(pa.field("waveform", vector(num_samples), nullable=False))
 
 
 CALIBRATION = pa.schema(

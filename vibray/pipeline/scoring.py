@@ -11,7 +11,9 @@ import torch
 
 from vibray import schema
 from vibray.config import short_hash, to_json
+from vibray.features.scaling import Sensor
 from vibray.pipeline import session
+from vibray.pipeline.cascade import Cascade, cascade_identity, load_cascade
 from vibray.pipeline.parts_job import PartsJob, sensors_of, vector_column, waveforms_of
 from vibray.runs import Run, load
 from vibray.storage import objects
@@ -19,6 +21,8 @@ from vibray.storage.parts import Parts, check_finished, commit_part
 from vibray.storage.plan import LINES_PER_PART
 from vibray.storage.reading import ReadPart
 from vibray.storage.since import continued
+
+CASCADE_SHARE = 0.15
 
 EVIDENCE_PER_PART = 24
 """Highest records of a part that are kept with their waveforms."""
@@ -39,10 +43,13 @@ def score(
     evidence_per_part: int = EVIDENCE_PER_PART,
     dry_run: bool = False,
     since_uri: str | None = None,
+    cascade_uri: str | None = None,
+    cascade_share: float = CASCADE_SHARE,
 ) -> None:
     """Runs the stage; see jobs/score.py."""
     run_uri, input_uri, scores_uri = (objects.absolute(uri) for uri in (run_uri, input_uri, scores_uri))
     calibration_uri = None if calibration_uri is None else objects.absolute(calibration_uri)
+    cascade_uri = None if cascade_uri is None else objects.absolute(cascade_uri)
     run = load_calibrated(run_uri, calibration_uri)
     run.check(sample_rate_hz, run.facts.num_samples)
     corpus = corpus or objects.last_segment(input_uri)
@@ -53,14 +60,19 @@ def score(
         "run": run_identity(run_uri, run),
         "calibration": None if calibration_uri is None else {"uri": calibration_uri, **check_finished(calibration_uri)},
     }
+    cascade = None
+    if cascade_uri is not None:
+        cascade = load_cascade(cascade_uri, cascade_share, identity["run"]["content"])
+        # the members saw some records alone: their scores are no columns
+        identity["run"] = {**identity["run"], "members": [], "cascade": cascade_identity(cascade_uri, cascade_share)}
     held = None
     if since_uri is not None:
         held, identity["since"] = continued(objects.absolute(since_uri), input_uri)
     job = PartsJob(input_uri, scores_uri, corpus, run.facts, identity, lines_per_part, "score", held)
     if dry_run:
-        job.preview(Scorer(run.hastened(), evidence_per_part).tables)
+        job.preview(Scorer(run.hastened(), evidence_per_part, cascade).tables)
         return
-    session.check_nodes([objects.join(run_uri, "_done.json")])
+    session.check_nodes([objects.join(uri, "_done.json") for uri in (run_uri, cascade_uri) if uri is not None])
     use_gpu = session.num_gpus() > 0
     arguments = {
         "scores_uri": scores_uri,
@@ -68,6 +80,7 @@ def score(
         "content": identity["run"]["content"],
         "calibration_uri": calibration_uri,
         "evidence_per_part": evidence_per_part,
+        "cascade": None if cascade_uri is None else (cascade_uri, cascade_share),
         "device": "cuda" if use_gpu else "cpu",
     }
     parts = job.run(score_part, arguments, use_gpu)
@@ -102,22 +115,23 @@ def load_calibrated(run_uri: str, calibration_uri: str | None) -> Run:
 class Scorer:
     """A part of records to its scores and its evidence."""
 
-    def __init__(self, run: Run, evidence_per_part: int):
-        self.run, self.evidence_per_part = run, evidence_per_part
-        self.schema = schema.scores(run.members, run.faults)
+    def __init__(self, run: Run, evidence_per_part: int, cascade: Cascade | None = None):
+        self.run, self.evidence_per_part, self.cascade = run, evidence_per_part, cascade
+        of_scores = () if cascade else run.members, run.faults, cascade is not None
+        self.schema = schema.scores(*of_scores)
+        self.evidence_schema = schema.evidence(run.facts.num_samples, *of_scores)
 
     def tables(self, records: pa.Table) -> dict[str, pa.Table]:
         """The part's scores, and the highest of them with their waveforms."""
-        run = self.run
-        evidence_schema = schema.evidence(run.facts.num_samples, run.members, run.faults)
+        run, evidence_schema = self.run, self.evidence_schema
         if not records.num_rows:
             return {"": self.schema.empty_table(), "evidence": evidence_schema.empty_table()}
         w, sensors = waveforms_of(records), sensors_of(records)
-        outputs = run.outputs(torch.from_numpy(w), run.facts.sample_rate_hz, sensors)
+        outputs = self._outputs(torch.from_numpy(w), sensors)
         columns: dict[str, Any] = {name: records[name] for name in schema.ORIGIN.names}
         columns["state"] = [str(state) for state in run.states(w, sensors)]
         columns["calibrated"] = run.known(sensors)
-        columns |= {name: values.float().numpy() for name, values in outputs.items() if name != "fault"}
+        columns |= {name: values.numpy() for name, values in outputs.items() if name != "fault"}
         if run.faults is not None:
             names = run.fault_names(outputs["fault"])
             columns["fault"] = names
@@ -132,12 +146,20 @@ class Scorer:
         evidence = scored.take(pa.array(top)).append_column(evidence_schema.field("waveform"), vector_column(w[top]))
         return {"": scored, "evidence": evidence.cast(evidence_schema)}
 
+    def _outputs(self, waveforms: torch.Tensor, sensors: list[Sensor]) -> dict[str, torch.Tensor]:
+        if self.cascade is not None:
+            return self.cascade.outputs(self.run, waveforms, sensors)
+        return self.run.outputs(waveforms, self.run.facts.sample_rate_hz, sensors)
+
 
 @lru_cache(maxsize=2)
-def _scorer(run_uri: str, content: str, calibration_uri: str | None, evidence_per_part: int, device: str) -> Scorer:
+def _scorer(
+    run_uri: str, content: str, calibration_uri: str | None, evidence_per_part: int, cascade: tuple[str, float] | None, device: str
+) -> Scorer:
     """One a process: the run is loaded once. `content` keeps another run that was put under the same URI from being taken for it."""
     run = load_calibrated(run_uri, calibration_uri)
-    return Scorer(run.hastened() if device == "cpu" else run.to(device), evidence_per_part)
+    run = run.hastened() if device == "cpu" else run.to(device)
+    return Scorer(run, evidence_per_part, None if cascade is None else load_cascade(*cascade, content))
 
 
 def score_part(read: ReadPart, scores_uri: str, **scorer: Any) -> dict[str, Any]:
@@ -145,7 +167,9 @@ def score_part(read: ReadPart, scores_uri: str, **scorer: Any) -> dict[str, Any]
     tables = _scorer(**scorer).tables(read.records)
     states = Counter(tables[""]["state"].to_pylist())
     uncalibrated = tables[""].num_rows - sum(tables[""]["calibrated"].to_pylist())
-    more = {"states": dict(sorted(states.items())), "num_uncalibrated": uncalibrated}
+    more: dict[str, Any] = {"states": dict(sorted(states.items())), "num_uncalibrated": uncalibrated}
+    if "deep" in tables[""].column_names:
+        more["num_deep"] = sum(tables[""]["deep"].to_pylist())
     return commit_part(scores_uri, read.part_id, {**tables, "bad": read.bad}, {**read.marker, **more})
 
 
@@ -168,6 +192,9 @@ def summarise(scores_uri: str, parts: Parts) -> None:
         "num_uncalibrated": uncalibrated,
         "score_quantiles": quantiles,
     }
+    if "cascade" in parts.plan.identity["run"]:
+        deep = summary["num_deep"] = parts.total("num_deep")
+        print(f"the run saw {deep:,} records ({deep / max(1, parts.total('num_kept')):.1%}); the others' scores are the gate's predictions")
     objects.write_json(objects.join(scores_uri, "summary.json"), summary)
     print("states: " + ", ".join(f"{count:,} {state}" for state, count in sorted(states.items())))
     if uncalibrated:
