@@ -65,6 +65,7 @@ def write_long_line(path: Path, size: int) -> None:
 @pytest.mark.parametrize(
     ("name", "size"),
     [
+        ("a.jsonl", 100_000_000),
         ("a.jsonl.gz", 100_000_000),
         *(pytest.param(name, GIGABYTE, marks=pytest.mark.slow) for name in ("a.jsonl", "a.jsonl.gz", "a.jsonl.zst")),
     ],

@@ -153,8 +153,13 @@ def _unzstd(stream: BufferedIOBase) -> Iterator[bytes]:
 # ---------------------------------------------------------------- lines
 
 
-def _cut(chunks: Iterator[bytes], offset: int, limit: int) -> Iterator[tuple[int, bytes, int, BrokenStream | None]]:
-    """(offset, line, its length, what broke it) for each line; of one longer than `limit` only the head is held."""
+def _cut(
+    chunks: Iterator[bytes], offset: int, limit: int, start: int, end: int | None
+) -> Iterator[tuple[int, bytes, int, BrokenStream | None]]:
+    """(offset, line, its length, what broke it) for each line; of one longer than `limit` only the head is held.
+
+    A line that begins before `start` and goes on beyond `end` is not read further: a thousand ranges within one endless line would each be.
+    """
     held: list[bytes] = []
     length = 0
     try:
@@ -173,6 +178,8 @@ def _cut(chunks: Iterator[bytes], offset: int, limit: int) -> Iterator[tuple[int
                     yield offset, b"".join(held), length, None
                     offset += length + 1
                     held, length = [], 0
+            if end is not None and offset < start and offset + length >= end:
+                return
     except BrokenStream as error:
         yield offset, b"".join(held), length, error
         return
@@ -192,7 +199,7 @@ def _beginning(pieces: list[bytes]) -> bytes:
 
 def _split(chunks: Iterator[bytes], start: int, end: int | None, limit: int) -> Iterator[RawLine | Broken]:
     number = 0
-    for offset, held, length, broken in _cut(chunks, max(start - 1, 0), limit):
+    for offset, held, length, broken in _cut(chunks, max(start - 1, 0), limit, start, end):
         if end is not None and offset >= end:
             return
         if offset < start:  # the end of a line that belongs to the range before
