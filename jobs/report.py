@@ -27,12 +27,23 @@ class Report:
     """heading of the page"""
     explain: bool = True
     """draw why the highest records are high (needs the run)"""
+    search: str | None = None
+    """finished search that chose the run's recipe: a section shows it"""
     dry_run: bool = False
     """print what the report would show; write nothing"""
 
 
 def main(args: Report) -> None:
-    report(args.scores, args.report, args.decisions, args.labels, args.title, explain=args.explain, dry_run=args.dry_run)
+    report(
+        args.scores,
+        args.report,
+        args.decisions,
+        args.labels,
+        args.title,
+        explain=args.explain,
+        search_uri=args.search,
+        dry_run=args.dry_run,
+    )
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def test_a_command_is_one_that_its_job_takes(command):
 
 def test_the_readme_shows_the_whole_line():
     text = "\n".join(commands())
-    for name in ("demo", "synthesize", "featurize", "train", "calibrate", "score", "label", "evaluate", "benchmark", "report"):
+    for name in ("demo", "synthesize", "featurize", "train", "search", "calibrate", "score", "label", "evaluate", "benchmark", "report"):
         assert f"jobs/{name}.py" in text, name
 
 

@@ -45,12 +45,17 @@ def report(
     title: str = "vibray report",
     config: ReportConfig = ReportConfig(),
     explain: bool = True,
+    search_uri: str | None = None,
     dry_run: bool = False,
 ) -> None:
     """Runs the stage; see jobs/report.py."""
     report_uri = objects.absolute(report_uri)
     table = open_scores([objects.absolute(uri) for uri in scores_uris])
     data = gather(table, decisions_uri, labels_uri, title)
+    if search_uri is not None:
+        from vibray.pipeline.search_report import read_search  # Optuna takes a second to import
+
+        data = replace(data, search=read_search(objects.absolute(search_uri)))
     if dry_run:
         shown = min(config.num_records, 0 if data.evidence is None else data.evidence.num_rows)
         print(f"report of {data.scores.num_rows:,} scores, {int(data.alarm.sum()):,} alarms, up to {shown} records drawn -> {report_uri}")

@@ -101,6 +101,8 @@ class ReportData:
     """schema.DRIFT; None where nothing is known of it."""
     explanations: Mapping[tuple[str, str], Sequence[Explanation]] = field(default_factory=dict)
     """By (corpus, record_id), shown with that record."""
+    search: Mapping[str, Any] | None = None
+    """What report/search_page.py makes of the search that chose the recipe."""
     signal_unit: str = "unknown"
     """Physical unit of the waveforms."""
     notes: tuple[str, ...] = ()
