@@ -140,7 +140,13 @@ def fuzz_lines(examples: int, lines: int, salt: int = 0) -> tuple[int, Counter[s
     total, counts = [0], Counter[str]()
     shortcut.LINES_BEFORE = 0  # the compiled loop reads from the first line on
 
-    @settings(max_examples=examples, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+    )
     @given(st.integers(0, 2**63), st.sampled_from(["quarantine", "fit"]), st.sampled_from([b"\n", b"\n", b"\r\n", b"\n\n"]))
     def run(seed: int, wrong_length: str, end: bytes) -> None:
         rng = random.Random(f"{salt} {seed}")
