@@ -196,32 +196,40 @@ def compare_scores(name: str, run: Run, bench: Bench) -> None:
 
 
 def print_costs(rounds: int) -> None:
-    """The table: ms of one core a record, and how many times longer the plan's loop takes."""
+    """By groups: ms of one core a record, and how many times longer the plan's loop takes, which is timed in turn with each group."""
     pool, sensors = fleet(NUM_POOL)
     with tempfile.TemporaryDirectory(prefix="vibray-bench-") as folder:
         few, many = Bench(Path(folder), 32), Bench(Path(folder), 400)
-        lines = (Path(folder) / "raw32" / "0.jsonl").read_bytes().splitlines()[:16]
+        lines = (Path(folder) / "raw32" / "0.jsonl").read_bytes().splitlines()[:8]
         nets = planned_nets()
-        deep = {name: make_run(recipe, pool, sensors) for name, recipe in DEEP.items()}
-        for name, run in deep.items():
-            compare_scores(name, run, few)
-        routes = [
+        loops = [
             Route("the plan's loop, float32", lambda: planned(lines, nets, np.float32), len(lines)),
             Route("the plan's loop, float64", lambda: planned(lines, nets, np.float64), len(lines)),
         ]
-        for name, run in deep.items():
-            routes.append(Route(f"{name}, eager", partial(few.whole, Scorer(run, EVIDENCE_PER_PART)), few.num_records))
-            routes += few.routes(name, run)
+        made = {name: make_run(recipe, pool, sensors) for name, recipe in DEEP.items()}
+        for name, run in made.items():
+            eager = Route(f"{name}, nets eager", partial(few.whole, Scorer(run, EVIDENCE_PER_PART)), few.num_records)
+            print_group([*loops, eager, *few.routes(name, run)], rounds)
+            compare_scores(name, run, few)
+        routes = []
         for name in CLASSICAL:
             own = many.routes(name, make_run(recipes.NAMED[name](), pool, sensors))  # type: ignore[arg-type]
             routes += own if name == "fused" else own[:1]
-        for name, share in (("ensemble", 0.15), ("plain-svdd + plain-vae", 0.15), ("plain-svdd + plain-vae", 0.2)):
-            scorer = cascade(deep[name], many, pool, sensors, share)
-            routes.append(Route(f"cascade of {name}, {share:.0%} deep", partial(many.whole, scorer), many.num_records))
-        found = spreads(routes, rounds)
-        for route, spread in zip(routes, found, strict=True):
-            ratios = f"{found[0].median / spread.median:8.1f}x {found[1].median / spread.median:8.1f}x" if route.name[0] != " " else ""
-            print(f"{route.name:<44} {spread.median:9.3f} ms [{spread.low:.3f} .. {spread.high:.3f}] {ratios}")
+        print_group([*loops, *routes], rounds)
+        for name in ("ensemble", "plain-svdd + plain-vae"):
+            routes = []
+            for share in (0.15, 0.2):
+                scorer = cascade(made[name], many, pool, sensors, share)
+                routes.append(Route(f"cascade of {name}, {share:.0%} deep", partial(many.whole, scorer), many.num_records))
+            print_group([*loops, *routes], rounds)
+
+
+def print_group(routes: list[Route], rounds: int) -> None:
+    """Times of some routes; of the whole ones, how many times longer the first two, the plan's loops, take."""
+    found = spreads(routes, rounds)
+    for route, spread in zip(routes, found, strict=True):
+        ratios = f"{found[0].median / spread.median:8.1f}x {found[1].median / spread.median:8.1f}x" if route.name[0] != " " else ""
+        print(f"{route.name:<44} {spread.median:9.3f} ms [{spread.low:.3f} .. {spread.high:.3f}] {ratios}", flush=True)
 
 
 # ---------------------------------------------------------------- in Ray
