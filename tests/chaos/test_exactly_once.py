@@ -100,9 +100,9 @@ def impatient(monkeypatch):
     monkeypatch.setattr(s3, "READ_TIMEOUT_S", 0.5)
 
 
-def test_one_request_in_twenty_going_wrong_changes_nothing(corpus, bucket, whole, monkeypatch, impatient, endpoint):
-    counts = under_faults(corpus, bucket, whole, monkeypatch, endpoint, share=0.05, rounds=2)
-    assert sum(counts[fault] for fault in FAULTS) >= 10
+def test_one_request_in_twelve_going_wrong_changes_nothing(corpus, bucket, whole, monkeypatch, impatient, endpoint):
+    counts = under_faults(corpus, bucket, whole, monkeypatch, endpoint, share=0.08, rounds=1)
+    assert sum(counts[fault] for fault in FAULTS) >= 6
 
 
 @pytest.mark.slow
@@ -187,13 +187,14 @@ def test_rivals_whose_last_bits_differ_never_mix_within_a_part(corpus, bucket, w
     nudged = float(np.nextafter(np.float32(1), np.float32(2)))
     with spoiled(endpoint, 0.0, drop=() if conditional else ("If-None-Match", "If-Match")) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        for number in range(1 + conditional):
-            folder = join(bucket, f"rivals-{number}")
-            assert len(rivals(corpus, folder, (1.0, nudged, 1.0))) == 3
-            finished = plain.Parts(folder)
-            assert finished.total("num_kept") == NUM_GOOD
-            assert len(plain.scores(folder)) == NUM_GOOD  # checksums included
-            named = {path for marker in finished.markers.values() for path in marker["files"]}
+        folder = join(bucket, "rivals")
+        assert len(rivals(corpus, folder, (1.0, nudged, 1.0))) == 3
+        finished = plain.Parts(folder)
+        assert finished.total("num_kept") == NUM_GOOD
+        assert len(plain.scores(folder)) == NUM_GOOD  # checksums included
+        named = {path for marker in finished.markers.values() for path in marker["files"]}
+        assert named <= set(plain.files(folder))
+        if conditional:
             assert {key for key in plain.files(folder) if "part-" in key} == named
 
 
@@ -209,3 +210,15 @@ def test_a_worker_given_up_for_dead_changes_no_byte_that_a_marker_vouches_for(co
             marker = plain.commit_part(folder, read.part_id, {"": late, "bad": read.bad}, read.marker)
             assert marker == objects.read_json(join(folder, "_done", f"{read.part_id}.json"))
     assert plain.files(folder) == before
+
+
+def test_what_no_marker_names_is_removed_and_nothing_else(corpus, place, whole):
+    """A worker was killed between data and marker, and the part came out with other bits the next time."""
+    folder = join(place, "orphans")
+    plain.score(corpus, folder)
+    part_id = next(iter(plain.Parts(folder).markers))
+    kept = [f"part-{part_id}.parquet", "part-0123456789ab.01234567.parquet", "notes.txt", "own/part-x.parquet"]
+    for name in [*kept, f"part-{part_id}.01234567.parquet", f"bad/part-{part_id}.01234567.parquet"]:
+        objects.write_bytes(join(folder, name), b"x")
+    assert plain.remove_orphans(folder, plain.Parts(folder)) == 2
+    assert set(plain.files(folder)) == {*whole, *kept}

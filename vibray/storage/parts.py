@@ -74,9 +74,14 @@ def remove_orphans(folder_uri: str, parts: "Parts") -> int:
     """
     named = {path for marker in parts.markers.values() for path in marker["files"]}
     found = [info.key for info in objects.list_objects(folder_uri)]
-    orphans = [key for key in found if key not in named and (name := DATA.fullmatch(key)) and name[1] in parts.markers]
-    objects.remove(join(folder_uri, key) for key in orphans)
-    return len(orphans)
+    orphans = [(key, name[1]) for key in found if key not in named and (name := DATA.fullmatch(key)) and name[1] in parts.markers]
+    count = 0
+    for key, part_id in orphans:
+        # where a store lets a later marker replace one, it may have done so since
+        if key not in objects.read_json(join(folder_uri, "_done", f"{part_id}.json"))["files"]:
+            objects.remove([join(folder_uri, key)])
+            count += 1
+    return count
 
 
 def _encoding(schema: pa.Schema) -> dict[str, Any]:
