@@ -93,7 +93,7 @@ def test_a_bomb_is_read_in_small_steps(tmp_path, name, size):
             for _ in range(size // len(block)):
                 out.write(block)
     else:
-        with gzip.open(tmp_path / name, "wb", 6) as out:
+        with gzip.GzipFile(tmp_path / name, "wb", 6) as out:
             for _ in range(size // len(block)):
                 out.write(block)
     assert (tmp_path / name).stat().st_size < size / 900
