@@ -174,5 +174,19 @@ def test_refusals_are_one_line_and_hold_no_credentials(bucket, monkeypatch):
         objects.list_objects(bucket)
 
 
+def test_an_endpoint_with_a_password_is_refused_without_showing_it(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hush@127.0.0.1:9")
+    with pytest.raises(ValueError, match="AWS_ENDPOINT_URL holds a user") as error:
+        objects.list_objects("s3://bucket/x")
+    assert "hush" not in str(error.value)
+
+
+@pytest.mark.parametrize("uri", ["s3://b/x?X-Amz-Signature=hush", "https://h/x?versionId=1&X-Amz-Security-Token=hush", "/x?Signature=hush"])
+def test_a_signed_uri_is_refused_without_showing_it(uri):
+    with pytest.raises(ValueError, match="signed URI") as error:
+        objects.list_objects(uri)
+    assert "hush" not in str(error.value)
+
+
 def test_access_denied_is_said_so():
     assert "access denied" in explain(PermissionError("Forbidden"), "s3://b/x")

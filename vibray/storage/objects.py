@@ -26,7 +26,7 @@ from vibray.storage.streams import LocalStream, S3Stream, local_etag, written_ag
 
 log = logging.getLogger(__name__)
 
-SIGNED = re.compile(r"[?&](X-Amz-\w+|AWSAccessKeyId|Signature|token)=", re.IGNORECASE)
+SIGNED = re.compile(r"[?&](X-Amz-[\w-]+|AWSAccessKeyId|Signature|token)=", re.IGNORECASE)
 """A URI that carries credentials: it would stand in plans, logs and reports."""
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from vibray.storage import tally
 from vibray.storage.errors import ObjectChanged, ObjectExists, codes_of
@@ -50,7 +51,13 @@ class NotWhole(OSError):
 
 
 def client() -> Any:
-    """This process's botocore client, for the AWS variables as they stand now; threads may share it."""
+    """This process's botocore client, for the AWS variables as they stand now; threads may share it.
+
+    Raises ValueError for an endpoint with a user and a password: botocore's errors show it.
+    """
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        if "@" in urlsplit(os.environ.get(name, "")).netloc:
+            raise ValueError(f"{name} holds a user or a password: credentials come from the other AWS variables")
     settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
     with _making:
         return _client(os.getpid(), settings, NUM_ATTEMPTS, READ_TIMEOUT_S)
