@@ -5,8 +5,6 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import ray
-
 from vibray.config import from_json, short_hash, to_json
 from vibray.pipeline import session
 from vibray.pipeline.calibration import RECORDS_PER_SENSOR
@@ -26,10 +24,8 @@ from vibray.storage import objects
 from vibray.storage.parts import Parts, finish_folder
 
 MEASURED: dict[str, dict[str, float]] = {}
-"""Rank correlation of each objective without labels to the true AUROC, by corpus."""
-
-ENOUGH = 0.6
-"""Rank correlation below which an objective is not searched by unless a person insists."""
+"""Rank correlation of each objective without labels to the true AUROC, by corpus (`python -m tests.reference.search_table correlate`): one
+that is to be the default without labels has to reach .6 on each. Empty: not measured."""
 
 
 @dataclass(frozen=True)
@@ -112,14 +108,16 @@ def search(job: SearchJob) -> None:
 
 def _without_labels(objective: str | None) -> str:
     """What a person has to know who searches without labels."""
-    figures = "; ".join(
-        f"{name} {', '.join(f'{rho:+.2f} on {corpus}' for corpus, rho in by_corpus.items())}" for name, by_corpus in MEASURED.items()
-    )
-    said = "without labels there is no sound objective. Rank correlation to the true AUROC over 40 and more trials, as measured: "
-    said += figures or "not known"
-    if objective is None:
-        return f"{said}. None reaches {ENOUGH}, so the recipe's own values are taken; --objective injected or stability insists"
-    return f"{said}. You insist on {objective}"
+    said = "without labels there is no sound objective"
+    if MEASURED:
+        said += ". Rank correlation to the true AUROC, as measured over 40 and more recipes: " + "; ".join(
+            f"{name} {', '.join(f'{rho:+.2f} on {corpus}' for corpus, rho in found.items())}" for name, found in MEASURED.items()
+        )
+    else:
+        said += ": how far injected and stability follow the true AUROC has not been measured"
+    if objective is not None:
+        return f"{said}. You insist on {objective}"
+    return f"{said}. The recipe's own values are taken; --objective injected or stability insists"
 
 
 def _plan(job: SearchJob, space: dict[str, Any], objective: str | None) -> dict[str, Any]:
@@ -146,9 +144,9 @@ def _plan(job: SearchJob, space: dict[str, Any], objective: str | None) -> dict[
     )
 
 
-def _trial_plan(job: SearchJob, recipe: DeepRecipe | ClassicalRecipe, objective: Any) -> TrialPlan:
+def _trial_plan(job: SearchJob, recipe: DeepRecipe | ClassicalRecipe, objective: Any, name: str) -> TrialPlan:
     epochs = recipe.optim.epochs if isinstance(recipe, DeepRecipe) else 1
-    plan = TrialPlan(job.search, objective, job.with_cost, job.num_folds, job.seed, epochs, (), session.environment())
+    plan = TrialPlan(job.search, name, objective, job.with_cost, job.num_folds, job.seed, epochs, (), session.environment())
     # a cheap net of a lower AUROC may stand on the front: nothing is stopped where cost counts
     grace = job.grace_epochs or max(1, epochs // 2)
     return replace(plan, rungs=rungs(plan.total, grace, job.reduction) if job.early_stopping and not job.with_cost else ())
@@ -170,7 +168,7 @@ def _search(
 ) -> None:
     corpus, said = open_corpus(job.features, job.labels, recipe, job.num_folds, job.calibration_records, job.seed)
     print("\n".join(said))
-    trial_plan = _trial_plan(job, recipe, objective)
+    trial_plan = _trial_plan(job, recipe, objective, short_hash(plan))
     space = bounded(space_of(recipe), job.bounds)
     first = own_params(recipe, space)
     print(f"{job.num_trials} trials of {trial_plan.total} epochs each, the first is " + ("the recipe as it is" if first else "drawn"))
@@ -231,5 +229,5 @@ def _apply(job: SearchJob) -> None:
     train(TrainingJob(job.features, run, recipe, num_workers=job.num_workers))
     if job.then_score and job.input and job.sample_rate_hz:
         score(run, job.input, job.then_score, job.sample_rate_hz)
-    if ray.is_initialized() and winner["best_setting"]:
+    if winner["best_setting"]:
         print("the best cut of the search: " + json.dumps(winner["best_setting"]["setting"]))

@@ -37,6 +37,8 @@ class TrialPlan:
     """What all trials of a search share."""
 
     search_uri: str
+    name: str
+    """hash of what is searched: a folder may be moved"""
     objective: Objective
     with_cost: bool
     num_folds: int
@@ -191,7 +193,7 @@ class Trial:
         if self.worker.world.rank:
             return
         uri, table = objects.join(self.run_uri, f"fold-{fold}"), self.corpus.table
-        if not begin(uri, self.recipe, table.facts, {"search": self.plan.search_uri, "fold": fold}):
+        if not begin(uri, self.recipe, table.facts, {"search": self.plan.name, "fold": fold}):
             save(uri, Run(self.recipe, table.facts, fitted.detecting, table.histories), fitted.lines, self.plan.environment)
 
     def _result(self, scores: list[FoldScores]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from ray.tune.search import Searcher
 from vibray.config import from_json, to_json
 from vibray.pipeline.benchmark_cells import Corpus
 from vibray.pipeline.deep_worker import Worker
-from vibray.pipeline.search_study import Study
+from vibray.pipeline.search_study import SearchError, Study
 from vibray.pipeline.search_trial import AtRung, Stopped, Trial, TrialPlan
 from vibray.recipes import AnyRecipe, Recipe
 from vibray.storage import objects
@@ -183,12 +183,18 @@ def run_trials(
             ),
         )
         tuner.fit()
+    if len(study.finished) < num_trials:
+        raise SearchError(
+            f"{num_trials - len(study.finished)} trials did not run: the same command again runs them; Ray's own logs say why"
+        )
 
 
 @contextmanager
 def _quiet_tune() -> Iterator[None]:
     """Tune without loggers, tables and files of its own beyond the least: the folder is the record."""
     wanted = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_GLOBAL_CHECKPOINT_S": "100000", "RAY_AIR_NEW_OUTPUT": "0"}
+    # with its own handler an interrupted search would look like one that has ended
+    wanted["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     before = {name: os.environ.get(name) for name in wanted}
     levels = {name: logging.getLogger(name).level for name in ("ray.tune", "ray.air")}
     os.environ.update(wanted)
