@@ -100,9 +100,9 @@ def impatient(monkeypatch):
     monkeypatch.setattr(s3, "READ_TIMEOUT_S", 0.5)
 
 
-def test_one_request_in_twelve_going_wrong_changes_nothing(corpus, bucket, whole, monkeypatch, impatient, endpoint):
-    counts = under_faults(corpus, bucket, whole, monkeypatch, endpoint, share=0.08, rounds=1)
-    assert sum(counts[fault] for fault in FAULTS) >= 6
+def test_one_request_in_eight_going_wrong_changes_nothing(corpus, bucket, whole, monkeypatch, impatient, endpoint):
+    counts = under_faults(corpus, bucket, whole, monkeypatch, endpoint, share=0.125, rounds=1)
+    assert sum(counts[fault] for fault in FAULTS) >= 3  # how many requests there are, and so how many go wrong, is the threads' affair
 
 
 @pytest.mark.slow
