@@ -164,6 +164,7 @@ def test_without_labels_the_recipe_stays_as_it_is_and_then_scores(job, tmp_path,
     assert runs.load(str(tmp_path / "s" / "winner")).recipe == fused()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["injected", "stability"])
 def test_who_insists_on_an_objective_without_labels_gets_it(job, tmp_path, objective):
     own = replace(job, search=str(tmp_path / "s"), labels=None, num_trials=2, objective=objective, early_stopping=False)
@@ -175,6 +176,7 @@ def test_who_insists_on_an_objective_without_labels_gets_it(job, tmp_path, objec
         assert 0.3 < trial["values"][0] <= 1
 
 
+@pytest.mark.slow
 def test_two_objectives_have_a_front(job, tmp_path):
     bounds = ("objective=hypersphere", "metric=mahalanobis", "weakest_db=-20")
     own = replace(job, search=str(tmp_path / "s"), recipe=tiny(1), num_trials=4, with_cost=True, bounds=bounds)
