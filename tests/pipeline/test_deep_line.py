@@ -192,6 +192,7 @@ def test_deep_sad_learns_from_labels(tmp_path, local_ray):
     assert model.detector.whitening.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_a_training_that_a_guard_refuses_leaves_its_metrics(features, tmp_path):
     """They tell when it went wrong: a net with biases that weight decay draws to one point."""
     recipe = replace(tiny(1), detector=replace(tiny(1).detector, trunk=TrunkConfig(width=4, bias=True)))
