@@ -40,7 +40,7 @@ from vibray.signal.harmonics import mains_frequency
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import check_finished, finish_folder
-from vibray.storage.plan import differences
+from vibray.storage.plan import begin_folder
 
 CHUNK = 64
 """Records whose images stand in memory at once."""
@@ -98,7 +98,7 @@ class Detecting:
 
     def tensors(self) -> dict[str, Tensor]:
         own = self.detector.state_dict() if isinstance(self.detector, nn.Module) else self.detector.state()
-        return _prefixed("detector", own) | _prefixed("scaling", self.scaling.state()) | {"training_scores": self.training_scores}
+        return prefixed("detector", own) | prefixed("scaling", self.scaling.state()) | {"training_scores": self.training_scores}
 
 
 @dataclass
@@ -123,7 +123,7 @@ class Fusing:
         return replace(self, members={name: member.hastened() for name, member in self.members.items()})
 
     def tensors(self) -> dict[str, Tensor]:
-        return _prefixed("ensemble", self.ensemble.state())
+        return prefixed("ensemble", self.ensemble.state())
 
 
 @dataclass
@@ -154,9 +154,9 @@ class Diagnosing:
         return replace(self, net=folded(self.net))
 
     def tensors(self) -> dict[str, Tensor]:
-        own = _prefixed("net", self.net.state_dict())
+        own = prefixed("net", self.net.state_dict())
         for name, (_, scaling) in self.scalings().items():
-            own |= _prefixed(f"{name}_scaling", scaling.state())
+            own |= prefixed(f"{name}_scaling", scaling.state())
         return own
 
 
@@ -298,14 +298,7 @@ def begin(uri: str, recipe: Recipe, facts: CorpusFacts, identity: dict[str, Any]
         "faults": None if faults is None else list(faults),
         "identity": identity,
     }
-    name = objects.join(uri, "recipe.json")
-    try:
-        objects.write_json(name, values, exclusive=True)
-    except FileExistsError:
-        differing = differences(objects.read_json(name), json.loads(json.dumps(values)))
-        if differing:
-            lines = "\n".join(differing)
-            raise RunMismatch(f"{uri} was begun by another training; use another folder, or remove this one:\n{lines}") from None
+    begin_folder(uri, "recipe.json", values, "by another training", RunMismatch)
     return objects.exists(objects.join(uri, "_done.json"))
 
 
@@ -350,7 +343,7 @@ def load(uri: str) -> Run:
     match recipe:
         case EnsembleRecipe():
             ensemble = Ensemble(recipe.fusion)
-            ensemble.load(_part(tensors, "ensemble"))
+            ensemble.load(part_of(tensors, "ensemble"))
             model = Fusing({name: load(objects.join(uri, "members", name)) for name in recipe.members}, ensemble)
         case ClassifierRecipe():
             model = _load_classifier(recipe, tuple(facts_of_run["faults"]), facts, tensors, scaling["scalings"])
@@ -361,8 +354,8 @@ def load(uri: str) -> Run:
 
 def _load_detector(recipe: ClassicalRecipe | DeepRecipe, facts: CorpusFacts, tensors: dict[str, Tensor], scaling: dict) -> Detecting:
     feature = build_feature(recipe.feature, facts.mains_hz)
-    fitted = Scaling.load(recipe.scaling, feature.shape, _part(tensors, "scaling"), scaling)
-    own = _part(tensors, "detector")
+    fitted = Scaling.load(recipe.scaling, feature.shape, part_of(tensors, "scaling"), scaling)
+    own = part_of(tensors, "detector")
     if isinstance(recipe, DeepRecipe):
         net = build_deep(recipe.detector, feature.shape)
         net.load_state_dict(own)
@@ -381,15 +374,17 @@ def _load_classifier(
     for name, config, scaling in (("image", recipe.image, recipe.image_scaling), ("vector", recipe.vector, recipe.vector_scaling)):
         if config is not None:
             shapes[name] = build_feature(config, facts.mains_hz).shape
-            fitted[name] = Scaling.load(scaling, shapes[name], _part(tensors, f"{name}_scaling"), scalings[name])
+            fitted[name] = Scaling.load(scaling, shapes[name], part_of(tensors, f"{name}_scaling"), scalings[name])
     net = build_classifier(recipe, len(faults), shapes)
-    net.load_state_dict(_part(tensors, "net"))
+    net.load_state_dict(part_of(tensors, "net"))
     return Diagnosing(recipe, faults, cast(Classifier, net.eval()), fitted.get("image"), fitted.get("vector"))
 
 
-def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under names that many parts of a run can share a file with."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors that `prefixed` put under a prefix, by their own names."""
     return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}

@@ -33,7 +33,9 @@ from vibray.report.benchmark import document, fault_table, main_table, standings
 from vibray.report.benchmark_figure import benchmark_png
 from vibray.storage import objects
 from vibray.storage.parts import Parts, finish_folder
-from vibray.storage.plan import differences
+from vibray.storage.plan import begin_folder, check_begun
+
+ANOTHER = "with another grid"
 
 RESULTS = ("benchmark.json", "benchmark.md", "benchmark.png")
 
@@ -44,7 +46,7 @@ def benchmark(job: BenchmarkJob) -> None:
     entries = contestants(job)
     cells = cells_of(job, entries)
     grid = _grid(job, entries)
-    _check_folder(job.benchmark, grid)
+    check_begun(job.benchmark, "grid.json", grid, ANOTHER, BenchmarkError)
     corpus, facts = open_corpus(job, entries)
     facts = [*facts, *describe(job, corpus)]
     print("\n".join(facts))
@@ -86,18 +88,6 @@ def _grid(job: BenchmarkJob, entries: dict[str, Entry]) -> dict[str, Any]:
     )
 
 
-def _check_folder(uri: str, grid: dict[str, Any]) -> None:
-    """Raises BenchmarkError, showing both, where the folder holds another grid."""
-    try:
-        there = objects.read_json(objects.join(uri, "grid.json"))
-    except FileNotFoundError:
-        return
-    differing = differences(there, grid)
-    if differing:
-        lines = "\n".join(differing)
-        raise BenchmarkError(f"{uri} was begun with another grid; use another folder, or remove this one:\n{lines}")
-
-
 def _cell_uri(uri: str, cell: Cell, folder: str = "cells") -> str:
     return objects.join(uri, folder, f"{cell.name}.json")
 
@@ -135,10 +125,7 @@ def _run(
 ) -> None:
     shared = ray.put(corpus)
     _cost(job, todo, done, entries, lambda wanted: list(_on_ray(shared, entries, wanted, _seconds)))
-    try:
-        objects.write_json(objects.join(job.benchmark, "grid.json"), grid, exclusive=True)
-    except FileExistsError:
-        _check_folder(job.benchmark, grid)
+    begin_folder(job.benchmark, "grid.json", grid, ANOTHER, BenchmarkError)
     num_failed = 0
     with Progress("benchmark", len(todo), "cells") as progress:
         for cell, result in _on_ray(shared, entries, todo, _result):

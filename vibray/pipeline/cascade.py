@@ -1,6 +1,5 @@
 """The cascade: a gate predicts from a cheap vector what a deep run would score, and the deep run sees the high ones alone."""
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,10 +17,10 @@ from vibray.models.gate import Agreement, Gate, GateConfig, agreement
 from vibray.pipeline.classical_training import VectorLoader
 from vibray.pipeline.tables import InputsDiffer, TrainingTable, identity_hash, open_features, open_scores
 from vibray.recipes import build_vector
-from vibray.runs import CHUNK, Run
+from vibray.runs import CHUNK, Run, part_of, prefixed
 from vibray.storage import objects
 from vibray.storage.parts import Parts, check_finished, finish_folder
-from vibray.storage.plan import differences
+from vibray.storage.plan import begin_folder
 
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.3)
 RATES = (0.01, 0.05)
@@ -84,7 +83,9 @@ def distil(features_uri: str, scores_uri: str, gate_uri: str, config: GateConfig
         print("dry run: nothing was written")
         return
     identity = {"features": identity_hash([Parts(features_uri)]), "scores": identity_hash(scores.folders), "config": to_json(config)}
-    if _begin(gate_uri, {"run": scores.run, "feature": to_json(feature), "facts": to_json(table.facts), "made_of": identity}):
+    values = {"run": scores.run, "feature": to_json(feature), "facts": to_json(table.facts), "made_of": identity}
+    begin_folder(gate_uri, "gate.json", values, "as another gate", CascadeMismatch)
+    if objects.exists(objects.join(gate_uri, "_done.json")):
         print(f"{gate_uri} is finished already: nothing to do")
         return
     scaling, gate, predicted = _fitted(table, feature, config, own)
@@ -93,22 +94,10 @@ def distil(features_uri: str, scores_uri: str, gate_uri: str, config: GateConfig
     rows = [{"share": share, "rate": rate, **asdict(how)} for share, rate, how in found]
     objects.write_json(objects.join(gate_uri, "scaling.json"), scaling.facts())
     objects.write_json(objects.join(gate_uri, "agreement.json"), {"pool": rows})
-    tensors = {f"gate.{name}": t for name, t in gate.state().items()} | {f"scaling.{name}": t for name, t in scaling.state().items()}
+    tensors = prefixed("gate", gate.state()) | prefixed("scaling", scaling.state())
     objects.write_bytes(objects.join(gate_uri, "model.safetensors"), to_safetensors({n: t.contiguous() for n, t in tensors.items()}))
     finish_folder(gate_uri, ["gate.json", "scaling.json", "agreement.json", "model.safetensors"])
     print(f"{gate_uri} is finished")
-
-
-def _begin(uri: str, values: dict[str, Any]) -> bool:
-    name = objects.join(uri, "gate.json")
-    try:
-        objects.write_json(name, values, exclusive=True)
-    except FileExistsError:
-        differing = differences(objects.read_json(name), json.loads(json.dumps(values)))
-        if differing:
-            lines = "\n".join(differing)
-            raise CascadeMismatch(f"{uri} was begun as another gate; use another folder, or remove this one:\n{lines}") from None
-    return objects.exists(objects.join(uri, "_done.json"))
 
 
 def _matched(table: TrainingTable, scores: Any, max_records: int) -> tuple[TrainingTable, np.ndarray]:
@@ -155,12 +144,9 @@ def load_cascade(uri: str, share: float, run_content: str) -> Cascade:
     feature = from_json(SpectralConfig, facts["feature"])
     tensors = from_safetensors(objects.read_bytes(objects.join(uri, "model.safetensors")))
     shape = build_vector(feature, None).shape
-    scaling_state, gate_state = (
-        {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)} for prefix in ("scaling.", "gate.")
-    )
-    scaling = Scaling.load(SCALING, shape, scaling_state, objects.read_json(objects.join(uri, "scaling.json")))
+    scaling = Scaling.load(SCALING, shape, part_of(tensors, "scaling"), objects.read_json(objects.join(uri, "scaling.json")))
     gate = Gate(from_json(GateConfig, facts["made_of"]["config"]), shape[0])
-    gate.load(gate_state)
+    gate.load(part_of(tensors, "gate"))
     return Cascade(feature, scaling, gate, gate.threshold(share))
 
 

@@ -20,9 +20,11 @@ from vibray.config import short_hash, to_json
 from vibray.pipeline.search_space import Params, Space, propose
 from vibray.recipes import Recipe
 from vibray.storage import objects
-from vibray.storage.plan import differences
+from vibray.storage.plan import begin_folder, check_begun
 
 T = TypeVar("T")
+
+ANOTHER = "with another search"
 
 log = logging.getLogger(__name__)
 
@@ -63,22 +65,11 @@ class Folder:
 
     def begin(self, plan: dict[str, Any]) -> None:
         """Writes search.json at the first start. Raises SearchError, showing both, where another search was begun here."""
-        name = objects.join(self.uri, "search.json")
-        try:
-            retried(lambda: objects.write_json(name, plan, exclusive=True))
-        except FileExistsError:
-            self.check(plan)
+        retried(lambda: begin_folder(self.uri, "search.json", plan, ANOTHER, SearchError))
 
     def check(self, plan: dict[str, Any]) -> None:
         """Raises SearchError where the folder holds another search."""
-        try:
-            there = objects.read_json(objects.join(self.uri, "search.json"))
-        except FileNotFoundError:
-            return
-        differing = differences(there, plan)
-        if differing:
-            lines = "\n".join(differing)
-            raise SearchError(f"{self.uri} was begun with another search; use another folder, or remove this one:\n{lines}")
+        check_begun(self.uri, "search.json", plan, ANOTHER, SearchError)
 
     def run_uri(self, recipe: Recipe) -> str:
         """Where the folds' runs of a recipe lie."""

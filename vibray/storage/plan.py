@@ -185,9 +185,7 @@ def start_plan(folder_uri: str, plan: Callable[[], Plan], identity: dict[str, An
         standing = read_plan(folder_uri)
     else:
         objects.abort_uploads(folder_uri)
-    differing = differences(standing.identity, json.loads(json.dumps(identity)))
-    if differing:
-        raise PlanMismatch(f"{folder_uri} was begun by another job; use another folder, or remove this one:\n" + "\n".join(differing))
+    check_same(folder_uri, standing.identity, identity, "by another job", PlanMismatch)
     return standing
 
 
@@ -208,6 +206,31 @@ def read_plan(folder_uri: str) -> Plan:
         told = f"part {ascii(wrong.id)[:80]} of {ascii(wrong.key)[:200]}"
         raise ValueError(f"{uri} was changed since it was written: {told} has another id: use another folder")
     return plan
+
+
+def begin_folder(uri: str, name: str, values: dict[str, Any], other: str, error: type[Exception]) -> None:
+    """Writes what decides whether two commands are one to the file `name` of a folder, once. Raises as `check_begun` does."""
+    try:
+        objects.write_json(join(uri, name), values, exclusive=True)
+    except FileExistsError:
+        check_begun(uri, name, values, other, error)
+
+
+def check_begun(uri: str, name: str, values: dict[str, Any], other: str, error: type[Exception]) -> None:
+    """Raises `error`, showing both, where the file `name` of a folder holds other values: "was begun `other`"."""
+    try:
+        there = objects.read_json(join(uri, name))
+    except FileNotFoundError:
+        return
+    check_same(uri, there, values, other, error)
+
+
+def check_same(uri: str, there: dict[str, Any], values: dict[str, Any], other: str, error: type[Exception]) -> None:
+    """Raises `error`, showing both, where the values that a folder was begun with are not these."""
+    differing = differences(there, json.loads(json.dumps(values)))
+    if differing:
+        lines = "\n".join(differing)
+        raise error(f"{uri} was begun {other}; use another folder, or remove this one:\n{lines}") from None
 
 
 def differences(there: Any, here: Any, name: str = "") -> list[str]:
