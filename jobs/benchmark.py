@@ -28,7 +28,6 @@ import tyro
 
 from vibray.pipeline.benchmark import benchmark
 from vibray.pipeline.benchmark_grid import RECIPES, BenchmarkJob
-from vibray.pipeline.calibration import RECORDS_PER_SENSOR
 from vibray.pipeline.session import started, user_errors
 from vibray.recipes import NAMED
 
@@ -39,42 +38,13 @@ else:
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    features: tuple[str, ...]
-    """finished features tables, one corpus each"""
-    labels: str
-    """labels file (JSON Lines); records that it does not name are unlabelled"""
-    benchmark: str
-    """folder for the benchmark; it holds this one grid"""
+class Benchmark(BenchmarkJob):
     recipes: tuple[RecipeName, ...] = RECIPES
-    """named recipes to compare; the help of jobs/train.py lists and describes them"""
-    num_folds: int = 5
-    """parts of the units; fewer units than that are split by time, with a warning"""
-    seeds: int = 3
-    """draws of faults and labels, and trainings of nets, in each fold"""
-    contamination: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1, 0.2)
-    """shares of faults in the pool"""
-    main_contamination: float | None = None
-    """the share at which nets take part and that the main table is of; default: the middle one of --contamination"""
-    label_budgets: tuple[int, ...] = (0, 5, 20, 50)
-    """numbers of labels for recipes that learn from labels"""
-    calibration_records: int = RECORDS_PER_SENSOR
-    """earliest records of a held-out sensor that calibrate it; half of its records where it has fewer than twice as many"""
-    unlabelled_pool: bool = False
-    """unlabelled records are trained on too; the stated contamination is then a lower bound"""
-    small: bool = False
-    """nets on small images with a narrow trunk, for CPUs"""
-    epochs: int | None = None
-    """with --small: epochs of each net"""
-    max_hours: float | None = None
-    """refuse a grid that would take longer"""
-    dry_run: bool = False
-    """print grid, sizes and cost; write nothing"""
 
 
 def main(args: Benchmark) -> None:
     with started(needed=not args.dry_run):
-        benchmark(BenchmarkJob(**vars(args)))
+        benchmark(args)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Union
 import tyro
 
 from vibray.pipeline.session import started, user_errors
-from vibray.pipeline.training import CACHE_GB, TrainingJob, train
+from vibray.pipeline.training import TrainingJob, train
 from vibray.recipes import NAMED, Recipe
 
 if TYPE_CHECKING:
@@ -35,34 +35,13 @@ else:
 
 
 @dataclass(frozen=True)
-class Train:
-    features: tuple[str, ...]
-    """finished features tables, one corpus each"""
-    run: str
-    """folder for the run; it holds this one run"""
-    labels: str | None = None
-    """labels file (JSON Lines): for a classifier or deep-sad, or with --normals-only"""
-    normals_only: bool = False
-    """fit a detector on the records labelled normal alone"""
-    pseudo_labels: str | None = None
-    """decisions folder whose pseudo-labels a classifier learns from too"""
-    init_from: str | None = None
-    """run whose encoder, image and scaling a classifier starts from"""
-    members: tuple[str, ...] = ()
-    """ensemble: finished runs to fuse, instead of training the recipe's members"""
-    num_workers: int = 1
-    """Ray Train workers, on a GPU each where the cluster has GPUs"""
-    cache_gb: float = CACHE_GB
-    """images kept on each node's disk during training; what does not fit is made again each epoch"""
-    dry_run: bool = False
-    """print what would be trained; write nothing"""
+class Train(TrainingJob):
     recipe: Annotated[NamedRecipe, tyro.conf.arg(name="")] = next(iter(NAMED.values()))()
 
 
 def main(args: Train) -> None:
-    job = TrainingJob(**vars(args))
     with started(num_cpus=args.num_workers if args.num_workers > 1 else None, needed=not args.dry_run):
-        train(job)
+        train(args)
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def test_metrics_tell_of_every_epoch_then_of_the_guards(one_and_two):
     for run in one_and_two:
         pretrain, *epochs, guards = metrics(run)
         assert (pretrain["stage"], pretrain["epoch"]) == ("pretrain", 0)
-        assert {"loss", "lr", "records_per_s"} <= set(pretrain)
+        assert {"loss", "lr", "records_per_s", "embedding_std", "participation"} <= set(pretrain)
         assert [(line["stage"], line["epoch"]) for line in epochs] == [("train", 0), ("train", 1)]
         for line in epochs:
             assert {"loss", "lr", "embedding_std", "participation", "center_offset", "distance"} <= set(line)

@@ -1,11 +1,13 @@
 """The record of a search: rebuilt from its files a study goes on as if it had never stopped."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
 
+from tests.pipeline.postgres import postgresql
 from vibray.pipeline import search_study
 from vibray.pipeline.search_space import own_params, space_of
 from vibray.pipeline.search_study import Folder, Mirror, SearchError, Study, check_storage, retried, trial_seed
@@ -106,9 +108,18 @@ def test_another_search_on_the_folder_shows_both(tmp_path):
         folder.begin({"seed": 1, "space": {"lr": [1, 2]}})
 
 
-def test_the_mirror_gets_every_trial_once(tmp_path):
-    pytest.importorskip("sqlalchemy")
-    url = f"sqlite:///{tmp_path / 'mirror.db'}"
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage(request, tmp_path) -> Iterator[str]:
+    """The URL of an empty database."""
+    if request.param == "postgresql":
+        with postgresql() as url:
+            yield url
+    else:
+        yield f"sqlite:///{tmp_path / 'mirror.db'}"
+
+
+def test_the_mirror_gets_every_trial_once(tmp_path, storage):
+    url = storage
     study = study_of(tmp_path / "s")
     mirror = Mirror(url, "s", 1)
     for _ in range(5):
@@ -128,7 +139,6 @@ def test_the_mirror_gets_every_trial_once(tmp_path):
 
 
 def test_a_mirror_that_fails_is_no_end_and_one_that_cannot_be_opened_is_told(tmp_path, caplog):
-    pytest.importorskip("sqlalchemy")
     url = f"sqlite:///{tmp_path / 'mirror.db'}"
     mirror = Mirror(url, "s", 1)
     study = study_of(tmp_path / "s")

@@ -8,9 +8,9 @@ objective without labels points the same way as the labels would.
   python -m tests.reference.search_table correlate --folder F --gfd G          the same on the gearbox, G being its folder
   python -m tests.reference.search_table show --folder F                       the figures
 
-Pool: 2,000 records of 16 units, 5 % faults, no labels; 96 labelled records of these units, half of them faults. Judged: 400 records of 4
-other units, half of them faults, calibrated by their first 40 records a sensor. On the gearbox, which has one unit, the test records are of
-sensors known from training. A point that is done is a JSON file and is not computed again.
+Pool: 2,000 records of 16 units, 5 % faults, no labels; 96 labelled records of these units, half of them faults. Judged: 960 records of 16
+other units, half of them faults, calibrated by their first 40 records a sensor. On the gearbox, which has one unit, the test records are
+of sensors known from training. A point that is done is a JSON file and is not computed again.
 """
 
 import argparse
@@ -68,14 +68,14 @@ def recipe(epochs: int = 4) -> DeepRecipe:
 
 
 def make(folder: Path) -> None:
-    """The corpora of a fleet: pool and labelled of 16 units, calibration and test of 4 others."""
+    """The corpora of a fleet: pool and labelled of 16 units, calibration and test of 16 others."""
     pool = FleetConfig(seed=11, num_records=2000, num_units=16, sensors_per_unit=2)
-    new = replace(pool, first_unit=16, num_units=4)
+    new = replace(pool, first_unit=16, num_units=16)
     corpora = {
         "pool": pool,
         "labelled": replace(pool, num_records=96, first_step=64, contamination=0.5),
-        "calibration": replace(new, num_records=320),
-        "test": replace(new, num_records=400, first_step=40, contamination=0.5),
+        "calibration": replace(new, num_records=1280),
+        "test": replace(new, num_records=960, first_step=40, contamination=0.5),
     }
     with started():
         for name, config in corpora.items():

@@ -30,30 +30,52 @@ that is to be the default without labels has to reach .6 on each. Empty: not mea
 
 @dataclass(frozen=True)
 class SearchJob:
-    """What jobs/search.py asks for."""
+    """What jobs/search.py asks for; its help shows these fields."""
 
     features: tuple[str, ...]
+    """finished features tables, one corpus each"""
     search: str
+    """folder for the search; it holds this one search"""
     recipe: Recipe
     labels: str | None = None
+    """labels file (JSON Lines); records that it does not name are unlabelled. No label is trained on"""
     num_trials: int = 64
+    """trials in all, those that are ended early among them"""
     objective: Literal["auroc", "f1", "injected", "stability"] | None = None
+    """what is made high; with labels auroc, or f1 at the best threshold. Without labels: none, or, if you insist, AUROC on injected faults
+    or how alike two nets, each of half the pool, rank new records"""
     with_cost: bool = False
+    """two objectives: the net's operations a record are to be few; the report shows the front, and no trial is ended early"""
     bounds: tuple[str, ...] = ()
+    """other bounds: latent_dim=8:64, objective=hypersphere, metric=mahalanobis,distance; --dry-run shows those in force"""
     num_folds: int = 3
+    """parts of the units; a trial is trained once for each"""
     calibration_records: int = RECORDS_PER_SENSOR
+    """earliest records of a held-out sensor that calibrate it; half of its records where it has fewer than twice as many"""
     seed: int = 0
+    """of the trials that are drawn, and of the folds"""
     grace_epochs: int | None = None
+    """epochs before a trial may be ended; default: half of a fold's"""
     reduction: int = 3
+    """one trial in so many goes on at each comparison"""
     early_stopping: bool = True
+    """compare trials while they train"""
     num_workers: int = 1
+    """workers a trial, on a GPU each where the cluster has GPUs; several train as one by Ray Train"""
     max_concurrent_trials: int | None = None
+    """trials at a time, at most; default: as many as the cluster's cores or GPUs carry"""
     storage: str | None = None
+    """Optuna storage that gets a copy of each trial, for optuna-dashboard: sqlite:///search.db, postgresql://user@host/database"""
     train_winner: bool = False
+    """train the winner on all features, into the folder's winner/"""
     then_score: str | None = None
+    """folder for the scores table that the winner makes of --input"""
     input: str | None = None
+    """with --then-score: folder of shards, or one shard"""
     sample_rate_hz: float | None = None
+    """with --then-score: samples a second of the input"""
     dry_run: bool = False
+    """print records, folds and space; write nothing"""
 
     def checked(self) -> "SearchJob":
         """The job with whole URIs. Raises SearchError."""

@@ -168,7 +168,7 @@ def run_trials(
     _ = corpus.table.sensors, corpus.table.key_hash, corpus.table.histories  # derived once, not in every process
     shared = {"plan": plan, "board": board, "corpus": ray.put(corpus), "num_workers": num_workers, "use_gpu": use_gpu}
     function = tune.with_resources(tune.with_parameters(_trial, shared=shared), tune.PlacementGroupFactory([own]))
-    with tempfile.TemporaryDirectory(prefix="vibray-tune-") as scratch, _quiet_tune():
+    with tempfile.TemporaryDirectory(prefix="vibray-tune-") as scratch, _settings(max_concurrent):
         tuner = tune.Tuner(
             function,
             tune_config=tune.TuneConfig(
@@ -190,9 +190,11 @@ def run_trials(
 
 
 @contextmanager
-def _quiet_tune() -> Iterator[None]:
+def _settings(max_concurrent: int) -> Iterator[None]:
     """Tune without loggers, tables and files of its own beyond the least: the folder is the record."""
     wanted = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_GLOBAL_CHECKPOINT_S": "100000", "RAY_AIR_NEW_OUTPUT": "0"}
+    # with a searcher Tune starts processes one after another, ten seconds each; AskAndTell keeps the bound itself
+    wanted["TUNE_MAX_PENDING_TRIALS_PG"] = str(max_concurrent)
     # with its own handler an interrupted search would look like one that has ended
     wanted["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     before = {name: os.environ.get(name) for name in wanted}

@@ -40,19 +40,29 @@ class TrainingError(ValueError):
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What jobs/train.py asks for."""
+    """What jobs/train.py asks for; its help shows these fields."""
 
     features: tuple[str, ...]
+    """finished features tables, one corpus each"""
     run: str
+    """folder for the run; it holds this one run"""
     recipe: Recipe
     labels: str | None = None
+    """labels file (JSON Lines): for a classifier or deep-sad, or with --normals-only"""
     normals_only: bool = False
+    """fit a detector on the records labelled normal alone"""
     pseudo_labels: str | None = None
+    """decisions folder whose pseudo-labels a classifier learns from too"""
     init_from: str | None = None
+    """run whose encoder, image and scaling a classifier starts from"""
     members: tuple[str, ...] = ()
+    """ensemble: finished runs to fuse, instead of training the recipe's members"""
     num_workers: int = 1
+    """Ray Train workers, on a GPU each where the cluster has GPUs"""
     cache_gb: float = CACHE_GB
+    """images kept on each node's disk during training; what does not fit is made again each epoch"""
     dry_run: bool = False
+    """print what would be trained; write nothing"""
 
 
 def train(job: TrainingJob) -> None:

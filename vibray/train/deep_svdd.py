@@ -74,7 +74,7 @@ def train_deep_svdd(
     faulty = None if known is None else Batches(thinned(known, WATCHED_RECORDS), optim.batch_size, optim.seed, world)
     found = checkpoints.latest("train") if checkpoints else None
     if found is None:
-        _pretrain(net, Batches(rows, pretrain.batch_size, pretrain.seed, world), pretrain, report, checkpoints)
+        _pretrain(net, Batches(rows, pretrain.batch_size, pretrain.seed, world), watched, pretrain, report, checkpoints)
         freeze_statistics(net)
         participation = _fix_center(net, judged)
         progress = Progress()
@@ -129,17 +129,20 @@ def _known_faults(rows: TrainingSet) -> np.ndarray:
     return indices[:0] if rows.targets is None else indices[rows.targets[indices] == LABEL_ABNORMAL]
 
 
-def _pretrain(net: DeepSvdd, batches: Batches, optim: OptimConfig, report: Report, checkpoints: Checkpoints | None) -> None:
+def _pretrain(
+    net: DeepSvdd, batches: Batches, watched: Batches, optim: OptimConfig, report: Report, checkpoints: Checkpoints | None
+) -> None:
     autoencoder = Autoencoder(net).to(next(net.parameters()))
     found = checkpoints.latest("pretrain") if checkpoints else None
     progress = found.restore(autoencoder) if found else Progress()
 
     def on_epoch(epoch: int, metrics: EpochMetrics) -> bool | None:
+        figures = metrics.values() | embedding_figures(watched.collect(net, partial(_embedding, net)))
         if checkpoints:
-            checkpoints.note("pretrain", epoch, metrics.values())
+            checkpoints.note("pretrain", epoch, figures)
         if checkpoints and batches.world.rank == 0:
             checkpoints.save("pretrain", autoencoder, progress)
-        return report("pretrain", epoch, metrics.values())
+        return report("pretrain", epoch, figures)
 
     fit(autoencoder, batches, optim, on_epoch, progress)
 
@@ -178,8 +181,7 @@ def epoch_figures(net: DeepSvdd, watched: Batches, faulty: Batches | None) -> di
 
     `watched` are records that training takes for normal, `faulty` known or injected faults. Every worker has to call it.
     """
-    device, center = net.center.device, _numpy(net.center)
-    embedding = watched.collect(net, lambda batch: net(to(batch.x, device)).embedding)
+    center, embedding = _numpy(net.center), watched.collect(net, partial(_embedding, net))
     distance = np.square(embedding - center).sum(axis=1)
     figures = embedding_figures(embedding) | {
         "center_offset": float(np.linalg.norm(embedding.mean(axis=0) - center)),
@@ -237,6 +239,10 @@ def lean_to_faults(net: DeepSvdd, batches: Batches) -> None:
 def score_all(net: DeepSvdd, batches: Batches) -> np.ndarray:
     """Scores of all records in the order of their indices, on every worker."""
     return batches.collect(net, partial(_score, net))
+
+
+def _embedding(net: DeepSvdd, batch: Batch) -> Tensor:
+    return net(to(batch.x, net.center.device)).embedding
 
 
 def _score(net: DeepSvdd, batch: Batch) -> Tensor:

@@ -1,0 +1,80 @@
+"""The driver of a search is killed again and again, and its trials and winner are those of a search that nobody disturbed.
+
+`jobs/search.py` as a person types it, one trial at a time; SIGKILL, which no process can answer.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.lines import FACTS, write_labels, write_shard
+from vibray.pipeline.featurize import featurize
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+NUM_TRIALS, NUM_KILLS = 12, 5
+RECIPE = """cwt-svdd --feature.rows 16 --feature.columns 16 --feature.min-hz 60 --detector.trunk.width 16 --detector.hidden 8
+    --detector.latent-dim 8 --optim.epochs 4 --optim.batch-size 16"""
+PATIENCE_S = 300
+
+
+def start(features: Path, labels: Path, search: Path) -> subprocess.Popen:
+    command = [sys.executable, "jobs/search.py", "--features", str(features), "--labels", str(labels), "--search", str(search)]
+    command += ["--num-trials", str(NUM_TRIALS), "--num-folds", "2", "--calibration-records", "22", "--max-concurrent-trials", "1"]
+    command += ["--bounds", "objective=hypersphere", "width=16:24", "latent_dim=8:12", *RECIPE.split()]
+    with search.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+
+
+def finish(process: subprocess.Popen, search: Path) -> None:
+    try:
+        assert process.wait(timeout=PATIENCE_S) == 0, search.with_suffix(".log").read_text()[-3000:]
+    finally:
+        process.kill()
+
+
+def trials(search: Path) -> list[dict]:
+    """The trials without what depends on the clock on the wall and on the folder."""
+    found = [json.loads(file.read_text()) for file in sorted((search / "trials").glob("*.json"))]
+    return [{name: value for name, value in trial.items() if name not in ("seconds", "run")} for trial in found]
+
+
+def test_a_search_whose_driver_is_killed_goes_on_as_if_it_had_not_been(local_ray, tmp_path):
+    labels = []
+    for u in range(4):
+        labels += write_shard(tmp_path / "raw" / f"{u}.jsonl", 88, seed=u, unit=f"t{u}", gain=1.0 + u, fault_share=0.35)[2::4]
+    file = write_labels(tmp_path / "labels.jsonl", labels)
+    features = tmp_path / "features"
+    featurize(str(tmp_path / "raw"), str(features), FACTS, vectors=("spectral",))
+    whole, search = tmp_path / "whole", tmp_path / "search"
+    finish(start(features, file, whole), whole)
+
+    moments = random.Random(0)
+    for kill in range(NUM_KILLS):
+        process = start(features, file, search)
+        try:
+            # some trials later than the last time, and somewhere within the next
+            enough = min(NUM_TRIALS - 2, (kill + 1) * 2)
+            end = time.monotonic() + PATIENCE_S
+            while len(list((search / "trials").glob("*.json"))) < enough:
+                assert process.poll() is None and time.monotonic() < end, search.with_suffix(".log").read_text()[-3000:]
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0, 0.7))
+            assert process.poll() is None, "it ended before it could be killed"
+        finally:
+            process.kill()
+            process.wait()
+        assert not (search / "_done.json").exists()
+    finish(start(features, file, search), search)
+
+    assert len(trials(whole)) == NUM_TRIALS
+    assert {trial["state"] for trial in trials(whole)} == {"complete", "pruned"}
+    assert trials(search) == trials(whole)
+    winners = [json.loads((folder / "winner.json").read_text()) for folder in (whole, search)]
+    assert winners[0] == winners[1]
