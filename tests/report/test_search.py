@@ -35,7 +35,8 @@ TRIALS = [
 
 def summary(front: list[int]) -> dict[str, Any]:
     seconds = {"wall": 10.0, "training": 8.0, "evaluation": 1.0, "overhead": 0.1}
-    return {"objective": "auroc", "winner": 2, "front": front, "importance": {"lr": 0.75, "objective": 0.25}, "seconds": seconds}
+    found = {"objective": "auroc", "winner": 2, "best": 2, "gain": 0.2, "error": 0.05, "front": front}
+    return {**found, "importance": {"lr": 0.75, "objective": 0.25}, "seconds": seconds}
 
 
 def test_the_table_has_the_best_first_and_the_stopped_last():
@@ -54,9 +55,18 @@ def test_a_cut_is_named_by_method_and_parameter():
 
 def test_the_document_tells_everything():
     text = document(PLAN, TRIALS, summary([2, 0]))
-    for part in ("4 trials, 3 complete and 1 ended early", "Winner: trial 2", "Front of objective and cost", "| lr", "10.0 %"):
+    for part in (
+        "4 trials, 3 complete and 1 ended early",
+        "Winner: trial 2",
+        "gains +0.2000, standard error 0.0500",
+        "Front of objective and cost",
+        "| lr",
+        "10.0 %",
+    ):
         assert part in text, part
     assert "Front" not in document(PLAN, TRIALS, summary([]))
+    by_chance = {**summary([]), "winner": 0, "gain": 0.02}
+    assert "Winner: trial 0" in document(PLAN, TRIALS, by_chance) and "no more than chance" in document(PLAN, TRIALS, by_chance)
     failed = [*TRIALS, {**TRIALS[1], "number": 4, "cause": "guard", "reason": "CollapsedModel: one point"}]
     assert "* 4: CollapsedModel: one point" in document(PLAN, failed, summary([]))
 
@@ -73,7 +83,7 @@ def test_the_page_is_one_file_and_shows_text_as_text():
 def test_the_report_of_scores_has_a_section_of_the_search():
     data = dataclasses.replace(report_data(200), search=search_context(PLAN, TRIALS, summary([])))
     page = render(data)
-    assert 'href="#search"' in page and "The search behind the run" in page and "Trial 2 is the best" in page
+    assert 'href="#search"' in page and "The search behind the run" in page and "Trial 2 wins" in page
     assert "The search behind the run" not in render(report_data(200))
 
 

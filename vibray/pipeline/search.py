@@ -11,12 +11,14 @@ from vibray.pipeline.calibration import RECORDS_PER_SENSOR
 from vibray.pipeline.progress import Progress
 from vibray.pipeline.scoring import score
 from vibray.pipeline.search_corpus import open_corpus, with_records
+from vibray.pipeline.search_models import fold_rows
 from vibray.pipeline.search_report import told, write_results
 from vibray.pipeline.search_space import bounded, own_params, space_of, to_values
 from vibray.pipeline.search_study import Folder, Mirror, SearchError, Study, check_storage
 from vibray.pipeline.search_thresholds import SETTINGS
 from vibray.pipeline.search_trial import TrialPlan, rungs
 from vibray.pipeline.search_tune import run_trials
+from vibray.pipeline.search_winner import Judged
 from vibray.pipeline.tables import identity_hash
 from vibray.pipeline.training import TrainingJob, train
 from vibray.recipes import AnyRecipe, ClassicalRecipe, DeepRecipe, Recipe
@@ -224,7 +226,9 @@ def _search(
             run_trials(study, trial_plan, corpus, job.num_trials, job.num_workers, most, job.reduction, finished)
         ray_files = objects.join(job.search, "ray")
         objects.remove(objects.join(ray_files, info.key) for info in _listed(ray_files))
-    write_results(folder, study, plan, objective, time.perf_counter() - started, most)
+    judged = [fold_rows(corpus, fold, job.seed).split.judged for fold in range(job.num_folds)]
+    records = [Judged(corpus.records.faulty[rows], corpus.records.unit[rows]) for rows in judged]
+    write_results(folder, study, plan, objective, records, time.perf_counter() - started, most)
     print(f"{job.search} is finished")
 
 

@@ -2,13 +2,17 @@
 
 import json
 import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import optuna
 
+from vibray.config import short_hash
 from vibray.pipeline import session
 from vibray.pipeline.search_study import Folder, SearchError, Study
-from vibray.report.search import document, trial_table
+from vibray.pipeline.search_winner import Judged, best_of, verdict
+from vibray.report.search import document, trial_table, verdict_text
 from vibray.report.search_page import search_context, search_page
 from vibray.storage import objects
 from vibray.storage.parts import check_finished, finish_folder
@@ -16,16 +20,19 @@ from vibray.storage.parts import check_finished, finish_folder
 RESULTS = ("winner.json", "search_summary.json", "search.md", "search.html")
 
 
-def write_results(folder: Folder, study: Study, plan: dict[str, Any], objective: str, wall_s: float, concurrent: int) -> None:
+def write_results(
+    folder: Folder, study: Study, plan: dict[str, Any], objective: str, judged: Sequence[Judged], wall_s: float, concurrent: int
+) -> None:
     """Writes the results and `_done.json`; prints the table of trials. Raises SearchError where no trial came to its end."""
     trials = [values for _, values in sorted(study.finished.items())]
-    winner = winner_of(study.finished)
-    if winner is None:
+    found = verdict(study.finished, short_hash(study.recipe), objective, judged)
+    if found is None:
         reasons = "\n".join(f"  trial {values['number']}: {values['reason']}" for values in trials[:5])
         raise SearchError(f"none of {len(trials)} trials came to its end; mend what they say and search in another folder:\n{reasons}")
+    winner = study.finished[found.winner]
     summary = {
         "objective": objective,
-        "winner": winner["number"],
+        **asdict(found),
         "front": front(study, plan["with_cost"]),
         "importance": importance(study.study),
         "seconds": seconds(trials, wall_s, concurrent),
@@ -38,19 +45,14 @@ def write_results(folder: Folder, study: Study, plan: dict[str, Any], objective:
     finish_folder(folder.uri, ["search.json", *RESULTS], {"num_trials": len(trials)})
     print(trial_table(trials, objective))
     print(f"winner: trial {winner['number']} ({winner['hash']}), {objective} {winner['values'][0]:.4f}: {json.dumps(winner['params'])}")
+    print(verdict_text(summary))
 
 
 def told(finished: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """What stands beside the progress bar: the best so far, and how many were ended early."""
-    best = winner_of(finished)
+    best = best_of(finished)
     pruned = sum(values["state"] == "pruned" for values in finished.values())
     return ({} if best is None else {"best": f"{best['values'][0]:.4f} (trial {best['number']})"}) | {"pruned": pruned}
-
-
-def winner_of(finished: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
-    """The complete trial with the highest objective, the first of equals."""
-    complete = [values for values in finished.values() if values["state"] == "complete"]
-    return max(complete, key=lambda values: (values["values"][0], -values["number"]), default=None)
 
 
 WINNER = ("number", "params", "recipe", "hash", "values", "best_setting", "folds")

@@ -169,10 +169,11 @@ class Trial:
             "judged_faults": int(records.faulty[judged].sum()),
             "trusted": len(rows.trusted),
         }
-        figures |= {"auroc": None, "auprc": None}
+        figures |= {"auroc": None, "auprc": None, "scores": []}
         if len(judged):
             scores = first.score(judged)
             figures |= {"auroc": auroc(scores, records.faulty[judged]), "auprc": auprc(scores, records.faulty[judged])}
+            figures["scores"] = [float(f"{score:.7g}") for score in scores]  # two trials are compared record by record
         if self.plan.objective in ("injected", "stability"):
             figures[self.plan.objective] = unlabelled_worth(self.plan.objective, fitted, rows.probe)
         self.folds.append(figures)

@@ -80,7 +80,8 @@ class Halving(AsyncHyperBandScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if "clock" in result and "number" in result:
-            stop = super().on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP
+            # the others are compared with trial 0, the recipe as it is: it runs to its end
+            stop = super().on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP and result["number"] > 0
             ray.get(self.board.decide.remote(result["number"], result["clock"], stop))
         return TrialScheduler.CONTINUE
 

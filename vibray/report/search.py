@@ -93,6 +93,17 @@ def time_text(seconds: Mapping[str, float]) -> str:
     )
 
 
+def verdict_text(summary: Mapping[str, Any]) -> str:
+    """What speaks for the winner."""
+    if summary["gain"] is None:
+        return "No trial has a higher objective."
+    error = "" if summary["error"] is None else f", standard error {summary['error']:.4f}"
+    said = f"Over the recipe as it is trial {summary['best']} gains {summary['gain']:+.4f}{error}"
+    if summary["winner"] == summary["best"]:
+        return f"{said}."
+    return f"{said}: no more than chance does, so the recipe stays as it is."
+
+
 def document(plan: Mapping[str, Any], trials: Trials, summary: Mapping[str, Any]) -> str:
     """search.md: the tables, and what they were made of."""
     winner = next(trial for trial in trials if trial["number"] == summary["winner"])
@@ -101,7 +112,7 @@ def document(plan: Mapping[str, Any], trials: Trials, summary: Mapping[str, Any]
         "# Search",
         f"{len(trials)} trials, {states['complete']} complete and {states['pruned']} ended early. Objective: {summary['objective']}, "
         f"mean over {plan['num_folds']} folds. {time_text(summary['seconds'])}.",
-        f"Winner: trial {winner['number']}, recipe {winner['hash']}.",
+        f"Winner: trial {winner['number']}, recipe {winner['hash']}. {verdict_text(summary)}",
         trial_table(trials, summary["objective"], len(trials)),
         "In parentheses: what a trial that was ended early was worth then. F1 is the highest of all threshold settings, on the same labels "
         "that chose the setting, mean over the folds; it depends on the share of faults among the labels.",

@@ -5,7 +5,7 @@ from typing import Any
 
 import jinja2
 
-from vibray.report.search import Trials, setting_text, time_text, value_text
+from vibray.report.search import Trials, setting_text, time_text, value_text, verdict_text
 from vibray.report.search_figures import front_svg, history_svg, importance_svg, slices_svg
 
 
@@ -20,6 +20,7 @@ def search_context(plan: Mapping[str, Any], trials: Trials, summary: Mapping[str
         "num_complete": len(complete),
         "time": time_text(summary["seconds"]),
         "winner": next(trial for trial in trials if trial["number"] == summary["winner"]),
+        "verdict": verdict_text(summary),
         "complete": complete,
         "ended": [t for t in trials if t["state"] != "complete"],
         "names": list(dict.fromkeys(name for t in trials for name in t["params"])),
