@@ -38,6 +38,20 @@ def test_tippett_in_closed_form_down_to_the_smallest():
     assert combined(p, np.array([0, 0, 0, 1])) == pytest.approx([3e-12, 1e-300], rel=1e-9)
 
 
+@pytest.mark.parametrize("method", ["tippett", "fisher", "stouffer"])
+def test_one_quiet_record_does_not_silence_a_window(method):
+    table = fleet(1, 3, 1)
+    found = unit_scores(table, np.array([1.0, 4e-34, 4e-34]), np.zeros(3, bool), UnitConfig(combine=method))
+    assert found["p_value"].to_pylist()[0] < 1e-30
+    quiet = unit_scores(table, np.ones(3), np.zeros(3, bool), UnitConfig(combine=method))
+    assert quiet["p_value"].to_pylist()[0] > 0.99
+
+
+def test_stouffer_holds_its_rate_where_records_are_independent():
+    facts = unit_facts(decided(fleet(20), UnitConfig(combine="stouffer")), UnitConfig(combine="stouffer"))
+    assert 0.005 < facts["reference_rate"] < 0.018
+
+
 def test_windows_hold_the_records_of_their_time():
     table = fleet(2, 3, 240, interval_min=20)
     found = decided(table)

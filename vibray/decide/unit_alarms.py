@@ -20,9 +20,14 @@ from scipy.stats import combine_pvalues, false_discovery_control
 
 from vibray.config import STRICT
 from vibray.decide.alarm_rates import AlarmRuleError, check_persist, expected_alarms_per_day, persistent, resampled_alarms, windows_per_day
+from vibray.decide.reference import FEWEST_REFERENCE
 from vibray.schema import UNIT_SCORES
 
 Combine = Literal["tippett", "fisher", "stouffer"]
+
+HIGHEST_P = 1 - 0.5 / (FEWEST_REFERENCE + 1)
+"""Stouffer's z of p = 1, the rank of any score at or below the lowest of its reference, is minus infinity: one quiet record would outweigh
+whatever the others say. The middle of the last step that a rank among the fewest reference scores can take stands for it."""
 
 
 @with_config(STRICT)
@@ -92,7 +97,7 @@ def unit_scores(
     group = group.reshape(-1).astype(np.int64)
     unit_of, start_ms, num = keys // span, (keys % span + first) * window_ms, len(keys)
 
-    p_value = combined(p[rows], group, config.combine)
+    p_value = combined(np.minimum(p[rows], HIGHEST_P) if config.combine == "stouffer" else p[rows], group, config.combine)
     latest, loudest = _last_of(group, time), _last_of(group, -p[rows])
     sensor = np.array(taken["sensor_id"].to_pylist(), np.str_)
     sensor_names, sensor_code = np.unique(sensor, return_inverse=True)
