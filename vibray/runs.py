@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -215,14 +216,16 @@ class Run:
         """bool a record: its sensor has a baseline in the run, or in the calibration that it was given."""
         return np.logical_and.reduce([scaling.known(sensors) for _, scaling in self.model.scalings().values()])
 
-    def states(self, waveforms: Float[np.ndarray, "batch samples"], sensors: Sequence[Sensor]) -> list[State]:
+    def states(self, waveforms: Float[np.ndarray, "batch samples"], sensors: Sequence[Sensor], num_threads: int = 1) -> list[State]:
         """What the machine was doing in each record."""
-        found: list[State] = []
-        for start in range(0, len(waveforms), CHUNK):
+
+        def of_chunk(start: int) -> list[State]:
             part = waveforms[start : start + CHUNK]
             history = [self.histories.get(sensor) for sensor in sensors[start : start + CHUNK]]
-            found += states(state_statistics(part, self.facts.sample_rate_hz), mains_snr_db(part, self.facts), history)
-        return found
+            return states(state_statistics(part, self.facts.sample_rate_hz), mains_snr_db(part, self.facts), history)
+
+        with ThreadPoolExecutor(num_threads) as pool:
+            return [state for chunk in pool.map(of_chunk, range(0, len(waveforms), CHUNK)) for state in chunk]
 
     def fault_names(self, number: Tensor) -> list[str]:
         """The `fault` column of a classifier's outputs, in words."""
@@ -257,6 +260,11 @@ class Run:
 def deep_members(run: Run) -> list[Detecting]:
     """The deep detectors of a run: itself, or those of an ensemble in their order."""
     return [single for single in _singles(run.model) if isinstance(single.detector, nn.Module)]
+
+
+def has_nets(run: Run) -> bool:
+    """Whether a GPU is of use to the run."""
+    return isinstance(run.model, Diagnosing) or bool(deep_members(run))
 
 
 def classical_members(run: Run) -> list[Detecting]:

@@ -14,6 +14,7 @@ from tests.pipeline.lines import FACTS, RATE_HZ, write_labels, write_shard
 from vibray import runs
 from vibray.config import short_hash
 from vibray.models.backbone import TrunkConfig
+from vibray.pipeline.ending import ClusterError
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.search import SearchJob, search
 from vibray.pipeline.search_corpus import open_corpus, with_records
@@ -198,7 +199,7 @@ def test_arguments_that_do_not_fit_are_told(job, tmp_path):
         search(replace(own, labels=None, objective="f1"))
     with pytest.raises(SearchError, match="go together"):
         search(replace(own, then_score="x"))
-    with pytest.raises(SearchError, match="the cluster has 2"):
+    with pytest.raises(ClusterError, match="the cluster has 2"):
         search(replace(own, num_workers=3))
     with pytest.raises(SearchError, match="no fold has both"):
         one = write_labels(tmp_path / "one.jsonl", [json.loads(Path(job.labels or "").read_text().splitlines()[0])])

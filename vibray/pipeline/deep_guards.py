@@ -55,7 +55,7 @@ def _injected_scores(worker: Worker, job: DeepJob, recipe: DeepRecipe, detecting
         kinds = [KINDS[i % len(KINDS)] for i in range(len(index))]
         faulty_waveforms = waveforms.clone()
         for kind in KINDS:
-            mine = torch.tensor([i for i, k in enumerate(kinds) if k == kind])
+            mine = torch.tensor([i for i, k in enumerate(kinds) if k == kind], dtype=torch.long)  # of few records none
             faulty_waveforms[mine] = inject(waveforms[mine], rate, kind, GUARD_SNR_DB, worker.table.key_hash[index[mine.numpy()]])
         faulty = detecting.scaling(feature(faulty_waveforms, rate), sensors)
         untrained.center.copy_(untrained(plain).embedding.mean(0))

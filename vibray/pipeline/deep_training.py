@@ -89,8 +89,9 @@ def _worker(config: dict[str, Any]) -> None:
         return
     try:
         _train(config)
-    except (ValueError, ArithmeticError) as error:
-        ray.get(board.fail.remote(str(error)))
+    except (ValueError, ArithmeticError, torch.OutOfMemoryError) as error:
+        full = isinstance(error, torch.OutOfMemoryError)
+        ray.get(board.fail.remote("the GPU has too little memory for a batch: lower --optim.batch-size" if full else str(error)))
         if World.current().size > 1:
             raise  # the other workers may wait for this one: only ending the group frees them
 

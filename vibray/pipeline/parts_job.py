@@ -85,18 +85,14 @@ class PartsJob:
             dataset = work_parts(plan, self.facts, todo, work, min(len(todo), cores))
         else:
             # work on GPUs; or chains that are fewer than the cores: a chain is read by one task, and all cores are to work
-            dataset = read_parts(plan, self.facts, todo).map_batches(
-                _work_batch,  # type: ignore[arg-type] (Ray's type knows no further arguments)
-                fn_kwargs={"work": work},
-                batch_size=1,
-                batch_format="pyarrow",
-                num_cpus=1 if use_gpu else WORK_CPUS,
-                num_gpus=1 if use_gpu else None,
-                # a process that has used a GPU for a task ends with it; on CPUs processes stay, and with them what they imported and loaded
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=session.num_gpus())
-                if use_gpu
-                else ray.data.TaskPoolStrategy(cores),
-            )
+            read: Any = partial(read_parts(plan, self.facts, todo).map_batches, batch_size=1, batch_format="pyarrow")
+            if use_gpu:  # a process that has used a GPU for a task ends with it: actors stay
+                actors = ray.data.ActorPoolStrategy(min_size=1, max_size=session.num_gpus())
+                own = {"work": work}
+                dataset = read(_Actor, fn_constructor_kwargs=own, num_cpus=session.cores_beside_a_gpu(), num_gpus=1, compute=actors)
+            else:  # on CPUs processes stay, and with them what they imported and loaded
+                tasks = ray.data.TaskPoolStrategy(cores)
+                dataset = read(_work_batch, fn_kwargs={"work": work}, num_cpus=WORK_CPUS, compute=tasks)
         with Watch(self.verb, plan, todo) as watch:
             for row in dataset.iter_rows():
                 watch.part(json.loads(row["told"]))
@@ -118,6 +114,7 @@ class PartsJob:
         print("dry run: nothing was written")
 
     def _preview_records(self, plan: Plan, todo: Todo, work: Callable[[pa.Table], object]) -> None:
+        torch.set_num_threads(1)  # as a worker does
         started = time.perf_counter()
         first = dataclasses.replace(todo[0][0], max_lines=PREVIEW_LINES, max_bytes=1 << 40)
         read = next(read_shard(first, self.facts, plan.corpus, plan.base_uri))
@@ -144,6 +141,16 @@ def _work(read: ReadPart, stage: Stage, arguments: dict[str, Any]) -> pa.Table:
 
 def _work_batch(batch: pa.Table, work: Callable[[ReadPart], pa.Table]) -> pa.Table:
     return pa.concat_tables([work(read) for read in unpack(batch)])
+
+
+class _Actor:
+    """The same in a process that holds a GPU; Ray Data's actors are made of classes."""
+
+    def __init__(self, work: Callable[[ReadPart], pa.Table]):
+        self.work = work
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return _work_batch(batch, self.work)
 
 
 def print_account(parts: Parts, ignored: Sequence[str] = ()) -> None:

@@ -15,10 +15,10 @@ from vibray.features.scaling import Sensor
 from vibray.pipeline import session
 from vibray.pipeline.cascade import Cascade, cascade_identity, load_cascade
 from vibray.pipeline.parts_job import PartsJob, sensors_of, vector_column, waveforms_of
-from vibray.runs import Run, load
+from vibray.runs import Run, has_nets, load
 from vibray.storage import objects
 from vibray.storage.parts import Parts, check_finished, commit_part
-from vibray.storage.plan import LINES_PER_PART
+from vibray.storage.plan import LINES_PER_PART, PlanMismatch, read_plan
 from vibray.storage.reading import ReadPart
 from vibray.storage.since import continued
 
@@ -67,13 +67,17 @@ def score(
         identity["run"] = {**identity["run"], "members": [], "cascade": cascade_identity(cascade_uri, cascade_share)}
     held = None
     if since_uri is not None:
-        held, identity["since"] = continued(objects.absolute(since_uri), input_uri)
+        since_uri = objects.absolute(since_uri)
+        held, identity["since"] = continued(since_uri, input_uri)
+        there = read_plan(since_uri).identity.get("run")
+        if there is None or there["content"] != identity["run"]["content"]:
+            raise PlanMismatch(f"{since_uri} holds no scores of {run_uri}: only a table of the same run can be continued")
     job = PartsJob(input_uri, scores_uri, corpus, run.facts, identity, lines_per_part, "score", held)
     if dry_run:
         job.preview(Scorer(run.hastened(), evidence_per_part, cascade).tables)
         return
     session.check_nodes([objects.join(uri, "_done.json") for uri in (run_uri, cascade_uri) if uri is not None])
-    use_gpu = session.num_gpus() > 0
+    use_gpu = session.num_gpus() > 0 and has_nets(run)
     arguments = {
         "scores_uri": scores_uri,
         "run_uri": run_uri,
@@ -82,6 +86,7 @@ def score(
         "evidence_per_part": evidence_per_part,
         "cascade": None if cascade_uri is None else (cascade_uri, cascade_share),
         "device": "cuda" if use_gpu else "cpu",
+        "num_threads": session.cores_beside_a_gpu() if use_gpu else 1,
     }
     parts = job.run(score_part, arguments, use_gpu)
     summarise(scores_uri, parts)
@@ -104,7 +109,9 @@ def load_calibrated(run_uri: str, calibration_uri: str | None) -> Run:
     run = load(run_uri)
     if calibration_uri is None:
         return run
-    made_with = check_finished(calibration_uri)["run"]
+    made_with = check_finished(calibration_uri).get("run")
+    if made_with is None:
+        raise CalibrationMismatch(f"{calibration_uri} is no calibration: give a folder that jobs/calibrate.py made")
     if made_with["content"] != run_identity(run_uri, run)["content"]:
         raise CalibrationMismatch(
             f"{calibration_uri} was made with the run {made_with['uri']}, not with {run_uri}: calibrate with this run"
@@ -115,8 +122,8 @@ def load_calibrated(run_uri: str, calibration_uri: str | None) -> Run:
 class Scorer:
     """A part of records to its scores and its evidence."""
 
-    def __init__(self, run: Run, evidence_per_part: int, cascade: Cascade | None = None):
-        self.run, self.evidence_per_part, self.cascade = run, evidence_per_part, cascade
+    def __init__(self, run: Run, evidence_per_part: int, cascade: Cascade | None = None, num_threads: int = 1):
+        self.run, self.evidence_per_part, self.cascade, self.num_threads = run, evidence_per_part, cascade, num_threads
         of_scores = () if cascade else run.members, run.faults, cascade is not None
         self.schema = schema.scores(*of_scores)
         self.evidence_schema = schema.evidence(run.facts.num_samples, *of_scores)
@@ -129,7 +136,7 @@ class Scorer:
         w, sensors = waveforms_of(records), sensors_of(records)
         outputs = self._outputs(torch.from_numpy(w), sensors)
         columns: dict[str, Any] = {name: records[name] for name in schema.ORIGIN.names}
-        columns["state"] = [str(state) for state in run.states(w, sensors)]
+        columns["state"] = [str(state) for state in run.states(w, sensors, self.num_threads)]
         columns["calibrated"] = run.known(sensors)
         columns |= {name: values.numpy() for name, values in outputs.items() if name != "fault"}
         if run.faults is not None:
@@ -154,12 +161,18 @@ class Scorer:
 
 @lru_cache(maxsize=2)
 def _scorer(
-    run_uri: str, content: str, calibration_uri: str | None, evidence_per_part: int, cascade: tuple[str, float] | None, device: str
+    run_uri: str,
+    content: str,
+    calibration_uri: str | None,
+    evidence_per_part: int,
+    cascade: tuple[str, float] | None,
+    device: str,
+    num_threads: int = 1,
 ) -> Scorer:
     """One a process: the run is loaded once. `content` keeps another run that was put under the same URI from being taken for it."""
     run = load_calibrated(run_uri, calibration_uri)
     run = run.hastened() if device == "cpu" else run.to(device)
-    return Scorer(run, evidence_per_part, None if cascade is None else load_cascade(*cascade, content))
+    return Scorer(run, evidence_per_part, None if cascade is None else load_cascade(*cascade, content), num_threads)
 
 
 def score_part(read: ReadPart, scores_uri: str, **scorer: Any) -> dict[str, Any]:

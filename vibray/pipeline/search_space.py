@@ -223,9 +223,12 @@ def _overridden(knob: Range | Choice, given: str, text: str) -> Range | Choice:
     if isinstance(knob, Choice):
         kind = type(knob.values[0])
         try:
-            return Choice(tuple(kind(value) for value in given.split(",")))
+            values = tuple(kind(value) for value in given.split(","))
         except ValueError:
             raise SpaceError(f"--bounds {text}: {given} is no list of values as {knob}") from None
+        if kind is str and not set(values) <= set(knob.values):
+            raise SpaceError(f"--bounds {text}: the values to choose from are {knob}")
+        return Choice(values)
     low, _, high = given.partition(":")
     try:
         ends = float(low), float(high or low)

@@ -27,6 +27,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from vibray.config import from_json, to_json
+from vibray.pipeline import session
 from vibray.pipeline.benchmark_cells import Corpus
 from vibray.pipeline.deep_worker import Worker
 from vibray.pipeline.search_study import SearchError, Study
@@ -162,7 +163,7 @@ def run_trials(
     scheduler = Halving(board, plan, factor)
     for number, values in study.finished.items():
         scheduler.remember(number, values["rungs"])
-    use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+    use_gpu = session.num_gpus() > 0
     own: dict[str, float | int] = {"CPU": 1, "GPU": 1 if use_gpu else 0}
     if num_workers > 1:
         own = {"CPU": 0, "memory": 1 << 20}  # its workers take what they need; Tune refuses a trial that takes nothing

@@ -160,6 +160,23 @@ def num_gpus() -> int:
     return max(int(ray.cluster_resources().get("GPU", 0)), _may_grow_to("VIBRAY_MAX_GPUS"))
 
 
+def cores_beside_a_gpu() -> int:
+    """Cores for a process that holds a GPU: half of those that its node has for each; the others read."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    return max(1, min((int(own.get("CPU", 0) / own["GPU"]) // 2 for own in nodes), default=1))
+
+
+def num_groups(num_workers: int) -> int:
+    """How many groups of so many workers, on a GPU each where there are GPUs, the cluster carries at a time.
+
+    Raises ClusterError where it does not carry one: Ray would wait for what never comes.
+    """
+    kind, there = ("GPUs", num_gpus()) if num_gpus() else ("cores", num_cpus())
+    if not 1 <= num_workers <= there:
+        raise ClusterError(f"--num-workers {num_workers}: the cluster has {there} {kind}; give 1 to {there}")
+    return there // num_workers
+
+
 def _may_grow_to(variable: str) -> int:
     """What an autoscaler may come to is known to it alone: Ray tells a job of nodes that are there, and none asks for a GPU that is not."""
     said = os.environ.get(variable, "0")

@@ -33,6 +33,9 @@ T = TypeVar("T")
 
 CACHE_GB = 4.0
 
+OF_A_RECORD = ("sample_rate_hz", "num_samples", "mains", "signal_unit")
+"""Facts of a corpus that decide what a record's features are."""
+
 
 class TrainingError(ValueError):
     """The arguments of a training do not fit one another or the features."""
@@ -71,6 +74,7 @@ def train(job: TrainingJob) -> None:
     _check_arguments(job)
     table = open_features(job.features)
     recipe = _adopted(job)
+    _check_members(job, recipe, table)
     check_features(recipe, table)
     labels = None if job.labels is None else labels_of_records(job.labels, table)
     print(f"{len(table):,} records of {len(set(table.sensors))} sensors in {', '.join(sorted(table.corpora))}", end="")
@@ -142,6 +146,29 @@ def _adopted(job: TrainingJob) -> Recipe:
         detector = replace(recipe.detector, trunk=member.detector.trunk)
         return replace(recipe, image=member.feature, image_scaling=member.scaling, detector=detector)
     return recipe
+
+
+def _check_members(job: TrainingJob, recipe: Recipe, table: TrainingTable) -> None:
+    """Raises TrainingError where an ensemble's weights are not of its members, or a member was trained on records of another kind."""
+    if not isinstance(recipe, EnsembleRecipe):
+        return
+    weighed = {name for name, _ in recipe.fusion.weights}
+    if weighed != set(recipe.members):
+        raise TrainingError(f"--fusion.weights names {', '.join(sorted(weighed))}, the members are {', '.join(sorted(recipe.members))}")
+    for uri in job.members:
+        facts = load(uri).facts
+        for name in OF_A_RECORD:
+            there, here = getattr(facts, name), getattr(table.facts, name)
+            if there != here:
+                raise TrainingError(
+                    f"--members {uri} was trained on other records than --features holds: {name} {there} there, {here} here"
+                )
+
+
+def _nets(recipe: Recipe) -> list[DeepRecipe | ClassifierRecipe]:
+    """What of a recipe is a net."""
+    own = list(recipe.members.values()) if isinstance(recipe, EnsembleRecipe) else [recipe]
+    return [one for one in own if isinstance(one, DeepRecipe | ClassifierRecipe)]
 
 
 def check_features(recipe: Recipe, table: TrainingTable) -> None:
@@ -218,10 +245,7 @@ class _Plan:
         recipe = self.recipe
         print(f"train {recipe.kind} recipe {short_hash(recipe)} -> {self.job.run}")
         print(f"  on {len(self.rows) if not isinstance(recipe, ClassifierRecipe) else int((self.labels != '').sum()):,} records")
-        deep = [
-            r for r in (recipe.members.values() if isinstance(recipe, EnsembleRecipe) else [recipe]) if not isinstance(r, ClassicalRecipe)
-        ]
-        for member in deep:
+        for member in _nets(recipe):
             config = member.feature if isinstance(member, DeepRecipe) else member.image
             shape = () if config is None else build_feature(config, self.table.facts.mains_hz).shape
             gib = 4 * int(np.prod(shape)) * len(self.table) / 2**30
@@ -236,6 +260,8 @@ class _Plan:
     def run(self) -> None:
         recipe, job = self.recipe, self.job
         faults = None
+        if _nets(recipe):
+            session.num_groups(job.num_workers)
         if isinstance(recipe, ClassifierRecipe):
             assert self.labels is not None
             faults = tuple(sorted(set(self.labels) - {"", NORMAL}))
@@ -331,9 +357,7 @@ def _schema_labels(labels: np.ndarray) -> np.ndarray:
 
 def _detecting(members: dict[str, Run], name: str) -> Detecting:
     if name not in members:
-        raise TrainingError(
-            f"the fusion weighs a member {name!r}, the ensemble has {', '.join(members)}: set --recipe.fusion.weights to match"
-        )
+        raise TrainingError(f"the fusion weighs a member {name!r}, the ensemble has {', '.join(members)}: set --fusion.weights to match")
     model = members[name].model
     assert isinstance(model, Detecting)
     return model

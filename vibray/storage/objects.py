@@ -138,7 +138,11 @@ def _list_local(uri: str) -> list[ObjectInfo]:
         seen.update(real.values())
         for name in names:
             path = Path(folder, name)
-            infos.append(_local_info(path, path.relative_to(root).as_posix()))
+            try:
+                infos.append(_local_info(path, path.relative_to(root).as_posix()))
+            except FileNotFoundError:  # gone since the folder was read: what another driver was writing, or the loser's file of two
+                if path.is_symlink():
+                    raise
     return infos
 
 
