@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy import stats
 
@@ -17,6 +18,12 @@ def decided(table, config=CONFIG):
     usable = usable_rows(table)
     known = earliest_rows(sensor_groups(table), usable, config.reference_records)
     return unit_scores(table, record_p_values(table, usable, known), known, config)
+
+
+def moved(table, days):
+    """The same records so many days later."""
+    later = table["measured_at"].cast(pa.int64()).to_numpy() + days * 86_400_000
+    return replaced(table, "measured_at", pa.array(later).cast(schema.TIME))
 
 
 @pytest.fixture(scope="module")
@@ -151,13 +158,53 @@ def test_facts_are_ready_for_json(healthy):
     assert low <= facts["resampled_per_day"] <= high
 
 
+def against_another(judged, reference, config=CONFIG):
+    """Facts of one table judged against another."""
+    both = pa.concat_tables([judged, reference])
+    known = np.arange(len(both)) >= len(judged)
+    found = unit_scores(both, record_p_values(both, usable_rows(both), known), known, config)
+    return unit_facts(found, config, set(judged["unit"].to_pylist()))
+
+
+def at_once(table):
+    """The first record of each sensor."""
+    return table.filter(pa.array(np.arange(len(table)) % 400 == 0))
+
+
+def test_a_reference_of_more_units_does_not_count_to_the_fleet():
+    reference = replaced(fleet(10, interval_min=10), "corpus", ["r"] * 12_000)
+    facts = against_another(moved(fleet(1), 60), reference, UnitConfig(window_minutes=10.0))
+    assert (facts["num_units"], facts["num_windows"], facts["num_reference_windows"]) == (1, 400, 4000)
+    assert facts["windows_per_day"] == pytest.approx(24)  # the rhythm of what is judged, not that of the reference
+    assert facts["expected_per_day"] == pytest.approx(24 * 0.01 * 0.99 * 6 * 1e-4 * 0.99**2)
+    everything = against_another(moved(fleet(10), 60), reference, UnitConfig(window_minutes=10.0))
+    for name in ("windows_per_day", "resampled_per_day", "at_most_per_day"):
+        assert everything[name] == pytest.approx(10 * facts[name])
+
+
+def test_one_window_a_unit_gives_no_figure_a_day():
+    facts = against_another(at_once(fleet(10)), replaced(fleet(10), "unit", [f"R{i // 1200}" for i in range(12_000)]))
+    assert (facts["num_units"], facts["num_windows"]) == (10, 10)
+    for name in ("windows_per_day", "expected_per_day", "resampled_per_day", "resampled_interval", "at_most_per_day"):
+        assert facts[name] is None, name
+    assert facts["reference_rate"] < 0.018
+    json.dumps(facts, allow_nan=False)
+
+
+def test_a_unit_with_one_window_has_the_rhythm_of_the_others():
+    table = fleet(4)
+    new = np.array(table["unit"].to_pylist()) == "T02"
+    found = unit_facts(decided(table.filter(pa.array(~new | (np.arange(len(table)) % 400 == 399)))), CONFIG)
+    assert (found["num_units"], found["windows_per_day"]) == (4, pytest.approx(96))
+
+
 def test_nothing_to_compare_with_is_an_empty_table():
     found = decided(fleet(1, 1, 20))
     assert found.num_rows == 0
     assert found.schema == schema.UNIT_SCORES
     facts = unit_facts(found, CONFIG)
     json.dumps(facts, allow_nan=False)
-    assert facts["num_units"] == 0
+    assert (facts["num_units"], facts["windows_per_day"], facts["expected_per_day"]) == (0, None, None)
     assert unit_alarms(found, CONFIG) == ()
 
 

@@ -95,6 +95,22 @@ def test_another_scores_table_as_reference(folder, tmp_path, capsys):
         label(*arguments, unit_reference_uris=(str(folder / "scores" / "test"),), dry_run=True)
 
 
+def test_units_of_the_reference_alone_are_not_counted(folder, tmp_path, capsys):
+    one = write_scores(tmp_path, fleet(1, seed=2), "one")
+    label((one,), str(tmp_path / "d"), PercentileConfig(), unit_reference_uris=(str(folder / "scores" / "pool"),), dry_run=True)
+    said = capsys.readouterr().out
+    assert "units: 1, in windows of 60 min" in said
+    assert "a healthy fleet would raise 0.00014 alarms a day" in said  # 24 windows a day, not 6 x 24
+
+
+def test_how_often_a_healthy_fleet_would_alarm_is_not_known_of_one_window(folder, tmp_path, capsys):
+    scores = (str(folder / "scores" / "test"),)
+    label(scores, str(tmp_path / "d"), PercentileConfig(), units=UnitConfig(window_minutes=1e6), dry_run=True)
+    said = capsys.readouterr().out
+    assert "a healthy fleet would raise is not known: no unit has records in two windows; there is no reference window" in said
+    assert "0 alarms a day" not in said
+
+
 def test_a_reference_of_another_run_is_refused(folder, tmp_path):
     other = write_scores(tmp_path, fleet(2), "other", {**RUN, "content": "x"})
     with pytest.raises(InputsDiffer, match="same run"):

@@ -67,7 +67,16 @@ def test_the_page_says_who_since_when_and_how_often_a_healthy_fleet_would(data):
     assert "T14" not in section  # never in alarm
     assert EVIL not in page
     assert "&lt;b&gt;unit" in section
+    assert "not known" not in section
     assert "units in alarm" in page
+
+
+def test_figures_a_day_that_are_not_known_are_dashes(data):
+    unknown = dict.fromkeys(("expected_per_day", "resampled_per_day", "resampled_interval", "at_most_per_day"))
+    page = render(replace(data, unit_facts={**FACTS, **unknown}), ReportConfig(num_records=1, num_sensors=1))
+    section = page[page.index('id="units"') : page.index('id="sensors"')]
+    assert section.count('%</td><td class="num">–</td>') == 3
+    assert "Alarms a day are not known" in section
 
 
 def test_without_facts_there_is_no_section(data):

@@ -8,6 +8,7 @@ The rule, record to alarm:
 Reference windows (of reference records alone) raise no alarm and do not count towards one.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -152,34 +153,53 @@ def _stale_before(unit: np.ndarray, window_ms: np.ndarray, newest: np.ndarray, c
     return float(window_ms[newest].max()) - config.persist[1] * max(typical, config.window_minutes * 60_000)
 
 
-def unit_facts(table: pa.Table, config: UnitConfig) -> dict[str, Any]:
+def unit_facts(table: pa.Table, config: UnitConfig, judged_units: Collection[str] | None = None) -> dict[str, Any]:
     """What is to be expected of a healthy fleet, and what its reference windows did; ready for JSON.
 
     The formula takes windows for independent, which they are not: the figure from resampled reference windows stands beside it, and where
-    the two differ it is the one to believe. Both are alarms of a healthy fleet, not of this one.
+    the two differ it is the one to believe. Both are alarms of a healthy fleet, not of this one. The fleet are the `judged_units` (None:
+    all): one that stands in the reference alone tells how reference windows behave, and raises no alarm. Figures a day are None where no
+    interval between windows is known.
     """
     unit, time = np.array(table["unit"].to_pylist(), np.str_), table["window"].to_numpy().astype("datetime64[ms]").astype(np.int64)
     exceeds, reference = table["exceeds"].to_numpy(zero_copy_only=False), table["reference"].to_numpy(zero_copy_only=False)
     of_unit = _runs(unit)
-    intervals = [float(np.median(np.diff(time[rows]))) / 1000 for rows in of_unit if len(rows) > 1]
+    fleet = [rows for rows in of_unit if judged_units is None or str(unit[rows[0]]) in judged_units]
+    intervals = _intervals_s([time[rows] for rows in fleet], [~reference[rows] for rows in fleet])
     k, n = config.persist
     healthy = resampled_alarms([exceeds[rows[reference[rows]]] for rows in of_unit], k, n, windows_per_day(intervals))
+    a_day = healthy if intervals else None
     judged = ~reference
     return {
-        "num_units": len(of_unit),
+        "num_units": len(fleet),
         "num_windows": int(judged.sum()),
         "num_reference_windows": int(reference.sum()),
         "num_alarm_windows": int(table["alarm"].to_numpy(zero_copy_only=False).sum()),
-        "windows_per_day": windows_per_day(intervals),
+        "windows_per_day": windows_per_day(intervals) if intervals else None,
         "nominal_rate": config.rate,
         "realised_rate": float(exceeds[judged].mean()) if judged.any() else None,
         "reference_rate": None if healthy is None else healthy.exceed_rate,
-        "expected_per_day": expected_alarms_per_day(config.rate, k, n, intervals),
-        "resampled_per_day": None if healthy is None else healthy.per_day,
-        "resampled_interval": None if healthy is None else [healthy.low, healthy.high],
+        "expected_per_day": expected_alarms_per_day(config.rate, k, n, intervals) if intervals else None,
+        "resampled_per_day": None if a_day is None else a_day.per_day,
+        "resampled_interval": None if a_day is None else [a_day.low, a_day.high],
         "reference_onsets": None if healthy is None else healthy.num_onsets,
-        "at_most_per_day": None if healthy is None else healthy.at_most,
+        "at_most_per_day": None if a_day is None else a_day.at_most,
     }
+
+
+def _intervals_s(times_ms: list[np.ndarray], judged: list[np.ndarray]) -> list[float]:
+    """The time between windows of each unit, in seconds; [] where no unit has two.
+
+    It is the median between judged windows that follow one another: a reference may be older, and of another rhythm. Where there are no
+    two, it is that of all windows of the unit; a unit with one window alone counts with the median of the others.
+    """
+    found = []
+    for time, mine in zip(times_ms, judged, strict=True):
+        gaps = np.diff(time) / 1000
+        own = gaps[mine[1:] & mine[:-1]]
+        if len(gaps):
+            found.append(float(np.median(own if len(own) else gaps)))
+    return found + [float(np.median(found))] * (len(times_ms) - len(found)) if found else []
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ def decide_units(
     healthy = usable & np.where(named, said == NORMAL, ~abnormal)
     moved = drift(scores, healthy, in_reference)
     judged = np.arange(len(usable)) < num_judged
+    judged_units = set(scores["unit"].filter(pa.array(judged & np.isfinite(p))).to_pylist())
     facts = {
         "config": to_json(config),
         "reference": words,
@@ -81,7 +82,7 @@ def decide_units(
         "num_unusable": int((~usable)[judged].sum()),
         "num_without_reference": int((usable & ~np.isfinite(p))[judged].sum()),
         "num_reference_records": int(in_reference.sum()),
-        **unit_facts(units, config),
+        **unit_facts(units, config, judged_units),
     }
     return UnitDecisions(units, moved, facts, config)
 
@@ -124,17 +125,24 @@ def print_units(units: UnitDecisions) -> None:
         print("  no sensor, nor all together, has 50 reference records: no alarms of units")
         return
     print(f"  alarm: {k} of the last {n} windows with p <= {config.rate:g}")
-    print(f"  a healthy fleet would raise {facts['expected_per_day']:.2g} alarms a day if windows were independent", end="")
-    if facts["resampled_per_day"] is None:
-        print("; there is no reference window to compare that with")
-    else:
-        low, high = facts["resampled_interval"]
-        print(f";\n  its reference windows, resampled in blocks, {facts['resampled_per_day']:.2g} [{low:.2g}, {high:.2g}]", end=" ")
-        print(f"({facts['reference_onsets']} seen, so at most {facts['at_most_per_day']:.2g} a day)")
-        print(f"  {facts['reference_rate']:.2%} of the reference windows exceed, nominally {config.rate:.2%}")
+    print(f"  {healthy_words(facts)}")
     loud = [unit for unit in units.alarms if unit.alarm]
     found = sum(unit.discovery for unit in units.alarms)
     print(f"  {len(loud)} units in alarm; {found} discoveries in the newest windows at a false-discovery rate of {config.fdr:g}")
     for unit in loud[:10]:
         q = "-" if unit.q_value is None else f"{unit.q_value:.2g}"
         print(f"    {unit.unit} since {unit.since:%Y-%m-%d %H:%M} UTC, q = {q}, most of all sensor {unit.sensor_id}")
+
+
+def healthy_words(facts: dict[str, Any]) -> str:
+    """How often a healthy fleet would alarm: by the formula, and by what the reference windows did."""
+    words = "how many alarms a day a healthy fleet would raise is not known: no unit has records in two windows"
+    if facts["expected_per_day"] is not None:
+        words = f"a healthy fleet would raise {facts['expected_per_day']:.2g} alarms a day if windows were independent"
+    if facts["reference_rate"] is None:
+        return f"{words}; there is no reference window to compare that with"
+    if facts["resampled_per_day"] is not None:
+        low, high = facts["resampled_interval"]
+        words += f";\n  its reference windows, resampled in blocks, {facts['resampled_per_day']:.2g} [{low:.2g}, {high:.2g}]"
+        words += f" ({facts['reference_onsets']} seen, so at most {facts['at_most_per_day']:.2g} a day)"
+    return f"{words}\n  {facts['reference_rate']:.2%} of the reference windows exceed, nominally {facts['config']['rate']:.2%}"
