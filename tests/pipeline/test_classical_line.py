@@ -15,6 +15,7 @@ from vibray.features.seed_image import SeedImage, SeedImageConfig
 from vibray.pipeline import session
 from vibray.pipeline.calibration import calibrate
 from vibray.pipeline.decisions import DecisionsMismatch, label, overall_of, read_cuts
+from vibray.pipeline.ending import ClusterError
 from vibray.pipeline.evaluation import evaluate
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.reporting import report
@@ -22,7 +23,7 @@ from vibray.pipeline.scoring import CalibrationMismatch, score
 from vibray.pipeline.session import user_errors
 from vibray.pipeline.tables import InputsDiffer, open_features, open_scores
 from vibray.pipeline.training import TrainingError, TrainingJob, train
-from vibray.recipes import EnsembleRecipe, banded, baselines, mahalanobis, zerone_mahalanobis
+from vibray.recipes import EnsembleRecipe, banded, baselines, cwt_svdd, mahalanobis, rms, zerone_mahalanobis
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts
@@ -266,6 +267,24 @@ def test_an_ensemble_of_finished_runs_and_one_that_trains_its_members(line, tmp_
     outputs = run.outputs(w, RATE_HZ, sensors)
     for name in run.members:  # the copies are the members
         np.testing.assert_allclose(outputs[f"score_{name}"], table[f"score_{name}"].to_numpy(), rtol=1e-6)
+
+
+def test_what_does_not_belong_together_is_refused_before_anything_is_written(line, tmp_path):
+    features, run = (str(line / "features"),), str(tmp_path / "run")
+    with pytest.raises(TrainingError, match="names svdd, vae, the members are banded, rms"):
+        train(TrainingJob(features, run, EnsembleRecipe(members={"banded": banded(), "rms": rms()})))
+    with pytest.raises(ClusterError, match="--num-workers 64: the cluster has 2 cores"):
+        train(TrainingJob(features, run, cwt_svdd(), num_workers=64))
+    write_shard(tmp_path / "slow" / "a.jsonl", 30, seed=3)
+    featurize(str(tmp_path / "slow"), str(tmp_path / "other"), replace(FACTS, sample_rate_hz=9000.0))
+    with pytest.raises(TrainingError, match=r"sample_rate_hz 8192.0 there, 9000.0 here"):
+        train(TrainingJob((str(tmp_path / "other"),), run, EnsembleRecipe(), members=(str(line / "run"),)))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(CalibrationMismatch, match="is no calibration"):
+        score(str(line / "run"), str(line / "test"), str(tmp_path / "scores"), RATE_HZ, calibration_uri=str(line / "run"))
+    with pytest.raises(PlanMismatch, match="holds no scores of"):
+        score(str(line / "run"), str(line / "pool"), str(tmp_path / "scores"), RATE_HZ, since_uri=str(line / "features"))
+    assert not (tmp_path / "scores").exists()
 
 
 def test_a_wrong_rate_is_warned_of_by_sensor(tmp_path, capsys):

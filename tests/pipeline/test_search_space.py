@@ -71,7 +71,8 @@ def test_bounds_come_from_the_command_line():
 
 
 @pytest.mark.parametrize(
-    "bad", ["nothing=1:2", "latent_dim", "latent_dim=", "lr=0:1", "lr=2:1", "latent_dim=8.5:9", "lr=a:b", "weakest_db=x"]
+    "bad",
+    ["nothing=1:2", "latent_dim", "latent_dim=", "lr=0:1", "lr=2:1", "latent_dim=8.5:9", "lr=a:b", "weakest_db=x", "objective=hypershere"],
 )
 def test_bounds_that_mean_nothing_are_refused(bad):
     with pytest.raises(SpaceError, match="--bounds"):

@@ -63,6 +63,14 @@ def test_a_link_to_a_folder_above_is_not_walked_for_ever(tmp_path):
     assert [info.key for info in objects.list_objects(str(tmp_path))] == ["sub/a.jsonl"]
 
 
+def test_a_listing_outlives_files_that_go_while_it_is_made(tmp_path, monkeypatch):
+    """A writer's temporary is renamed between the look into the folder and the look at the file."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_bytes(b"x")
+    monkeypatch.setattr(objects.os, "walk", lambda *_, **__: [(str(tmp_path), [], ["a", ".b.tmp-1", "b", "c"])])
+    assert [info.key for info in objects.list_objects(str(tmp_path))] == ["a", "b", "c"]
+
+
 def test_bytes_and_exclusive_writes(folder):
     uri = join(folder, "x")
     objects.write_bytes(uri, b"1", exclusive=True)
