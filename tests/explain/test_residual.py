@@ -5,20 +5,23 @@ import pytest
 import torch
 
 from vibray.explain.residual import moved_columns, residual_map
+from vibray.models.backbone import TrunkConfig
+from vibray.models.vae import Vae, VaeConfig
 
 
-def test_residual_is_where_the_reconstruction_differs() -> None:
-    image = torch.randn(2, 2, 8, 10)
-    reconstruction = image.clone()
-    reconstruction[0, 0, 3, 4] += 2.0
-    reconstruction[1, 1, 5, 6] -= 1.0
-    residual = residual_map(image, reconstruction)
-    assert residual.shape == (2, 8, 10)
-    assert residual[0, 3, 4].item() == pytest.approx(1.0)
-    assert residual[1, 5, 6].item() == pytest.approx(0.5)
-    assert (residual > 0).sum() == 2
-    l1 = torch.nn.functional.l1_loss(image, reconstruction, reduction="none").mean(dim=(1, 2, 3))
-    torch.testing.assert_close(residual.mean(dim=(1, 2)), l1)
+@pytest.mark.parametrize("residual", ["absolute", "excess"])
+def test_the_map_sums_up_what_the_score_counts(residual) -> None:
+    torch.manual_seed(0)
+    net = Vae(VaeConfig(trunk=TrunkConfig(width=4), latent_channels=2, residual=residual, kl_in_score=0.0), (2, 32, 64)).eval()
+    images = torch.randn(2, 2, 32, 64)
+    shown = residual_map(net, images)
+    assert shown.shape == (2, 32, 64)
+    with torch.inference_mode():
+        out = net(images)
+        torch.testing.assert_close(shown.mean(dim=(1, 2)), net.score(out))
+        lower = (out.reconstruction > out.image).all(dim=1)  # in both channels
+    assert lower.any()
+    assert bool((shown[lower] == 0).all()) == (residual == "excess")  # what is missing is not in the score of an excess
 
 
 def test_moved_columns_are_ranked_by_distance_with_their_sign() -> None:

@@ -8,15 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vibray.models.vae import Vae
 
-def residual_map(
-    images: Float[Tensor, "batch channels rows columns"], reconstructions: Float[Tensor, "batch channels rows columns"]
-) -> Float[Tensor, "batch rows columns"]:
-    """|image - reconstruction|, averaged over the channels: what the autoencoder could not give back, by row (Hz) and column (s).
 
-    Its mean over rows and columns is the L1 part of the VAE's score.
+@torch.inference_mode()
+def residual_map(net: Vae, images: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch rows columns"]:
+    """The residual that the VAE scores, averaged over the channels: what it could not give back, by row (Hz) and column (s).
+
+    Its mean over rows and columns is the score without the KL divergence.
     """
-    return (images - reconstructions).abs().mean(dim=1)
+    return net.residual(net(images)).mean(dim=1)
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from vibray.explain.residual import moved_columns, residual_map
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.features.seed_image import SeedImage, SeedImageConfig
 from vibray.models.classifier import Classifier
-from vibray.models.deep_svdd import DeepSvdd
+from vibray.models.deep_svdd import DeepSvdd, Embedded
 from vibray.models.vae import Vae
 from vibray.pipeline.decisions import check_decisions, decided_on, labels_of, overall_of, read_cuts, scores_identity
 from vibray.pipeline.evaluation import evaluate_table
 from vibray.pipeline.parts_job import sensors_of, waveforms_of
+from vibray.pipeline.scoring import load_calibrated, run_identity
 from vibray.pipeline.tables import ScoresTable, open_scores
 from vibray.pipeline.unit_decisions import read_units
 from vibray.recipes import ClassicalRecipe, build_vector, columns_of
@@ -28,8 +29,9 @@ from vibray.report.alarms import alarms_csv, unit_alarms_csv
 from vibray.report.data import Bars, Explanation, Map, ReportConfig, ReportData
 from vibray.report.page import render
 from vibray.report.records import highest
-from vibray.runs import Detecting, Diagnosing, Run, classical_members, deep_members, load
+from vibray.runs import Detecting, Diagnosing, Run, classical_members, deep_members
 from vibray.storage import objects
+from vibray.storage.parts import check_finished
 
 BAD_SHOWN = 1000
 
@@ -157,19 +159,35 @@ def explanations(data: ReportData, table: ScoresTable, config: ReportConfig) -> 
     if evidence is None or not shown:
         return {}
     keys = list(zip(evidence["corpus"].to_pylist(), evidence["record_id"].to_pylist(), strict=True))
-    rows = [keys.index(key) for key in shown if key in keys]
-    records = evidence.take(pa.array(rows))
-    waveforms, sensors = torch.from_numpy(waveforms_of(records)), sensors_of(records)
-    found: dict[tuple[str, str], list[Explanation]] = {keys[row]: [] for row in rows}
-    try:
-        run = load(table.run["uri"])
-    except (OSError, ValueError):  # a report can be made where the run is gone: it shows what the scores hold
-        run = None
-    if run is not None:
-        for maps in [*_maps(run, waveforms, sensors), *_all_moved(run, waveforms, sensors)]:
-            for row, explanation in zip(rows, maps, strict=True):
-                found[keys[row]].append(explanation)
+    found: dict[tuple[str, str], list[Explanation]] = {key: [] for key in shown}
+    for identity in table.identities:
+        mine = [key for key in shown if key[0] == identity["corpus"]]
+        run = _run_of_scores(identity) if mine else None
+        if run is not None:
+            records = evidence.take(pa.array([keys.index(key) for key in mine]))
+            waveforms, sensors = torch.from_numpy(waveforms_of(records)), sensors_of(records)
+            for maps in [*_maps(run, waveforms, sensors), *_all_moved(run, waveforms, sensors)]:
+                for key, explanation in zip(mine, maps, strict=True):
+                    found[key].append(explanation)
     return {key: value for key, value in found.items() if value}
+
+
+def _run_of_scores(identity: dict[str, Any]) -> Run | None:
+    """The run with the calibration that a corpus' scores were made with.
+
+    None where one is gone or another lies in its place: the report then shows what the scores hold and explains nothing of the corpus.
+    """
+    run_uri, calibration = identity["run"]["uri"], identity["calibration"]
+    try:
+        same = calibration is None or calibration == {"uri": calibration["uri"], **check_finished(calibration["uri"])}
+        run = load_calibrated(run_uri, None if calibration is None else calibration["uri"])
+    except (OSError, ValueError) as error:
+        print(f"the records of {identity['corpus']} are not explained: {error}")
+        return None
+    if not same or run_identity(run_uri, run)["content"] != identity["run"]["content"]:
+        print(f"the records of {identity['corpus']} are not explained: their run or calibration was made again since they were scored")
+        return None
+    return run
 
 
 def _maps(run: Run, waveforms: torch.Tensor, sensors: list[tuple[str, str]]) -> list[list[Map]]:
@@ -191,19 +209,22 @@ def _maps(run: Run, waveforms: torch.Tensor, sensors: list[tuple[str, str]]) -> 
             continue
         x = images(config, member.scaling)
         if isinstance(net, DeepSvdd):
-
-            def distance(features: torch.Tensor, net: DeepSvdd = net) -> torch.Tensor:
-                return (net.projection(features.mean(dim=(2, 3))) - net.center).square().sum(dim=1)
-
-            made.append(maps("Grad-CAM of Deep SVDD", config, grad_cam(net.trunk.feature_map, distance, x)))
+            made.append(maps("Grad-CAM of Deep SVDD", config, grad_cam(*_svdd_halves(net), x)))
         if isinstance(net, Vae):
-            with torch.inference_mode():
-                made.append(maps("what the VAE could not give back", config, residual_map(x, net(x).reconstruction)))
+            made.append(maps("what the VAE could not give back", config, residual_map(net, x)))
     if isinstance(run.model, Diagnosing) and run.model.net.config.inputs == "image" and isinstance(run.model.recipe.image, WithFrequencies):
         net = run.model.net
         x = images(run.model.recipe.image, run.model.image_scaling)
         made.append(maps("Grad-CAM of the classifier", run.model.recipe.image, grad_cam(*_classifier_halves(net), x)))
     return made
+
+
+def _svdd_halves(net: DeepSvdd) -> tuple[Any, Any]:
+    def score(maps: torch.Tensor) -> torch.Tensor:
+        features = maps.mean(dim=(2, 3))
+        return net.score(Embedded(net.projection(features), features))
+
+    return net.trunk.feature_map, score
 
 
 def _classifier_halves(net: Classifier) -> tuple[Any, Any]:

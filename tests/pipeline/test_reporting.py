@@ -1,0 +1,163 @@
+"""What a report explains is the score that it shows. No Ray: nets with random weights, corpora of a few records."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from tests.pipeline.lines import FACTS, write_shard
+from vibray.config import to_json
+from vibray.features.cwt_image import CwtImageConfig
+from vibray.features.scaling import ScalingConfig, ScalingFit
+from vibray.models.backbone import TrunkConfig
+from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
+from vibray.models.vae import VaeConfig
+from vibray.pipeline.calibration import by_sensor, calibration_table
+from vibray.pipeline.parts_job import sensors_of, waveforms_of
+from vibray.pipeline.reporting import explanations, gather
+from vibray.pipeline.scoring import Scorer, load_calibrated, run_identity
+from vibray.pipeline.tables import open_scores
+from vibray.recipes import DeepRecipe, build_deep, build_feature
+from vibray.report.data import Map, ReportConfig
+from vibray.runs import Detecting, Run, begin, load, save, score_statistics
+from vibray.storage import objects
+from vibray.storage.parts import commit_part, finish_folder, make_plan, read_shard, start_plan
+from vibray.storage.reading import ReadPart
+
+IMAGE = CwtImageConfig(rows=16, columns=32, min_hz=60.0)
+SCALING = ScalingConfig(transform="log", by="sensor", per="row")
+
+
+def read(folder: Path, corpus: str, identity: dict[str, Any], **options: Any) -> ReadPart:
+    """A corpus of one shard and its finished plan in scores-<corpus>."""
+    if not (folder / corpus).exists():
+        write_shard(folder / corpus / "a.jsonl", 44, **options)
+    plan = start_plan(str(folder / f"scores-{corpus}"), lambda: make_plan(str(folder / corpus), corpus, identity), identity)
+    return next(read_shard(plan.parts[0], FACTS, corpus, plan.base_uri))
+
+
+def saved_run(folder: Path, recipe: DeepRecipe) -> str:
+    """A run whose net has random weights, and whose scaling knows one machine."""
+    uri, pool = str(folder / "run"), read(folder, "pool", {}).records
+    feature = build_feature(recipe.feature, None)
+    fit = ScalingFit(recipe.scaling, feature.shape)
+    fit.update(feature(torch.from_numpy(waveforms_of(pool)), FACTS.sample_rate_hz), sensors_of(pool), np.arange(44, dtype=np.uint64))
+    torch.manual_seed(0)
+    net = build_deep(recipe.detector, feature.shape).eval()
+    if isinstance(net, DeepSvdd):
+        net.center.normal_()
+        if net.config.metric == "mahalanobis":
+            net.location.normal_()
+            net.whitening.normal_()
+    begin(uri, recipe, FACTS, {})
+    save(uri, Run(recipe, FACTS, Detecting(recipe, fit.finish(), net, score_statistics(np.arange(9.0)))), [], {})
+    return uri
+
+
+def calibrated_scores(folder: Path, run_uri: str, corpus: str, **options: Any) -> str:
+    """Scores of a corpus whose sensors the run does not know, with a calibration of their own records."""
+    run, calibration_uri = load(run_uri), str(folder / f"calibration-{corpus}")
+    earlier = read(folder, f"earlier-{corpus}", {}, **options).records
+    table, _ = calibration_table(run, dict(by_sensor(earlier)))
+    objects.write_table(objects.join(calibration_uri, "calibration.parquet"), table)
+    finish_folder(calibration_uri, ["calibration.parquet"], {"run": run_identity(run_uri, run)})
+    done = objects.read_json(objects.join(calibration_uri, "_done.json"))
+    of_run = run_identity(run_uri, run)
+    identity = {"corpus": corpus, "facts": to_json(FACTS), "run": of_run, "calibration": {"uri": calibration_uri, **done}}
+    part = read(folder, corpus, identity, **options)
+    scores_uri, scorer = str(folder / f"scores-{corpus}"), Scorer(load_calibrated(run_uri, calibration_uri).hastened(), 4)
+    commit_part(scores_uri, part.part_id, scorer.tables(part.records), part.marker)
+    return scores_uri
+
+
+def two_corpora(folder: Path, recipe: DeepRecipe) -> list[str]:
+    """The same two sensors in both, three times as loud in the second: each corpus has a calibration of its own."""
+    run_uri = saved_run(folder, recipe)
+    options = {"unit": "t9", "fault_share": 0.3}
+    return [
+        calibrated_scores(folder, run_uri, "quiet", seed=5, gain=1.0, **options),
+        calibrated_scores(folder, run_uri, "loud", seed=6, gain=3.0, **options),
+    ]
+
+
+def explained(uris: list[str]) -> tuple[pa.Table, dict[tuple[str, str], np.ndarray]]:
+    """The evidence, and the one map of each record of it."""
+    table = open_scores(uris)
+    data = gather(table, None, None, "explained")
+    found = explanations(data, table, ReportConfig(num_records=8, records_per_sensor=8))
+    assert data.evidence is not None
+    maps = {}
+    for key, (own,) in found.items():
+        assert isinstance(own, Map)
+        maps[key] = np.asarray(own.values)
+    return data.evidence, maps
+
+
+@pytest.mark.parametrize("residual", ["absolute", "excess"])
+def test_the_vaes_map_sums_up_the_score_in_the_table(tmp_path, residual):
+    """Of both corpora: the image is scaled as it was when it was scored, and the residual is the one that the net scores."""
+    detector = VaeConfig(trunk=TrunkConfig(width=4), latent_channels=2, residual=residual, kl_in_score=0.0)
+    uris = two_corpora(tmp_path, DeepRecipe(feature=IMAGE, scaling=SCALING, detector=detector))
+    evidence, maps = explained(uris)
+    assert len(maps) == evidence.num_rows == 8
+    for row in evidence.select(["corpus", "record_id", "calibrated", "score"]).to_pylist():
+        assert row["calibrated"]
+        assert maps[row["corpus"], row["record_id"]].mean() == pytest.approx(row["score"], rel=1e-4)
+
+
+@pytest.mark.parametrize("metric", ["distance", "mahalanobis"])
+def test_grad_cam_of_deep_svdd_is_of_the_score(tmp_path, metric):
+    """Grad-CAM with the gradient by hand: a map's weight is the score's derivative by its mean."""
+    detector = DeepSvddConfig(trunk=TrunkConfig(kind="time", width=4), hidden=6, latent_dim=3, metric=metric)
+    uris = two_corpora(tmp_path, DeepRecipe(feature=IMAGE, scaling=SCALING, detector=detector))
+    evidence, maps = explained(uris)
+    assert len(maps) == 8
+    for corpus in ("quiet", "loud"):
+        own = evidence.filter(np.array(evidence["corpus"].to_pylist()) == corpus)
+        run = load_calibrated(str(tmp_path / "run"), str(tmp_path / f"calibration-{corpus}"))
+        assert isinstance(run.model, Detecting) and isinstance(run.model.detector, DeepSvdd)
+        net, feature = run.model.detector, build_feature(IMAGE, None)
+        x = run.model.scaling(feature(torch.from_numpy(waveforms_of(own)), FACTS.sample_rate_hz), sensors_of(own))
+        expected = grad_cam_by_hand(net, x)
+        for i, record_id in enumerate(own["record_id"].to_pylist()):
+            np.testing.assert_allclose(maps[corpus, record_id], expected[i].expand(16, 32).numpy(), atol=2e-3)
+
+
+@torch.inference_mode()
+def grad_cam_by_hand(net: DeepSvdd, x: torch.Tensor) -> torch.Tensor:
+    """(batch, columns) of the trunk over time, whose maps have one row: each weighs what the score changes with its mean."""
+    feature_map = net.trunk.feature_map(x)
+    features = feature_map.mean(dim=(2, 3))
+    if net.config.metric == "mahalanobis":
+        weight = 2 * (features - net.location) @ net.whitening @ net.whitening.T
+    else:
+
+        def distance(at: torch.Tensor) -> torch.Tensor:
+            return (net.projection(at) - net.center).square().sum(dim=1)
+
+        steps = 1e-2 * torch.eye(features.shape[1])
+        weight = torch.stack([(distance(features + step) - distance(features - step)) / 2e-2 for step in steps], dim=1)
+    cam = torch.relu((weight[:, :, None] * feature_map[:, :, 0]).sum(dim=1))
+    return cam / cam.amax(dim=1, keepdim=True)
+
+
+def test_scores_whose_calibration_or_run_is_another_now_are_not_explained(tmp_path, capsys):
+    detector = DeepSvddConfig(trunk=TrunkConfig(kind="time", width=4), hidden=6, latent_dim=3)
+    recipe = DeepRecipe(feature=IMAGE, scaling=SCALING, detector=detector)
+    uris = two_corpora(tmp_path, recipe)
+    shutil.rmtree(tmp_path / "calibration-loud")
+    _, maps = explained(uris)
+    assert {corpus for corpus, _ in maps} == {"quiet"}
+    assert "records of loud are not explained" in capsys.readouterr().out
+    shutil.copytree(tmp_path / "calibration-quiet", tmp_path / "calibration-loud")
+    _, maps = explained(uris)
+    assert {corpus for corpus, _ in maps} == {"quiet"}
+    assert "records of loud are not explained: their run or calibration was made again" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "run")
+    saved_run(tmp_path, dataclasses.replace(recipe, detector=dataclasses.replace(detector, hidden=7)))
+    assert explained(uris)[1] == {}
