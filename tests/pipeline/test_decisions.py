@@ -21,7 +21,7 @@ from vibray.pipeline.tables import InputsDiffer
 from vibray.pipeline.unit_decisions import read_units
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
-from vibray.storage.parts import commit_part, make_plan, start_plan
+from vibray.storage.parts import commit_part, finish_folder, make_plan, start_plan
 
 RUN = {"uri": "s3://runs/a", "recipe": "r", "kind": "detector", "content": "c", "members": [], "faults": None}
 FACTS = CorpusFacts(8192.0, 64)
@@ -130,6 +130,26 @@ def test_trusted_normals_are_the_reference(folder, tmp_path, capsys):
 def test_other_rules_are_other_decisions(folder):
     with pytest.raises(DecisionsMismatch, match="units"):
         label((str(folder / "scores" / "test"),), str(folder / "test-decisions"), PercentileConfig(), units=UnitConfig(persist=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("files", "extra"),
+    [
+        (["recipe.json", "model.safetensors"], {"members": []}),
+        (["gate.json"], None),
+        (["calibration.parquet"], {"corpus": "pool", "run": RUN}),
+    ],
+)
+def test_a_finished_folder_of_another_job_is_refused_in_one_line(folder, tmp_path, capsys, files, extra):
+    for name in files:
+        (tmp_path / name).write_bytes(b"{}")
+    finish_folder(str(tmp_path), files, extra)
+    with pytest.raises(SystemExit), user_errors():
+        label((str(folder / "scores" / "test"),), str(tmp_path), PercentileConfig())
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path} is another job's folder" in said
+    assert f"holds {', '.join(sorted(files))}), no decisions on test:" in said
+    assert {path.name for path in tmp_path.iterdir()} == {*files, "_done.json"}
 
 
 @pytest.mark.parametrize("method", [PercentileConfig(), MadConfig(anomaly=3.0), PotConfig()])

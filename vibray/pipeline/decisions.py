@@ -98,9 +98,13 @@ def scores_identity(table: ScoresTable) -> dict[str, str]:
 
 def _finished(decisions_uri: str, identity: dict[str, Any]) -> bool:
     try:
-        there = objects.read_json(objects.join(decisions_uri, "_done.json"))["identity"]
+        done = objects.read_json(objects.join(decisions_uri, "_done.json"))
     except FileNotFoundError:
         return False
+    if "identity" not in done:
+        holds, asked = ", ".join(done.get("files", {})), ", ".join(identity["scores"])
+        raise DecisionsMismatch(f"{decisions_uri} is another job's folder (it holds {holds}), no decisions on {asked}: use another folder")
+    there = done["identity"]
     differing = [f"  {name}: {there.get(name)} there, {value} now" for name, value in identity.items() if there.get(name) != value]
     if differing:
         raise DecisionsMismatch(f"{decisions_uri} holds other decisions; use another folder, or remove this one:\n" + "\n".join(differing))
