@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 
 from vibray.decide.areas import auroc, auroc_std
+from vibray.pipeline import search_winner
 from vibray.pipeline.search_winner import Judged, gain_error, verdict
 
 RNG = np.random.default_rng(5)
 FAULTY = np.arange(400) % 2 == 0
 FOLD = Judged(FAULTY, np.arange(400) // 10)
+
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    monkeypatch.setattr(search_winner, "DRAWS", 150)
 
 
 def trial(number: int, scores: np.ndarray, own: str) -> dict:

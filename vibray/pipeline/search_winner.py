@@ -14,7 +14,7 @@ import numpy as np
 
 from vibray.decide.areas import auroc
 
-DRAWS, SEED = 1000, 0
+DRAWS, SEED = 500, 0
 """Of the bootstrap."""
 
 FEWEST_UNITS = 3
