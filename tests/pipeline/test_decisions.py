@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +195,20 @@ def test_realised_rates_stand_beside_nominal_ones_by_group(folder, tmp_path):
     row = page[page.index('<th scope="row" class="text">T00/s0</th>') :].split("</tr>")[0]
     assert row.count("1.00 %") + row.count(">1 %") + row.count("1.0 %") == 2  # nominal and realised
     assert ">400<" in row
+
+
+def test_the_share_that_is_printed_is_that_of_the_cuts_by_group(tmp_path, capsys):
+    table = fleet()
+    loud = np.array(table["unit"].to_pylist()) == "T07"
+    uri = write_scores(tmp_path, replaced(table, "score", np.where(loud, 50, 1).astype(np.float32) * table["score"].to_numpy()), "loud")
+    label((uri,), str(tmp_path / "d"), MadConfig(anomaly=3.0), by="unit", dry_run=True)
+    said = capsys.readouterr().out
+    abnormal = int(re.findall(r"([\d,]+) abnormal", said)[0].replace(",", ""))
+    assert 0 < abnormal < 0.003 * len(table)
+    assert f"{abnormal / len(table):.2%} of the usable scores are at or above their own cut" in said
+    label((uri,), str(tmp_path / "d"), MadConfig(anomaly=3.0), dry_run=True)
+    (percent,) = re.findall(r"([\d.]+)% of the usable scores are at or above the cut", capsys.readouterr().out)
+    assert float(percent) > 3  # the loud unit fills the tail of all
 
 
 def test_evaluation_says_nominal_and_realised_rate_with_intervals(folder, tmp_path, capsys):

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from vibray.config import from_json, to_json
-from vibray.decide.cuts import Cuts, CutsWarning, GroupedCuts, realised_rate
-from vibray.decide.pseudo_labels import export_npz, pseudo_labels, row_groups
+from vibray.decide.cuts import Cuts, CutsWarning, GroupedCuts
+from vibray.decide.pseudo_labels import by_cut, export_npz, pseudo_labels, row_groups
 from vibray.decide.reference import usable_rows
 from vibray.decide.thresholds import ConformalConfig, cuts_of, grouped_cuts
 from vibray.decide.unit_alarms import UnitConfig
@@ -173,12 +173,12 @@ def check_decisions(decisions_uri: str, table: ScoresTable) -> None:
 def print_decisions(table: ScoresTable, cuts: Cuts | GroupedCuts, labels: pa.Table) -> None:
     """The cuts in words and the pseudo-labels by origin."""
     overall = overall_of(cuts)
-    rate = realised_rate(overall, table.scores["score"].to_numpy()[usable_rows(table.scores)])
+    rate = float(np.mean(by_cut(table.scores, cuts)[usable_rows(table.scores)] == LABEL_ABNORMAL))
     kind = "rate of a Gaussian" if overall.kind == "rule" else overall.kind
     nominal = "" if overall.nominal_rate is None else f", nominal {kind} {overall.nominal_rate:.3g}"
     print(f"{overall.method} on {overall.num_scores:,} {overall.scale} scores:", end=" ")
     print(f"normal <= {overall.normal_below:.6g}, anomaly >= {overall.anomaly_above:.6g}{nominal}")
-    print(f"  {rate:.2%} of the usable scores are at or above the cut")
+    print(f"  {rate:.2%} of the usable scores are at or above {'the cut' if overall is cuts else 'their own cut'}")
     if overall.kind == "rate":
         print("  that is a rate of the corpus, faults included, and no false-alarm probability: no trusted normals were used")
     if overall.kind == "rule":
