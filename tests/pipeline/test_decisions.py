@@ -14,7 +14,7 @@ from vibray import schema
 from vibray.config import to_json
 from vibray.decide.thresholds import ConformalConfig, MadConfig, PercentileConfig, PotConfig
 from vibray.decide.unit_alarms import UnitConfig
-from vibray.pipeline.decisions import DecisionsMismatch, label, read_cuts
+from vibray.pipeline.decisions import DecisionsMismatch, fit_cuts, label, overall_of, read_cuts
 from vibray.pipeline.evaluation import evaluate
 from vibray.pipeline.reporting import report
 from vibray.pipeline.session import user_errors
@@ -126,6 +126,17 @@ def test_trusted_normals_are_the_reference(folder, tmp_path, capsys):
     assert units is not None
     assert units.facts["trusted_normals"]
     assert [u.unit for u in units.alarms if u.alarm] == ["T03"]
+
+
+@pytest.mark.parametrize("by", ["none", "unit"])
+@pytest.mark.parametrize("method", [ConformalConfig(), PercentileConfig()])
+def test_without_a_usable_normal_there_is_nothing_to_fit_on(method, by):
+    table = fleet(1, 1, 60)
+    off = replaced(table, "state", ["off"] * 30 + ["energised"] * 30)
+    said: list[str | None] = ["normal"] * 30 + ["tone"] * 10 + [None] * 20
+    with pytest.raises(ValueError, match="--labels names no normal record that can be used"):
+        fit_cuts(off, method, by, said, True, 10)
+    assert overall_of(fit_cuts(table, PercentileConfig(), by, said, True, 10)).num_scores == 30
 
 
 def test_other_rules_are_other_decisions(folder):

@@ -135,6 +135,11 @@ def fit_cuts(
         if human is None:
             raise ValueError("cuts from trusted normals need --labels with records labelled normal")
         normal = np.array([name == NORMAL for name in human])[fit_on]
+        if not normal.any():
+            raise ValueError(
+                "--labels names no normal record that can be used (calibrated; not off, switching or of a faulty sensor): "
+                "there are no trusted normals to fit on"
+            )
     chosen = scores.filter(pa.array(fit_on))
     values = chosen["score"].to_numpy()
     with warnings.catch_warnings():
