@@ -18,7 +18,7 @@ from vibray.pipeline.decisions import DecisionsMismatch, fit_cuts, label, overal
 from vibray.pipeline.evaluation import evaluate
 from vibray.pipeline.reporting import report
 from vibray.pipeline.session import user_errors
-from vibray.pipeline.tables import InputsDiffer
+from vibray.pipeline.tables import InputsDiffer, open_scores
 from vibray.pipeline.unit_decisions import read_units
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
@@ -29,7 +29,7 @@ FACTS = CorpusFacts(8192.0, 64)
 SICK = [(3, 380, 5.0)]
 
 
-def write_scores(folder: Path, table: pa.Table, corpus: str, run: dict = RUN) -> str:
+def write_scores(folder: Path, table: pa.Table, corpus: str, run: dict = RUN, num_evidence: int = 1) -> str:
     """A finished scores folder of one part, the highest record as evidence."""
     raw = folder / "raw" / corpus
     raw.mkdir(parents=True)
@@ -38,8 +38,8 @@ def write_scores(folder: Path, table: pa.Table, corpus: str, run: dict = RUN) ->
     identity = {"input": str(raw), "corpus": corpus, "facts": to_json(FACTS), "run": run, "calibration": None}
     uri = str(folder / "scores" / corpus)
     plan = start_plan(uri, lambda: make_plan(str(raw), corpus, identity), identity)
-    top = table.take(pa.array(np.argsort(-table["score"].to_numpy())[:1]))
-    waves = pa.array([np.zeros(64, np.float32)], schema.vector(64))
+    top = table.take(pa.array(np.argsort(-table["score"].to_numpy())[:num_evidence]))
+    waves = pa.array([np.zeros(64, np.float32)] * num_evidence, schema.vector(64))
     tables = {"": table, "evidence": top.append_column(schema.evidence(64).field("waveform"), waves)}
     marker = {"key": "a.jsonl", "num_read": len(table), "number": 0, "last": True}
     commit_part(uri, plan.parts[0].part_id(0), tables, marker)
@@ -196,6 +196,23 @@ def test_decisions_made_on_other_scores_show_no_units(folder, tmp_path):
     assert 'id="units"' not in page
     assert "--unit-reference" in page
     assert not (tmp_path / "unit_alarms.csv").exists()
+
+
+def test_a_record_that_was_scored_twice_is_shown_once(tmp_path):
+    table = fleet(3)
+    uris = [write_scores(tmp_path, table, corpus) for corpus in ("first", "again")]
+    both = open_scores(uris)
+    assert both.num_duplicates == both.scores.num_rows == table.num_rows
+    evidence = both.evidence()
+    assert evidence is not None
+    assert evidence["corpus"].to_pylist() == ["again"]  # the lower name, as in the scores
+    assert evidence["score"].to_pylist() == [max(table["score"].to_pylist())]
+
+
+def test_scores_without_evidence_make_a_report_without_records(tmp_path):
+    uri = write_scores(tmp_path, fleet(3), "bare", num_evidence=0)
+    report((uri,), str(tmp_path / "index.html"))
+    assert "<svg" in (tmp_path / "index.html").read_text()
 
 
 def test_realised_rates_stand_beside_nominal_ones_by_group(folder, tmp_path):

@@ -70,7 +70,7 @@ def calibrated_scores(folder: Path, run_uri: str, corpus: str, **options: Any) -
     of_run = run_identity(run_uri, run)
     identity = {"corpus": corpus, "facts": to_json(FACTS), "run": of_run, "calibration": {"uri": calibration_uri, **done}}
     part = read(folder, corpus, identity, **options)
-    scores_uri, scorer = str(folder / f"scores-{corpus}"), Scorer(load_calibrated(run_uri, calibration_uri).hastened(), 4)
+    scores_uri, scorer = str(folder / f"scores-{corpus}"), Scorer(load_calibrated(run_uri, calibration_uri).hastened(), 2)
     commit_part(scores_uri, part.part_id, scorer.tables(part.records), part.marker)
     return scores_uri
 
@@ -89,7 +89,7 @@ def explained(uris: list[str]) -> tuple[pa.Table, dict[tuple[str, str], np.ndarr
     """The evidence, and the one map of each record of it."""
     table = open_scores(uris)
     data = gather(table, None, None, "explained")
-    found = explanations(data, table, ReportConfig(num_records=8, records_per_sensor=8))
+    found = explanations(data, table, ReportConfig(num_records=4))
     assert data.evidence is not None
     maps = {}
     for key, (own,) in found.items():
@@ -104,7 +104,7 @@ def test_the_vaes_map_sums_up_the_score_in_the_table(tmp_path, residual):
     detector = VaeConfig(trunk=TrunkConfig(width=4), latent_channels=2, residual=residual, kl_in_score=0.0)
     uris = two_corpora(tmp_path, DeepRecipe(feature=IMAGE, scaling=SCALING, detector=detector))
     evidence, maps = explained(uris)
-    assert len(maps) == evidence.num_rows == 8
+    assert len(maps) == evidence.num_rows == 4
     for row in evidence.select(["corpus", "record_id", "calibrated", "score"]).to_pylist():
         assert row["calibrated"]
         assert maps[row["corpus"], row["record_id"]].mean() == pytest.approx(row["score"], rel=1e-4)
@@ -116,7 +116,7 @@ def test_grad_cam_of_deep_svdd_is_of_the_score(tmp_path, metric):
     detector = DeepSvddConfig(trunk=TrunkConfig(kind="time", width=4), hidden=6, latent_dim=3, metric=metric)
     uris = two_corpora(tmp_path, DeepRecipe(feature=IMAGE, scaling=SCALING, detector=detector))
     evidence, maps = explained(uris)
-    assert len(maps) == 8
+    assert len(maps) == 4
     for corpus in ("quiet", "loud"):
         own = evidence.filter(np.array(evidence["corpus"].to_pylist()) == corpus)
         run = load_calibrated(str(tmp_path / "run"), str(tmp_path / f"calibration-{corpus}"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vibray import schema
 from vibray.config import from_json, short_hash
@@ -160,10 +161,13 @@ class ScoresTable:
         """The lines set aside, of all inputs."""
         return pa.concat_tables([parts.read(name="bad", schema=schema.BAD_RECORDS) for parts in self.folders])
 
-    def evidence(self) -> pa.Table:
-        """The highest records of all parts, with their waveforms."""
-        tables = [table for parts in self.folders for table in parts.tables(name="evidence")]
-        return pa.concat_tables(tables)
+    def evidence(self) -> pa.Table | None:
+        """The highest records of all parts, with their waveforms, those alone whose scores are kept; None where scoring kept none."""
+        keys, tables = self.scores.select(schema.KEY), []
+        for parts in self.folders:
+            kept = keys.filter(pc.field("corpus") == parts.plan.corpus)["record_id"].combine_chunks()
+            tables += [table.filter(pc.field("record_id").isin(kept)) for table in parts.tables(name="evidence")]
+        return pa.concat_tables(tables) if tables else None
 
 
 def open_scores(uris: Sequence[str]) -> ScoresTable:
