@@ -4,7 +4,7 @@ from scipy import stats
 
 from tests.decide.fleet import fleet, replaced
 from vibray import schema
-from vibray.decide.drift import drift, median_interval, months_spanned
+from vibray.decide.drift import drift, median_interval
 from vibray.decide.reference import earliest_rows, sensor_groups
 from vibray.schema import Verdict
 
@@ -72,8 +72,3 @@ def test_one_month_and_few_records_have_no_verdict():
     assert table["verdict"].to_pylist() == ["steady", "too few records"]
     assert table["median"].to_pylist()[1] is None
     assert found(fleet(1, 1, 60)).num_rows == 0  # 30 reference records are none
-
-
-def test_months_spanned():
-    assert months_spanned(fleet(1, 1, 24 * 31)) == 1
-    assert months_spanned(fleet(1, 1, 24 * 31 + 1)) == 2

@@ -92,8 +92,3 @@ def _months(
         before = side
         median = float(np.median(score[here]))
         yield name, {"num_records": len(here), "median": median, "low": low, "high": high, "verdict": verdict.value}
-
-
-def months_spanned(scores: pa.Table) -> int:
-    """In how many calendar months (UTC) there are records."""
-    return len(np.unique(scores["measured_at"].to_numpy().astype("datetime64[M]")))
