@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.pipeline.lines import FACTS, write_shard
 from vibray.pipeline import logs
 from vibray.pipeline.ending import AGAIN, INTERRUPTED, MEND, TERMINATED, ClusterError, Ending, causes, ending, user_errors
 from vibray.pipeline.featurize import featurize
@@ -166,6 +167,23 @@ def test_a_lost_worker_may_pass_and_a_slip_in_a_task_is_a_defect(local_ray):
         ray.get(ray.remote(lambda: 1 / 0).remote())
     assert ending(slip.value) is None
     assert isinstance(list(causes(slip.value))[-1], ZeroDivisionError)
+
+
+def test_a_shard_that_changed_amid_a_job_is_named_in_one_line_and_nothing_else_is_said(local_ray, tmp_path, capfd):
+    set_up_data()
+    raw, features = tmp_path / "raw", tmp_path / "features"
+    for name in ("a.jsonl", "b.jsonl"):
+        write_shard(raw / name, 4)
+    featurize(str(raw), str(features), FACTS)
+    (last,) = [path for path in (features / "_done").iterdir() if '"b.jsonl"' in path.read_text()]
+    last.unlink()
+    write_shard(raw / "b.jsonl", 5)
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as end, user_errors():
+        featurize(str(raw), str(features), FACTS)
+    assert end.value.code == MEND
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "DeprecationWarning" not in line and "warnings.warn" not in line]
+    assert line.startswith(f"error: {raw}/b.jsonl was written again since it was planned")
 
 
 def answering(status: int, code: str):
