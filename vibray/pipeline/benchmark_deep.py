@@ -14,7 +14,8 @@ from torch import Tensor
 from vibray.models.classifier import Classifier
 from vibray.models.deep_svdd import DeepSvdd
 from vibray.pipeline.benchmark_cells import Scored, Task, calibrated
-from vibray.pipeline.deep_training import Worker
+from vibray.pipeline.deep_training import sad_targets
+from vibray.pipeline.deep_worker import Worker
 from vibray.recipes import ClassifierRecipe, DeepRecipe, build_classifier, build_deep, build_feature
 from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, UNDECIDED
 from vibray.storage import objects
@@ -39,12 +40,13 @@ def score_deep(recipe: DeepRecipe, task: Task) -> Scored:
         scaling = worker.fit_scaling(recipe.scaling, images, feature.shape, task.pool)
         torch.manual_seed(recipe.optim.seed)
         net: Any = build_deep(recipe.detector, feature.shape).to(worker.device)
-        indices, targets = task.pool, None
+        labels = None
         if len(task.labelled):
-            indices = np.union1d(task.pool, task.labelled)
-            targets = np.full(len(task.table), UNDECIDED, np.int64)
-            targets[task.labelled] = np.where(task.label == NORMAL, LABEL_NORMAL, LABEL_ABNORMAL)
-        rows = TrainingSet(worker.scaled(scaling, images), indices, targets)
+            labels = np.full(len(task.table), UNDECIDED, np.int64)
+            labels[task.labelled] = np.where(task.label == NORMAL, LABEL_NORMAL, LABEL_ABNORMAL)
+        targets, weights = sad_targets(recipe, labels)
+        indices = task.pool if targets is None else np.union1d(task.pool, task.labelled)
+        rows = TrainingSet(worker.scaled(scaling, images), indices, targets, weights)
         if isinstance(net, DeepSvdd):
             trained = train_deep_svdd(net, rows, recipe.pretrain, recipe.optim, read_injected=worker.read_injected(recipe, scaling))
         else:
