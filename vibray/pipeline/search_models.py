@@ -61,11 +61,16 @@ class FoldRows:
 
 def fold_rows(corpus: Corpus, fold: int, seed: int) -> FoldRows:
     """Who is trained on and who is judged. No label decides who is trained on, but that labelled records stay out of the pool where it
-    has as many others: cuts can then be made of normals that no training has seen."""
-    split, label = corpus.rows(Setting(fold, seed, 0.0)), corpus.records.label
-    unlabelled = split.pool[label[split.pool] == UNLABELLED]
-    if 2 * len(unlabelled) >= len(split.pool):
-        split = Split(unlabelled, split.calibration, split.judged, split.labelled, split.halved)
+    has as many others: cuts can then be made of normals that no training has seen. Elsewhere all records of the other folds are the pool,
+    faults among them, as they are when train.py trains on them."""
+    split, label, sensor = corpus.rows(Setting(fold, seed, 0.0)), corpus.records.label, corpus.records.sensor
+    pool = np.flatnonzero(corpus.fold != fold)
+    unlabelled = pool[label[pool] == UNLABELLED]
+    if 2 * len(unlabelled) >= len(pool):
+        pool = unlabelled
+    # where folds are blocks of time: a sensor that was trained on has a baseline, which no calibration may give again
+    calibration = split.calibration[~np.isin(sensor[split.calibration], sensor[pool])]
+    split = Split(pool, calibration, split.judged, split.labelled, split.halved)
     outside = corpus.records.healthy & (corpus.fold != fold)
     outside[split.pool] = False
     held = (corpus.fold == fold) & ~corpus.records.faulty
