@@ -143,12 +143,16 @@ def first_records(tables: list[pa.Table], k: int) -> pa.Table:
 
 def calibration_table(run: Run, records: dict[Sensor, pa.Table]) -> tuple[pa.Table, dict[Sensor, int]]:
     """One row a sensor and baseline: its robust statistics, its history, and the scores of its own records against them. And the sensors
-    with too few records, with their number."""
+    with too few records, with their number. A member that knows a sensor already keeps the baseline of its training: it has no row."""
     rows, too_few = [], {}
     for sensor, table in sorted(records.items()):
         w = waveforms_of(table)
         try:
-            statistics = {name: scaling.statistics_of(_feature(run, config, w)) for name, (config, scaling) in run.model.scalings().items()}
+            statistics = {
+                name: scaling.statistics_of(_feature(run, config, w))
+                for name, (config, scaling) in run.model.scalings().items()
+                if not scaling.known([sensor]).all()
+            }
         except ValueError:
             too_few[sensor] = table.num_rows
             continue
