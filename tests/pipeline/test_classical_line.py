@@ -282,6 +282,8 @@ def test_what_does_not_belong_together_is_refused_before_anything_is_written(lin
     assert not (tmp_path / "run").exists()
     with pytest.raises(CalibrationMismatch, match="is no calibration"):
         score(str(line / "run"), str(line / "test"), str(tmp_path / "scores"), RATE_HZ, calibration_uri=str(line / "run"))
+    with pytest.raises(InputsDiffer, match="is no scores table"):
+        open_scores([str(line / "features")])
     with pytest.raises(PlanMismatch, match="holds no scores of"):
         score(str(line / "run"), str(line / "pool"), str(tmp_path / "scores"), RATE_HZ, since_uri=str(line / "features"))
     assert not (tmp_path / "scores").exists()

@@ -174,6 +174,9 @@ def open_scores(uris: Sequence[str]) -> ScoresTable:
     """The scores tables as one, duplicates left out and counted. Raises InputsDiffer for one corpus twice, or for another run or rate."""
     folders = [Parts(uri) for uri in uris]
     identities = [parts.plan.identity for parts in folders]
+    for uri, identity in zip(uris, identities, strict=True):
+        if "run" not in identity:
+            raise InputsDiffer(f"{uri} is no scores table, but one of features: give a folder that jobs/score.py made")
     one_corpus_each(uris, [identity["corpus"] for identity in identities])
     the_same("the run", uris, [identity["run"] for identity in identities])
     the_same("what is known of the records (rate, units, mains)", uris, [identity["facts"] for identity in identities])
