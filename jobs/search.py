@@ -10,8 +10,8 @@ On featurized corpora with tens of labels:
 What happens in a trial, once for each fold of units: the recipe is trained on the other units' records without a label, the fold's
 sensors are calibrated by their earliest records, the fold's labelled records are scored once, and every setting of every threshold method
 is judged on these scores. The first trial is the recipe as it is. Trials are compared after some epochs (--grace-epochs) and again after
---reduction times as many; those not among the best stop. One that fails or collapses is a trial with its reason. The best wins where its gain
-on the folds over the recipe as it is exceeds one standard error of that gain; else the recipe stays as it is.
+--reduction times as many; those not among the best stop. One that fails or collapses is a trial with its reason. The best wins where its
+gain on the folds over the recipe as it is exceeds one standard error of that gain; else the recipe stays as it is.
 
 The folder gets one JSON file a trial, which is all that is remembered: the same command again goes on where it stopped. With one trial
 at a time (--max-concurrent-trials 1) the same seed gives the same trials; with more the order in which they end decides, and the best may
