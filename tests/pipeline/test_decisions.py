@@ -161,6 +161,8 @@ def test_a_finished_folder_of_another_job_is_refused_in_one_line(folder, tmp_pat
     (said,) = capsys.readouterr().err.splitlines()
     assert f"{tmp_path} is another job's folder" in said
     assert f"holds {', '.join(sorted(files))}), no decisions on test:" in said
+    with pytest.raises(DecisionsMismatch, match=r"plan\.json"):  # a scores table has no end mark, but a plan
+        label((str(folder / "scores" / "test"),), str(folder / "scores" / "test"), PercentileConfig())
     assert {path.name for path in tmp_path.iterdir()} == {*files, "_done.json"}
 
 
