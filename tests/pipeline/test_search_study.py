@@ -10,7 +10,7 @@ import pytest
 from tests.pipeline.postgres import postgresql
 from vibray.pipeline import search_study
 from vibray.pipeline.search_space import own_params, space_of
-from vibray.pipeline.search_study import Folder, Mirror, SearchError, Study, check_storage, retried, trial_seed
+from vibray.pipeline.search_study import Folder, Mirror, SearchError, Study, check_storage, mirrored, retried, trial_seed
 from vibray.pipeline.search_trial import rungs
 from vibray.recipes import cwt_svdd
 from vibray.storage import objects
@@ -119,19 +119,20 @@ def storage(request, tmp_path) -> Iterator[str]:
 
 
 def test_the_mirror_gets_every_trial_once(tmp_path, storage):
-    url = storage
     study = study_of(tmp_path / "s")
-    mirror = Mirror(url, "s", 1)
-    for _ in range(5):
-        number, params, recipe = study.ask()
-        mirror.add(study.tell(number, recipe, outcome(params)))
+    with mirrored(storage, "s", 1) as mirror:
+        for _ in range(5):
+            number, params, recipe = study.ask()
+            mirror(study.tell(number, recipe, outcome(params)))
     run(study, 9)
-    again = Mirror(url, "s", 1)
-    for values in study.finished.values():
-        again.add(values)
-    there = optuna.load_study(study_name="s", storage=url).trials
-    assert sorted(trial.user_attrs["number"] for trial in there) == list(range(9))
-    for trial in there:
+    with mirrored(storage, "s", 1) as again:
+        for values in study.finished.values():
+            again(values)
+    there = Mirror(storage, "s", 1)
+    trials = there.study.trials
+    there.close()
+    assert sorted(trial.user_attrs["number"] for trial in trials) == list(range(9))
+    for trial in trials:
         values = study.finished[trial.user_attrs["number"]]
         assert trial.params == values["params"]
         if values["state"] == "complete":
@@ -140,11 +141,11 @@ def test_the_mirror_gets_every_trial_once(tmp_path, storage):
 
 def test_a_mirror_that_fails_is_no_end_and_one_that_cannot_be_opened_is_told(tmp_path, caplog):
     url = f"sqlite:///{tmp_path / 'mirror.db'}"
-    mirror = Mirror(url, "s", 1)
     study = study_of(tmp_path / "s")
     number, params, recipe = study.ask()
-    optuna.delete_study(study_name="s", storage=url)
-    mirror.add(study.tell(number, recipe, outcome(params)))
+    with mirrored(url, "s", 1) as mirror:
+        optuna.delete_study(study_name="s", storage=url)
+        mirror(study.tell(number, recipe, outcome(params)))
     assert "not in the mirror" in caplog.text
     with pytest.raises(SearchError, match="--storage"):
         Mirror(f"sqlite:///{tmp_path}/no/such/folder/a.db", "s", 1)

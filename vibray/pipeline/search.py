@@ -14,7 +14,7 @@ from vibray.pipeline.search_corpus import open_corpus, with_records
 from vibray.pipeline.search_models import fold_rows
 from vibray.pipeline.search_report import told, write_results
 from vibray.pipeline.search_space import bounded, own_params, space_of, to_values
-from vibray.pipeline.search_study import Folder, Mirror, SearchError, Study, check_storage
+from vibray.pipeline.search_study import Folder, SearchError, Study, check_storage, mirrored
 from vibray.pipeline.search_thresholds import SETTINGS
 from vibray.pipeline.search_trial import TrialPlan, rungs
 from vibray.pipeline.search_tune import run_trials
@@ -209,25 +209,23 @@ def _search(
     session.check_nodes([objects.join(job.search, "search.json")])
     num_objectives = 1 + job.with_cost
     study = Study(folder, recipe, space, job.seed, num_objectives, first)
-    mirror = Mirror(job.storage, objects.last_segment(job.search), num_objectives) if job.storage else None
-    for values in study.finished.values():
-        if mirror:
-            mirror.add(values)
     left = job.num_trials - len(study.finished)
     print(f"{left} trials left, {most} at a time with {job.num_workers} worker{'s' * (job.num_workers > 1)} each")
-    if left > 0:
-        with Progress("read", len(set(corpus.table.part.tolist())), "parts") as progress:
-            corpus = with_records(corpus, recipe, objective == "injected", lambda done, _: progress.at(done))
-        with Progress("search", job.num_trials, "trials") as progress:
+    with mirrored(job.storage, objects.last_segment(job.search), num_objectives) as mirror:
+        for values in study.finished.values():
+            mirror(values)
+        if left > 0:
+            with Progress("read", len(set(corpus.table.part.tolist())), "parts") as progress:
+                corpus = with_records(corpus, recipe, objective == "injected", lambda done, _: progress.at(done))
+            with Progress("search", job.num_trials, "trials") as progress:
 
-            def finished(values: dict[str, Any]) -> None:
-                if mirror:
-                    mirror.add(values)
-                progress.at(len(study.finished), **told(study.finished))
+                def finished(values: dict[str, Any]) -> None:
+                    mirror(values)
+                    progress.at(len(study.finished), **told(study.finished))
 
-            run_trials(study, trial_plan, corpus, job.num_trials, job.num_workers, most, job.reduction, finished)
-        ray_files = objects.join(job.search, "ray")
-        objects.remove(objects.join(ray_files, info.key) for info in _listed(ray_files))
+                run_trials(study, trial_plan, corpus, job.num_trials, job.num_workers, most, job.reduction, finished)
+            ray_files = objects.join(job.search, "ray")
+            objects.remove(objects.join(ray_files, info.key) for info in _listed(ray_files))
     judged = [fold_rows(corpus, fold, job.seed).split.judged for fold in range(job.num_folds)]
     records = [Judged(corpus.records.faulty[rows], corpus.records.unit[rows]) for rows in judged]
     write_results(folder, study, plan, objective, records, time.perf_counter() - started, most)

@@ -8,7 +8,8 @@ trials/<number>.json   a finished trial, written whole and once
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -194,7 +195,9 @@ class Mirror:
     def __init__(self, url: str, name: str, num_objectives: int):
         check_storage(url)
         try:
-            self.study = optuna.create_study(storage=url, study_name=name, directions=DIRECTIONS[:num_objectives], load_if_exists=True)
+            self.storage = optuna.storages.RDBStorage(url)
+            directions = DIRECTIONS[:num_objectives]
+            self.study = optuna.create_study(storage=self.storage, study_name=name, directions=directions, load_if_exists=True)
         except Exception as error:
             raise SearchError(f"--storage {url}: {str(error).splitlines()[0]}") from error
         self.there = {trial.user_attrs.get("number") for trial in self.study.get_trials(deepcopy=False)}
@@ -209,6 +212,24 @@ class Mirror:
             self.there.add(values["number"])
         except Exception as error:  # whatever a database driver raises
             log.warning("trial %d is not in the mirror: %s", values["number"], str(error).splitlines()[0])
+
+    def close(self) -> None:
+        """Ends the connections."""
+        self.storage.remove_session()
+        self.storage.engine.dispose()
+
+
+@contextmanager
+def mirrored(url: str | None, name: str, num_objectives: int) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """What takes a finished trial to the mirror, whose connections end with the block; without a URL it takes it nowhere."""
+    if url is None:
+        yield lambda values: None
+        return
+    mirror = Mirror(url, name, num_objectives)
+    try:
+        yield mirror.add
+    finally:
+        mirror.close()
 
 
 def check_storage(url: str) -> None:
