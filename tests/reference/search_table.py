@@ -3,6 +3,7 @@ objective without labels points the same way as the labels would.
 
   python -m tests.reference.search_table make --folder F                       the fleet, featurized (minutes)
   python -m tests.reference.search_table search --folder F                     24 trials by the job
+  python -m tests.reference.search_table search --folder F --pixels 64 --epochs 6     the same with larger images and longer training
   python -m tests.reference.search_table grid --folder F --minutes 9           every point of a grid; again until it is whole
   python -m tests.reference.search_table correlate --folder F --minutes 9      40 random recipes on the fleet
   python -m tests.reference.search_table correlate --folder F --gfd G          the same on the gearbox, G being its folder
@@ -61,10 +62,10 @@ GRID = {"width": (16, 45, 128), "lr": (1e-4, 1e-3, 1e-2), "weakest_db": (-30.0, 
 TRIALS, RANDOM_TRIALS = 24, 40
 
 
-def recipe(epochs: int = 4) -> DeepRecipe:
-    """cwt-svdd on images of 32 x 32, 4 epochs."""
+def recipe(epochs: int = 4, pixels: int = 32) -> DeepRecipe:
+    """cwt-svdd on small images."""
     own = cwt_svdd()
-    return replace(own, feature=replace(own.feature, rows=32, columns=32), optim=replace(own.optim, epochs=epochs))
+    return replace(own, feature=replace(own.feature, rows=pixels, columns=pixels), optim=replace(own.optim, epochs=epochs))
 
 
 def make(folder: Path) -> None:
@@ -83,10 +84,11 @@ def make(folder: Path) -> None:
             featurize(str(folder / "raw" / name), str(folder / "features" / name), FACTS, name, vectors=("spectral",))
 
 
-def run_search(folder: Path) -> None:
+def run_search(folder: Path, made: DeepRecipe) -> None:
     """The job, on pool and labelled."""
     features = tuple(str(folder / "features" / name) for name in ("pool", "labelled"))
-    job = SearchJob(features, str(folder / "search"), recipe(), labels=str(folder / "labels" / "labelled.jsonl"), num_trials=TRIALS)
+    uri = str(folder / ("search" if made == recipe() else f"search-{short_hash(made)}"))
+    job = SearchJob(features, uri, made, labels=str(folder / "labels" / "labelled.jsonl"), num_trials=TRIALS)
     with started(num_cpus=2):
         start = time.perf_counter()
         search(replace(job, bounds=BOUNDS, num_folds=2, calibration_records=20))
@@ -160,7 +162,7 @@ def gfd_judge(folder: Path, gfd: Path) -> Judge:
 
 
 def points() -> Iterator[tuple[str, DeepRecipe]]:
-    """The grid, the recipe as it is, and the winner of the search where there is one."""
+    """The grid, and the recipe as it is."""
     space = bounded(space_of(recipe()), [bound for bound in BOUNDS if not bound.startswith("weakest")])
     yield "default", recipe()
     for width in GRID["width"]:
@@ -172,11 +174,13 @@ def points() -> Iterator[tuple[str, DeepRecipe]]:
                 yield f"grid-{width}-{lr:g}-{weakest:g}", made
 
 
-def with_winner(folder: Path) -> Iterator[tuple[str, DeepRecipe]]:
+def with_winners(folder: Path) -> Iterator[tuple[str, DeepRecipe]]:
+    """The grid, and of each search the winner and trial 0, the recipe as it was."""
     yield from points()
-    if (folder / "search" / "winner.json").exists():
-        winner = json.loads((folder / "search" / "winner.json").read_text())
-        yield f"winner-{winner['hash']}", from_json(AnyRecipe, winner["recipe"])
+    for file in sorted(folder.glob("search*/winner.json")):
+        winner, own = json.loads(file.read_text()), json.loads((file.parent / "trials" / "00000.json").read_text())
+        for name, values in (("winner", winner), ("recipe", own)):
+            yield f"{file.parent.name}-{name}-{values['hash']}", from_json(AnyRecipe, values["recipe"])
 
 
 def grid(folder: Path, minutes: float) -> None:
@@ -184,7 +188,7 @@ def grid(folder: Path, minutes: float) -> None:
     done, start, judge = folder / "grid", time.monotonic(), None
     done.mkdir(exist_ok=True)
     for seed in (0, 1, 2):
-        for name, made in with_winner(folder):
+        for name, made in with_winners(folder):
             file = done / f"{name}-s{seed}.json"
             if file.exists() or time.monotonic() - start > 60 * minutes:
                 continue
@@ -235,10 +239,10 @@ def show(folder: Path) -> None:
             print(f"{corpus}, {label}: {len(those)} recipes, true AUROC {true.min():.3f} to {true.max():.3f}: {', '.join(figures)}")
         if rows:
             print(f"{corpus}: {len(rows) - len(whole)} of {len(rows)} recipes collapsed")
-    if (folder / "search" / "search_summary.json").exists():
-        summary = json.loads((folder / "search" / "search_summary.json").read_text())
-        trials = Folder(str(folder / "search")).trials()
-        print(f"search: {len(trials)} trials, winner {summary['winner']}, {summary['seconds']}")
+    for file in sorted(folder.glob("search*/search_summary.json")):
+        summary = json.loads(file.read_text())
+        trials = Folder(str(file.parent)).trials()
+        print(f"{file.parent.name}: {len(trials)} trials, winner {summary['winner']}, {summary['seconds']}")
 
 
 def _interval(a: np.ndarray, b: np.ndarray) -> str:
@@ -253,6 +257,8 @@ def main() -> None:
     parser.add_argument("what", choices=("make", "search", "grid", "correlate", "show"))
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--gfd", type=Path)
+    parser.add_argument("--pixels", type=int, default=32)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--minutes", type=float, default=1e9)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -264,7 +270,7 @@ def main() -> None:
         case "make":
             make(folder)
         case "search":
-            run_search(folder)
+            run_search(folder, recipe(arguments.epochs, arguments.pixels))
         case "grid":
             grid(folder, arguments.minutes)
         case "correlate":
