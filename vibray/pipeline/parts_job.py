@@ -88,8 +88,8 @@ class PartsJob:
             read: Any = partial(read_parts(plan, self.facts, todo).map_batches, batch_size=1, batch_format="pyarrow")
             if use_gpu:  # a process that has used a GPU for a task ends with it: actors stay
                 actors = ray.data.ActorPoolStrategy(min_size=1, max_size=session.num_gpus())
-                own = {"work": work}
-                dataset = read(_Actor, fn_constructor_kwargs=own, num_cpus=session.cores_beside_a_gpu(), num_gpus=1, compute=actors)
+                own_cpus = session.cores_beside_a_gpu() or WORK_CPUS
+                dataset = read(_Actor, fn_constructor_kwargs={"work": work}, num_cpus=own_cpus, num_gpus=1, compute=actors)
             else:  # on CPUs processes stay, and with them what they imported and loaded
                 tasks = ray.data.TaskPoolStrategy(cores)
                 dataset = read(_work_batch, fn_kwargs={"work": work}, num_cpus=WORK_CPUS, compute=tasks)

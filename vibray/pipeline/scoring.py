@@ -86,7 +86,7 @@ def score(
         "evidence_per_part": evidence_per_part,
         "cascade": None if cascade_uri is None else (cascade_uri, cascade_share),
         "device": "cuda" if use_gpu else "cpu",
-        "num_threads": session.cores_beside_a_gpu() if use_gpu else 1,
+        "num_threads": max(1, session.cores_beside_a_gpu()) if use_gpu else 1,
     }
     parts = job.run(score_part, arguments, use_gpu)
     summarise(scores_uri, parts)

@@ -161,9 +161,9 @@ def num_gpus() -> int:
 
 
 def cores_beside_a_gpu() -> int:
-    """Cores for a process that holds a GPU: half of those that its node has for each; the others read."""
+    """Whole cores for a process that holds a GPU: half of those that its node has for each; the others read. 0 where there is one alone."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
-    return max(1, min((int(own.get("CPU", 0) / own["GPU"]) // 2 for own in nodes), default=1))
+    return min((int(own.get("CPU", 0) / own["GPU"]) // 2 for own in nodes), default=1)
 
 
 def num_groups(num_workers: int) -> int:
