@@ -57,3 +57,14 @@ def write_labels(path: Path, labels: list[dict]) -> Path:
     """Writes a labels file."""
     path.write_text("".join(json.dumps(row) + "\n" for row in labels))
     return path
+
+
+NUM_UNITS, UNIT_RECORDS = 4, 88
+
+
+def write_units(raw: Path) -> list[dict]:
+    """Four machines of two sensors, a shard each, a third of their records faulty; their labels, in their order."""
+    labels = []
+    for u in range(NUM_UNITS):
+        labels += write_shard(raw / f"{u}.jsonl", UNIT_RECORDS, seed=u, unit=f"t{u}", gain=1.0 + u, fault_share=0.35)
+    return labels

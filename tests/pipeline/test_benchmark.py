@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.pipeline.lines import FACTS, write_labels, write_shard
+from tests.pipeline.lines import FACTS, NUM_UNITS, UNIT_RECORDS, write_labels, write_units
 from vibray.decide.splits import Setting
 from vibray.models.backbone import TrunkConfig
 from vibray.pipeline.benchmark import benchmark
@@ -29,17 +29,12 @@ from vibray.storage import objects
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
-NUM_UNITS, NUM_RECORDS = 4, 88
-
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory, local_ray) -> BenchmarkJob:
     """Four machines of two sensors, a third of their records faulty; the first record of each stands in two files."""
     folder = tmp_path_factory.mktemp("benchmark")
-    labels = []
-    for u in range(NUM_UNITS):
-        options = {"seed": u, "unit": f"t{u}", "gain": 1.0 + u, "fault_share": 0.35}
-        labels += write_shard(folder / "raw" / f"{u}.jsonl", NUM_RECORDS, **options)
+    labels = write_units(folder / "raw")
     first = json.loads((folder / "raw" / "0.jsonl").read_text().splitlines()[0])
     again = {**first, "data_time": "2025-01-01T00:00:00Z"}  # the same waveform at another time, unlabelled
     (folder / "raw" / "again.jsonl").write_text(json.dumps(again) + "\n")
@@ -85,7 +80,7 @@ def test_the_grid_holds_the_controls_and_labels_at_the_main_contamination_alone(
 
 
 def test_a_waveform_stands_once_and_sizes_are_told(job, corpus):
-    assert len(corpus.table) == NUM_UNITS * NUM_RECORDS
+    assert len(corpus.table) == NUM_UNITS * UNIT_RECORDS
     said = "\n".join(describe(job, corpus))
     assert said.count("fewer than 50 records") == 2  # 44 records a sensor
     rows = corpus.rows(Setting(0, 0, 0.1))

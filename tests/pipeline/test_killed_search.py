@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.lines import FACTS, write_labels, write_shard
+from tests.pipeline.lines import FACTS, write_labels, write_units
 from vibray.pipeline.featurize import featurize
 
 pytestmark = pytest.mark.slow
@@ -46,10 +46,7 @@ def trials(search: Path) -> list[dict]:
 
 
 def test_a_search_whose_driver_is_killed_goes_on_as_if_it_had_not_been(local_ray, tmp_path):
-    labels = []
-    for u in range(4):
-        labels += write_shard(tmp_path / "raw" / f"{u}.jsonl", 88, seed=u, unit=f"t{u}", gain=1.0 + u, fault_share=0.35)[2::4]
-    file = write_labels(tmp_path / "labels.jsonl", labels)
+    file = write_labels(tmp_path / "labels.jsonl", write_units(tmp_path / "raw")[2::4])
     features = tmp_path / "features"
     featurize(str(tmp_path / "raw"), str(features), FACTS, vectors=("spectral",))
     whole, search = tmp_path / "whole", tmp_path / "search"

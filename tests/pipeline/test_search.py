@@ -10,7 +10,7 @@ import pytest
 import ray
 import torch
 
-from tests.pipeline.lines import FACTS, RATE_HZ, write_labels, write_shard
+from tests.pipeline.lines import FACTS, NUM_UNITS, RATE_HZ, UNIT_RECORDS, write_labels, write_units
 from vibray import runs
 from vibray.config import short_hash
 from vibray.models.backbone import TrunkConfig
@@ -27,17 +27,12 @@ from vibray.storage.parts import Parts
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
-NUM_UNITS, NUM_RECORDS = 4, 88
-
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory, local_ray) -> SearchJob:
     """Four machines of two sensors; a quarter of the records has a label, a third is faulty."""
     folder = tmp_path_factory.mktemp("search")
-    labels = []
-    for u in range(NUM_UNITS):
-        labels += write_shard(folder / "raw" / f"{u}.jsonl", NUM_RECORDS, seed=u, unit=f"t{u}", gain=1.0 + u, fault_share=0.35)[2::4]
-    file = write_labels(folder / "labels.jsonl", labels)
+    file = write_labels(folder / "labels.jsonl", write_units(folder / "raw")[2::4])
     featurize(str(folder / "raw"), str(folder / "features"), FACTS, vectors=("spectral",))
     uri = str(folder / "features")
     return SearchJob((uri,), str(folder / "search"), fused(), labels=str(file), num_trials=5, num_folds=2, calibration_records=22)
@@ -161,7 +156,7 @@ def test_without_labels_the_recipe_stays_as_it_is_and_then_scores(job, tmp_path,
     assert not (tmp_path / "s" / "trials").exists()
     winner = objects.read_json(str(tmp_path / "s" / "winner.json"))
     assert winner["hash"] == short_hash(fused()) and winner["number"] is None
-    assert Parts(str(tmp_path / "scores")).total("num_kept") == NUM_UNITS * NUM_RECORDS
+    assert Parts(str(tmp_path / "scores")).total("num_kept") == NUM_UNITS * UNIT_RECORDS
     assert runs.load(str(tmp_path / "s" / "winner")).recipe == fused()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pipeline.lines import FACTS, RATE_HZ, write_labels, write_shard
+from tests.pipeline.lines import FACTS, NUM_UNITS, RATE_HZ, UNIT_RECORDS, write_labels, write_units
 from vibray import runs
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.search_study import Folder
@@ -17,17 +17,14 @@ from vibray.storage import objects
 from vibray.storage.parts import Parts
 
 ROOT = Path(__file__).parents[2]
-NUM_TRIALS, NUM_UNITS, NUM_RECORDS = 3, 4, 88
+NUM_TRIALS = 3
 RECIPE = """cwt-svdd --feature.rows 16 --feature.columns 16 --feature.min-hz 60 --detector.trunk.width 16 --detector.hidden 8
     --detector.latent-dim 8 --optim.epochs 2 --optim.batch-size 16"""
 
 
 @pytest.mark.slow
 def test_a_net_is_searched_for_trained_and_scores_the_archive(local_ray, bucket, tmp_path):
-    labels = []
-    for u in range(NUM_UNITS):
-        labels += write_shard(tmp_path / "raw" / f"{u}.jsonl", NUM_RECORDS, seed=u, unit=f"t{u}", gain=1.0 + u, fault_share=0.35)[2::4]
-    file = write_labels(tmp_path / "labels.jsonl", labels)
+    file = write_labels(tmp_path / "labels.jsonl", write_units(tmp_path / "raw")[2::4])
     featurize(str(tmp_path / "raw"), str(tmp_path / "features"), FACTS, vectors=("spectral",))
     for name in ("raw", "features"):
         for info in objects.list_objects(str(tmp_path / name), hidden=True):
@@ -46,7 +43,7 @@ def test_a_net_is_searched_for_trained_and_scores_the_archive(local_ray, bucket,
     run = runs.load(f"{bucket}/search/winner")
     assert json.loads(objects.read_bytes(f"{bucket}/search/winner/recipe.json"))["hash"] == winner["hash"]
     scores = Parts(f"{bucket}/scores")
-    assert scores.total("num_kept") == NUM_UNITS * NUM_RECORDS
+    assert scores.total("num_kept") == NUM_UNITS * UNIT_RECORDS
     assert scores.plan.identity["run"]["uri"] == f"{bucket}/search/winner"
     table = scores.read(["unit", "sensor_id", "score"], name="evidence")
     own = scores.read(["waveform"], name="evidence")["waveform"].to_pylist()

@@ -308,7 +308,8 @@ class _Plan:
                 self.fit_deep(deep)
         members = {name: load(uri) for name, uri in uris.items()}
         ensemble = Ensemble(recipe.fusion)
-        statistics = [_detecting(members, name).training_scores for name in ensemble.members]
+        models = [members[name].model for name in ensemble.members]
+        statistics = [model.training_scores for model in models if isinstance(model, Detecting)]
         ensemble.load({"location": torch.stack([s[0] for s in statistics]), "scale": torch.stack([s[1] for s in statistics])})
         lines = [
             {"stage": "member", "name": n, "median": float(s[0]), "scale": float(s[1])}
@@ -353,14 +354,6 @@ class _Plan:
 def _schema_labels(labels: np.ndarray) -> np.ndarray:
     """Labels in words as 0 (normal), 1 (any fault), -1 (none)."""
     return np.where(labels == "", UNDECIDED, np.where(labels == NORMAL, LABEL_NORMAL, LABEL_ABNORMAL)).astype(np.int64)
-
-
-def _detecting(members: dict[str, Run], name: str) -> Detecting:
-    if name not in members:
-        raise TrainingError(f"the fusion weighs a member {name!r}, the ensemble has {', '.join(members)}: set --fusion.weights to match")
-    model = members[name].model
-    assert isinstance(model, Detecting)
-    return model
 
 
 def _copy_run(source: str, target: str) -> None:
