@@ -18,7 +18,7 @@ from vibray.pipeline.parts_job import PartsJob, sensors_of, vector_column, wavef
 from vibray.runs import Run, has_nets, load
 from vibray.storage import objects
 from vibray.storage.parts import Parts, check_finished, commit_part
-from vibray.storage.plan import LINES_PER_PART, PlanMismatch, read_plan
+from vibray.storage.plan import LINES_PER_PART
 from vibray.storage.reading import ReadPart
 from vibray.storage.since import continued
 
@@ -67,11 +67,7 @@ def score(
         identity["run"] = {**identity["run"], "members": [], "cascade": cascade_identity(cascade_uri, cascade_share)}
     held = None
     if since_uri is not None:
-        since_uri = objects.absolute(since_uri)
-        held, identity["since"] = continued(since_uri, input_uri)
-        there = read_plan(since_uri).identity.get("run")
-        if there is None or there["content"] != identity["run"]["content"]:
-            raise PlanMismatch(f"{since_uri} holds no scores of {run_uri}: only a table of the same run can be continued")
+        held, identity["since"] = continued(objects.absolute(since_uri), input_uri, identity["run"])
     job = PartsJob(input_uri, scores_uri, corpus, run.facts, identity, lines_per_part, "score", held)
     if dry_run:
         job.preview(Scorer(run.hastened(), evidence_per_part, cascade).tables)

@@ -25,11 +25,11 @@ def held(plans: dict[str, Plan]) -> dict[str, tuple[str, int]]:
     return shards
 
 
-def continued(since_uri: str, input_uri: str) -> tuple[dict[str, tuple[str, int]], dict[str, Any]]:
+def continued(since_uri: str, input_uri: str, run: dict[str, Any] | None = None) -> tuple[dict[str, tuple[str, int]], dict[str, Any]]:
     """What the folder that is continued and those before it hold, and what the new job's identity says of it.
 
     The corpus may be another: tables that are to be read together need names of their own.
-    Raises PlanMismatch for a folder of another input.
+    Raises PlanMismatch for a folder of another input, and, where a run is named, for one that is no table of its scores.
     """
     plans = lineage(since_uri)
     for uri, plan in plans.items():
@@ -39,5 +39,7 @@ def continued(since_uri: str, input_uri: str) -> tuple[dict[str, tuple[str, int]
         todo = missing(plan, done_parts(uri))
         if todo:
             print(f"note: {len(todo)} of {len(plan.parts)} parts of {uri} are not done; what they hold is left to that job: run it again")
+    if run is not None and (plans[since_uri].identity.get("run") or {}).get("content") != run["content"]:
+        raise PlanMismatch(f"{since_uri} holds no scores of {run['uri']}: only a table of the same run can be continued")
     shards = held(plans)
     return shards, {"uri": since_uri, "held": short_hash(sorted([key, *facts] for key, facts in shards.items()))}
