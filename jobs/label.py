@@ -2,6 +2,7 @@
 
   python jobs/label.py --scores s3://b/scores/2024 --decisions s3://b/decisions/2024-mad mad --anomaly 4
   python jobs/label.py --scores s3://b/scores/2024 --decisions s3://b/decisions/2024-pot --by unit pot --q 0.001
+  python jobs/label.py --scores s3://b/scores/2024 --decisions s3://b/decisions/2024-units --pool-sensors percentile
   python jobs/label.py --scores s3://b/scores/may --decisions s3://b/decisions/may --persist 3 5 --unit-reference s3://b/scores/2024 mad
 
 Without trusted normals a cut picks a rate of the corpus, not a false-alarm probability; --labels with --normals-only (or the method
@@ -37,6 +38,8 @@ class Label:
     """folder for cuts and pseudo-labels"""
     by: By = "none"
     """cuts of their own for each unit or sensor with enough records, so that one loud unit does not fill the anomaly class"""
+    pool_sensors: bool = False
+    """judge each record by the mean score of its unit's sensors at the same time: what shakes a machine is heard by all of them"""
     labels: str | None = None
     """labels file (JSON Lines): human labels win over any cut"""
     normals_only: bool = False
@@ -78,6 +81,7 @@ def main(args: Label) -> None:
         args.dry_run,
         units,
         args.unit_reference,
+        args.pool_sensors,
     )
 
 

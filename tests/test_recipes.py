@@ -3,7 +3,9 @@
 import pytest
 
 from vibray.config import from_json, short_hash, to_json
-from vibray.recipes import NAMED, AnyRecipe, ClassicalRecipe, DeepRecipe, EnsembleRecipe, build_vector, columns_of, small
+from vibray.models.classical import MahalanobisConfig
+from vibray.models.fused import Fused
+from vibray.recipes import NAMED, AnyRecipe, ClassicalRecipe, DeepRecipe, EnsembleRecipe, build_classical, build_vector, columns_of, small
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -56,6 +58,17 @@ def test_columns_are_blocks_or_names_and_nothing_else():
     assert len(columns_of(feature, ("bands",))) == 64
     with pytest.raises(ValueError, match=r"'band'.*bands"):
         columns_of(feature, ("band",))
+
+
+def test_the_default_has_a_part_for_the_lines_where_the_corpus_has_a_mains_frequency():
+    recipe = NAMED["fused"]()
+    assert isinstance(recipe, ClassicalRecipe)
+    parts = {mains: build_classical(recipe.detector, build_vector(recipe.feature, mains)) for mains in (None, 50.0)}
+    assert all(isinstance(detector, Fused) for detector in parts.values())
+    sizes = {mains: detector.sizes for mains, detector in parts.items() if isinstance(detector, Fused)}
+    assert sizes == {None: [64, 64, 16, 48], 50.0: [64, 64, 16, 48, 30]}
+    with pytest.raises(ValueError, match="--mains"):
+        build_classical(MahalanobisConfig(blocks=("lines",)), build_vector(recipe.feature, None))
 
 
 def test_small_recipes_are_smaller_and_nothing_else():

@@ -20,11 +20,12 @@ from vibray.features.spectral import Spectral, SpectralConfig
 from vibray.features.zerone import Zerone, ZeroneConfig
 from vibray.features.zerone_image import ZeroneImage, ZeroneImageConfig
 from vibray.models.backbone import TrunkConfig
-from vibray.models.classical import ClassicalConfig, MahalanobisConfig, PcaConfig, RmsConfig
+from vibray.models.classical import AnyClassical, ClassicalConfig, MahalanobisConfig, PcaConfig, RmsConfig, build
 from vibray.models.classifier import Classifier, ClassifierConfig
 from vibray.models.deep_sad import DeepSad, DeepSadConfig
 from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
 from vibray.models.ensemble import EnsembleConfig
+from vibray.models.fitted import Fitted
 from vibray.models.fused import FusedMahalanobisConfig
 from vibray.models.isolation_forest import IsolationForestConfig
 from vibray.models.neighbours import KnnConfig, LocalKnnConfig
@@ -112,7 +113,7 @@ def build_vector(config: VectorConfig, mains_hz: float | None) -> Vector:
         case ZeroneConfig():
             return Zerone(config)
         case SpectralConfig():
-            return Spectral(config)
+            return Spectral(config if config.mains_hz is not None else replace(config, mains_hz=mains_hz))
         case HarmonicConfig():
             return Harmonic(config if config.mains_hz is not None else replace(config, mains_hz=mains_hz))
 
@@ -169,13 +170,22 @@ def columns_of(feature: Vector, names: tuple[str, ...]) -> list[int]:
     return [i for name in names for i in places[name]]
 
 
+def build_classical(config: AnyClassical, feature: Vector) -> Fitted:
+    """The detector of a config for the columns that `columns_of` finds of its blocks. Raises ValueError where there are none."""
+    sizes = [len(columns_of(feature, (name,))) for name in config.blocks] or [feature.shape[0]]
+    if not any(sizes):
+        raise ValueError(f"{config.kind}: without a mains frequency there is nothing in {', '.join(config.blocks)}: featurize with --mains")
+    return build(config, *sizes)
+
+
 # ---------------------------------------------------------------- named recipes: classical
 
 BANDS = ("bands",)
 
 
 def fused() -> ClassicalRecipe:
-    """Mahalanobis distances of four descriptions of the spectrum by sensor, fused by their tail probabilities: the default."""
+    """Mahalanobis distances of four descriptions of the spectrum and of the mains' lines by sensor, fused by their tail probabilities: the
+    default."""
     return ClassicalRecipe(detector=FusedMahalanobisConfig())
 
 

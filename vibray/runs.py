@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from vibray.config import from_json, short_hash, to_json
 from vibray.decide.state import SensorHistory, state_statistics, states
 from vibray.features.scaling import Scaling, Sensor
-from vibray.models.classical import build
 from vibray.models.classifier import NO_FAULT, UNKNOWN_FAULT, Classifier
 from vibray.models.ensemble import MAD_TO_STD, Ensemble
 from vibray.models.fitted import Fitted
@@ -30,6 +29,7 @@ from vibray.recipes import (
     EnsembleRecipe,
     FeatureConfig,
     Recipe,
+    build_classical,
     build_classifier,
     build_deep,
     build_feature,
@@ -368,8 +368,7 @@ def _load_detector(recipe: ClassicalRecipe | DeepRecipe, facts: CorpusFacts, ten
         net = build_deep(recipe.detector, feature.shape)
         net.load_state_dict(own)
         return Detecting(recipe, fitted, net.eval(), tensors["training_scores"])
-    columns = columns_of(build_vector(recipe.feature, facts.mains_hz), recipe.detector.blocks)
-    detector = build(recipe.detector, len(columns))
+    detector = build_classical(recipe.detector, build_vector(recipe.feature, facts.mains_hz))
     detector.load(own)
     return Detecting(recipe, fitted, detector, tensors["training_scores"])
 

@@ -41,14 +41,13 @@ from vibray.config import short_hash
 from vibray.features.scaling import ScalingFit
 from vibray.features.seed_image import SeedImageConfig
 from vibray.features.spectral import SpectralConfig
-from vibray.models.classical import build
 from vibray.models.ensemble import Ensemble
 from vibray.models.gate import Gate, GateConfig
 from vibray.pipeline import session
 from vibray.pipeline.cascade import SCALING, Cascade
 from vibray.pipeline.parts_job import sensors_of, waveforms_of
 from vibray.pipeline.scoring import EVIDENCE_PER_PART, Scorer, score, score_part
-from vibray.recipes import ClassicalRecipe, DeepRecipe, EnsembleRecipe, build_deep, build_feature, build_vector, columns_of
+from vibray.recipes import ClassicalRecipe, DeepRecipe, EnsembleRecipe, build_classical, build_deep, build_feature, build_vector, columns_of
 from vibray.runs import CHUNK, Detecting, Fusing, Inputs, Run, begin, save, score_statistics
 from vibray.signal.synthetic import FleetConfig, fleet_lines, place, waveform
 from vibray.storage.corpus import CorpusFacts
@@ -95,7 +94,7 @@ def make_run(recipe: ClassicalRecipe | DeepRecipe | EnsembleRecipe, pool: np.nda
         feature = build_vector(recipe.feature, FACTS.mains_hz)
         columns = columns_of(feature, recipe.detector.blocks)
         scaling = fit_scaling(ScalingFit(recipe.scaling, feature.shape), [0], lambda _: rows)
-        detector = fit_detector(build(recipe.detector, len(columns)), scaling, columns, [0], lambda _: rows)
+        detector = fit_detector(build_classical(recipe.detector, feature), scaling, columns, [0], lambda _: rows)
         scores = score_parts(detector, scaling, columns, [0], lambda _: rows)
         return Run(recipe, FACTS, Detecting(recipe, scaling, detector, score_statistics(scores)))
     scaling = fit_scaling(ScalingFit(recipe.scaling, tuple(rows.x.shape[1:])), [0], lambda _: rows)

@@ -75,7 +75,7 @@ def test_movement_sees_what_the_mean_spectrum_hides() -> None:
 def test_names_frequencies_and_blocks() -> None:
     names, hz = DEFAULT.columns(), DEFAULT.frequencies_hz(8192.0)
     assert len(set(names)) == len(names) == len(hz) == 463
-    sizes = {"time": 15, "log_mean": 64, "log_cv": 64, "bands": 64, "movement": 128, "steady": 64, "coarse": 16, "octaves": 48}
+    sizes = {"time": 15, "log_mean": 64, "log_cv": 64, "bands": 64, "movement": 128, "steady": 64, "coarse": 16, "octaves": 48, "lines": 0}
     assert {name: part.stop - part.start for name, part in DEFAULT.blocks.items()} == sizes
     assert hz[:15] == (None,) * 15 and (hz[15], hz[78]) == (64, 4096)
     assert hz[names.index("band01")] == 36  # bins 1 to 8 of 8 Hz
@@ -83,6 +83,32 @@ def test_names_frequencies_and_blocks() -> None:
     octaves = np.array(hz[DEFAULT.blocks["octaves"]], float)
     assert 40 < octaves[0] < 45 and 3900 < octaves[-1] < 4096
     assert hz[names.index("movement_512_peak_band32")] == pytest.approx((249 + 256) / 2 * 16)
+
+
+@pytest.mark.parametrize(
+    ("mains_hz", "sample_rate_hz", "num_samples"), [(50.0, 8192.0, 8192), (60.0, 25600.0, 16384), (50.0, 3000.0, 4096)]
+)
+def test_lines_are_the_logarithms_of_the_mains_amplitudes(mains_hz: float, sample_rate_hz: float, num_samples: int) -> None:
+    feature = Spectral(SpectralConfig(mains_hz=mains_hz))
+    orders = np.array([int(name.removeprefix("line")) for name in feature.columns()[feature.blocks["lines"]]])
+    assert orders.tolist() == [*range(2, 41, 2), *range(1, 20, 2)]
+    np.testing.assert_allclose(np.array(feature.frequencies_hz(sample_rate_hz)[feature.blocks["lines"]], float), orders * mains_hz)
+    f0, t = mains_hz - 0.13, np.arange(num_samples) / sample_rate_hz
+    amplitude = np.exp(-0.1 * orders)
+    there = orders * f0 < 0.49 * sample_rate_hz
+    x = (amplitude[there, None] * np.cos(2 * np.pi * orders[there, None] * f0 * t + orders[there, None])).sum(0)
+    lines = feature(torch.from_numpy(x).float()[None], sample_rate_hz)[0, feature.blocks["lines"]].numpy()
+    np.testing.assert_allclose(lines[there], np.log(amplitude[there]), atol=2e-3)
+    assert (lines[orders * (mains_hz - 0.5) >= sample_rate_hz / 2] == np.float32(np.log(1e-12))).all()
+
+
+def test_without_a_mains_frequency_there_are_no_lines_and_all_else_is_the_same() -> None:
+    x = torch.from_numpy(np.random.default_rng(5).standard_normal((3, 8192))).float()
+    with_lines = Spectral(SpectralConfig(mains_hz=50.0))
+    assert DEFAULT.shape == (463,) and with_lines.shape == (493,)
+    assert torch.equal(with_lines(x, 8192.0)[:, :463], DEFAULT(x, 8192.0))
+    with pytest.raises(ValueError, match=r"50 Hz is above Nyquist .*--mains none"):
+        with_lines.check(200.0, 8192)
 
 
 def test_other_sizes_and_those_that_cannot_be() -> None:

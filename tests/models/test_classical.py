@@ -38,8 +38,8 @@ CONFIGS: list[AnyClassical] = [
     LocalKnnConfig(k=3, max_records=100),
     IsolationForestConfig(num_trees=20, max_records=100, samples_per_tree=64),
     MahalanobisConfig(trim=TRIM),
-    FusedMahalanobisConfig(sizes=(4, 2), clip=(-50.0, 50.0), trim=None),
-    FusedMahalanobisConfig(sizes=(1, 3, 2), clip=(-50.0, 50.0), max_records=150),
+    FusedMahalanobisConfig(blocks=("four", "two"), clip=(-50.0, 50.0), trim=None),
+    FusedMahalanobisConfig(blocks=("one", "three", "two"), clip=(-50.0, 50.0), max_records=150),
     KnnConfig(max_records=100, trim=TrimConfig(records=80)),
 ]
 
@@ -54,8 +54,16 @@ def keys(n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 2**64, n, dtype=np.uint64)
 
 
+BLOCKS = {"all": 6, "four": 4, "three": 3, "two": 2, "one": 1, "empty": 0}
+
+
+def built(config: AnyClassical, dims: int) -> Fitted:
+    """A fused one for the blocks that its config names here, of six columns in all."""
+    return build(config, *(BLOCKS[name] for name in config.blocks)) if isinstance(config, FusedMahalanobisConfig) else build(config, dims)
+
+
 def fitted(config: AnyClassical, x: torch.Tensor, key_hash: np.ndarray | None = None) -> Fitted:
-    detector, more = build(config, x.shape[1]), True
+    detector, more = built(config, x.shape[1]), True
     while more:
         detector.update(x, keys(len(x)) if key_hash is None else key_hash)
         more = detector.finish()
@@ -174,7 +182,7 @@ def test_rms_is_the_column_itself() -> None:
 def test_any_split_and_order_gives_the_same_detector(config: AnyClassical) -> None:
     x, test = vectors(240), vectors(40, seed=1)
     key_hash, order = keys(240), np.random.default_rng(5).permutation(240)
-    detector, more = build(config, 6), True
+    detector, more = built(config, 6), True
     while more:
         workers = [pickle.loads(pickle.dumps(detector)) for _ in range(3)]
         for worker, part in zip(workers, np.array_split(order, 3), strict=True):
@@ -195,7 +203,7 @@ def test_a_score_does_not_depend_on_batch_mates_and_survives_safetensors(config:
     assert whole.shape == (300,) and len(detector.score(test[:0])) == 0
     for i in (0, 17, 299):
         np.testing.assert_allclose(detector.score(test[i : i + 1]), whole[i : i + 1], rtol=1e-12)
-    back = build(config, 6)
+    back = built(config, 6)
     back.load(load(save(detector.state())))
     assert torch.equal(back.score(test), whole)
     assert torch.equal(pickle.loads(pickle.dumps(back)).score(test), whole)
@@ -271,7 +279,7 @@ def test_trimming_beyond_its_sample_keeps_about_the_same_share() -> None:
 
 def test_fused_scores_by_the_slow_twin() -> None:
     train, test = vectors(400, mean=0), vectors(60, seed=1, mean=0)
-    config = FusedMahalanobisConfig(sizes=(4, 2), clip=(-2.0, 6.0), trim=None)
+    config = FusedMahalanobisConfig(blocks=("four", "two"), clip=(-2.0, 6.0), trim=None)
     x, y = train.double().numpy().clip(-2, 6), test.double().numpy().clip(-2, 6)
     expected = np.zeros(60)
     for columns in (slice(0, 4), slice(4, 6)):
@@ -296,22 +304,26 @@ def test_a_part_that_is_often_upset_by_something_benign_has_a_small_say() -> Non
     train, healthy, faulty = records(2000, 0.1), records(1000, 0.1), records(1000, 0.0)
     faulty[:, :4] += 2.2
     x, labels = torch.cat([healthy, faulty]), [0] * 1000 + [1] * 1000
-    apart = fitted(FusedMahalanobisConfig(sizes=(4, 2), clip=(-50.0, 50.0)), train).score(x)
+    apart = fitted(FusedMahalanobisConfig(blocks=("four", "two"), clip=(-50.0, 50.0)), train).score(x)
     together = fitted(MahalanobisConfig(trim=TRIM), train).score(x)
     assert roc_auc_score(labels, apart) > roc_auc_score(labels, together) + 0.02
 
 
+def test_a_block_that_the_feature_leaves_empty_is_left_out() -> None:
+    x = vectors(60)
+    without, with_empty = (FusedMahalanobisConfig(blocks=names) for names in (("four", "two"), ("four", "empty", "two")))
+    assert fitted(with_empty, x).score(x).equal(fitted(without, x).score(x))
+
+
 def test_fused_says_what_is_wrong() -> None:
-    with pytest.raises(ValueError, match=r"are 5 columns, but .* are 6"):
-        build(FusedMahalanobisConfig(sizes=(4, 1)), 6)
     for make in (
-        lambda: FusedMahalanobisConfig(sizes=()),
+        lambda: FusedMahalanobisConfig(blocks=()),
         lambda: FusedMahalanobisConfig(clip=(1.0, 6.0)),
         lambda: FusedMahalanobisConfig(max_records=10),
     ):
         with pytest.raises(ValueError, match="must be"):
             make()
-    config = FusedMahalanobisConfig(sizes=(6,), clip=(-50.0, 50.0))
+    config = FusedMahalanobisConfig(blocks=("all",), clip=(-50.0, 50.0))
     with pytest.raises(TooFewRecords, match=r"at least 20 records .* not 19"):
         fitted(config, vectors(19))
     assert fitted(config, vectors(20)).score(vectors(4, seed=1)).isfinite().all()

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.decide.fleet import fleet, replaced
+from tests.decide.fleet import at_one_time, fleet, replaced
 from vibray import schema
 from vibray.config import to_json
 from vibray.decide.thresholds import ConformalConfig, MadConfig, PercentileConfig, PotConfig
@@ -275,3 +275,38 @@ def test_a_wrong_rule_is_an_error_of_the_users(capsys):
     with pytest.raises(SystemExit), user_errors():
         UnitConfig(persist=(5, 3))
     assert "--persist 3 5" in capsys.readouterr().err
+
+
+def test_cuts_and_labels_of_means_over_sensors(tmp_path, capsys):
+    table = at_one_time(fleet(6, sick=[(3, 380, 1.5)], seed=4))
+    scores = write_scores(tmp_path, table, "test", num_evidence=40)
+    labels = write_labels(tmp_path / "labels.jsonl", table, "test")
+    pooled, apart = str(tmp_path / "pooled"), str(tmp_path / "apart")
+    label((scores,), pooled, PercentileConfig(), pool_sensors=True)
+    assert "means over the sensors of a unit at one time" in capsys.readouterr().out
+    label((scores,), apart, PercentileConfig())
+    with pytest.raises(DecisionsMismatch, match="pool_sensors"):
+        label((scores,), apart, PercentileConfig(), pool_sensors=True)
+    of_means = objects.read_table(f"{pooled}/pseudo_labels.parquet")["label"].to_numpy().reshape(6, 3, 400)
+    of_records = objects.read_table(f"{apart}/pseudo_labels.parquet")["label"].to_numpy().reshape(6, 3, 400)
+    assert (of_means == of_means[:, :1]).all() and not (of_records == of_records[:, :1]).all()
+    units = [read_units(uri) for uri in (pooled, apart)]
+    assert units[0] and units[1] and units[0].scores.equals(units[1].scores)  # alarms of units are of each sensor's own scores
+
+    found = {uri: evaluate((scores,), labels, uri, dry_run=True) for uri in (pooled, apart)}
+    said = capsys.readouterr().out
+    assert said.count("by the mean over a unit's sensors at one time") == 2
+    assert found[pooled]["auroc"] == found[apart]["over_sensors"]["auroc"] > found[apart]["auroc"]
+    assert found[pooled]["auroc_by_fault"] == found[apart]["over_sensors"]["auroc_by_fault"]
+    assert found[pooled]["at_cut"]["recall"] > found[apart]["at_cut"]["recall"]
+
+    report((scores,), str(tmp_path / "report.html"), pooled, explain=False)
+    page = (tmp_path / "report.html").read_text()
+    assert "Each score is the mean over its unit's sensors at one time" in re.sub(r"\s+", " ", page.replace("&#39;", "'"))
+    alarms = (tmp_path / "alarms.csv").read_text().splitlines()[1:]
+    assert len(alarms) == int((of_means == 1).sum())
+
+
+def test_there_are_no_means_over_sensors_where_times_differ(folder):
+    found = evaluate((str(folder / "scores" / "test"),), str(folder / "labels.jsonl"), dry_run=True)
+    assert found["over_sensors"] is None

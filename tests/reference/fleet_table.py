@@ -17,11 +17,11 @@ import torch
 from vibray import recipes
 from vibray.decide.metrics import auprc, auroc, partial_auroc
 from vibray.features.scaling import Scaling, ScalingConfig, ScalingFit, Sensor
-from vibray.models.classical import MahalanobisConfig, build
+from vibray.models.classical import MahalanobisConfig
 from vibray.models.fitted import Fitted
 from vibray.models.fused import FusedMahalanobisConfig
 from vibray.models.trimming import TrimConfig
-from vibray.recipes import ClassicalRecipe, build_vector, columns_of
+from vibray.recipes import ClassicalRecipe, build_classical, build_vector, columns_of
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig, condition, place, waveform
 from vibray.train.classical import Rows, fit_detector, fit_scaling
@@ -29,6 +29,7 @@ from vibray.train.classical import Rows, fit_detector, fit_scaling
 TRAINING_UNITS, NEW_UNITS = 40, 8
 POOL, TEST, HEALTHY, CALIBRATION = 4000, 1000, 1104, 200
 CHUNK = 64
+MAINS_HZ = 50.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def fitted(recipe: ClassicalRecipe, pool: Records, mains_hz: float) -> Judged:
     load = partial(Records.rows, pool)
     parts = [recipe.feature.kind]
     scaling = fit_scaling(ScalingFit(recipe.scaling, feature.shape), parts, load)
-    return Judged(recipe, scaling, fit_detector(build(recipe.detector, len(columns)), scaling, columns, parts, load), columns)
+    return Judged(recipe, scaling, fit_detector(build_classical(recipe.detector, feature), scaling, columns, parts, load), columns)
 
 
 def figures(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -177,17 +178,15 @@ def compared() -> dict[str, ClassicalRecipe]:
 def ablations() -> dict[str, ClassicalRecipe]:
     """The default with each of its parts left out, and with parts that did not earn their place."""
     whole = FusedMahalanobisConfig()
-    parts = dict(zip(whole.blocks, whole.sizes, strict=True))
+    parts = whole.blocks
 
     def of(*names: str, **changes) -> ClassicalRecipe:
-        sizes = parts | {"movement": 128, "log_mean": 64}
-        return ClassicalRecipe(detector=replace(whole, blocks=names, sizes=tuple(sizes[name] for name in names), **changes))
+        return ClassicalRecipe(detector=replace(whole, blocks=names, **changes))
 
     found = {"fused (default)": recipes.fused()}
     found |= {f"without {name}": of(*(other for other in parts if other != name)) for name in parts}
     found |= {f"{name} alone": of(name) for name in parts}
     found |= {"with movement": of(*parts, "movement"), "with log_mean": of(*parts, "log_mean")}
-    found["one covariance over all"] = ClassicalRecipe(detector=replace(whole, sizes=(sum(whole.sizes),)))
     found["no trimming"] = of(*parts, trim=None)
     found["trimmed by 5 %"] = of(*parts, trim=TrimConfig(share=0.05))
     by_sensor, by_hum = ScalingConfig(by="sensor"), ScalingConfig(by="sensor", operating=(144,))
@@ -200,7 +199,7 @@ def ablations() -> dict[str, ClassicalRecipe]:
 
 def of_seed(seed: int) -> dict[str, Records]:
     """The fleet of a seed, with the vectors that the recipes here need."""
-    return fleet(seed, {"spectral": build_vector(recipes.fused().feature, None)})
+    return fleet(seed, {"spectral": build_vector(recipes.fused().feature, MAINS_HZ)})
 
 
 def show(title: str, table: Mapping[str, list[dict[str, float]]]) -> None:
@@ -224,10 +223,10 @@ def main(seeds: list[int], with_ablations: bool) -> None:
         test = data["test"]
         for title, those in (("main", compared()), ("ablations", ablations() if with_ablations else {})):
             for name, recipe in those.items():
-                judged = fitted(recipe, data["pool"], 50.0)
+                judged = fitted(recipe, data["pool"], MAINS_HZ)
                 scaling = judged.calibrated(data["calibration"], CALIBRATION)
                 rows[title].setdefault(name, []).append(figures(judged.score(test, scaling), test.labels))
-        judged = fitted(recipes.fused(), data["pool"], 50.0)
+        judged = fitted(recipes.fused(), data["pool"], MAINS_HZ)
         for k in (CALIBRATION, 20, 0):
             scores = judged.score(test, judged.calibrated(data["calibration"], k))
             rows["calibration"].setdefault(f"k = {k}" if k else "uncalibrated", []).append(figures(scores, test.labels))

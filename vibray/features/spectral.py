@@ -1,4 +1,7 @@
-"""The spectral vector: time statistics, mean spectrum and its variation, bands of several kinds, what moves. Any rate and length."""
+"""The spectral vector: time statistics, mean spectrum and its variation, bands of several kinds, what moves, lines of the mains.
+
+Any rate and length.
+"""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +14,8 @@ from pydantic import with_config
 from torch import Tensor
 
 from vibray.config import STRICT
+from vibray.features.harmonic import EVEN_ORDERS, ODD_ORDERS
+from vibray.signal.harmonics import MAINS_MULTIPLES, MAINS_TOLERANCE_HZ, LineSpectrum
 from vibray.signal.psd import band_means, welch_psd
 from vibray.signal.statistics import TIME_STATISTICS, time_statistics
 from vibray.signal.stft import in_parts, stft_power
@@ -52,6 +57,9 @@ class SpectralConfig:
     """Bands of `octaves`, all equally wide on a logarithmic scale."""
     octave_min_hz: float = 40.0
     """Where the lowest of them begins; the highest ends at half the sample rate."""
+    mains_hz: float | None = None
+    """Nominal mains frequency of `lines`, 50 or 60. None: the corpus's own, filled in when the feature is built; a corpus without one
+    has no `lines`."""
 
     def __post_init__(self) -> None:
         for window in (self.stft_window, self.welch_window, *self.windows):
@@ -72,7 +80,7 @@ class SpectralConfig:
 
 
 class Spectral:
-    """Eight blocks. All but `time` are of the record minus its mean; Hann windows are periodic, nothing is padded, DC bins are dropped.
+    """Nine blocks. All but `time` are of the record minus its mean; Hann windows are periodic, nothing is padded, DC bins are dropped.
 
     * `time`: the 15 statistics of signal/statistics.py, of the raw record.
     * `log_mean`: ln of the mean over time of |STFT|, per bin.
@@ -83,6 +91,9 @@ class Spectral:
     * `steady`, `coarse`, `octaves`: mean over the frames of ln band energy, in 64 equal, 16 equal and 48 geometric bands. The geometric
       mean over time is what the machine does all along: a knock or a click raises one frame and hardly this. Few wide bands gather
       weak broadband noise, many narrow ones at low frequencies part a line from its sidebands.
+    * `lines` (30, or none without a mains frequency): ln of the amplitude at m f0, m = 2, 4 .. 40 and then 1, 3 .. 19, f0 being the
+      record's own mains frequency within 0.5 Hz of the nominal one (signal/harmonics.py). Bands are as wide as the lines' distance: an
+      odd line that rises beside a strong even one is lost in them. A line at or above Nyquist has the floor's logarithm.
 
     Computed in float64, returned in float32.
     """
@@ -90,16 +101,19 @@ class Spectral:
     def __init__(self, config: SpectralConfig) -> None:
         self.config = config
         bins, moved = config.stft_window // 2, 2 * config.movement_bands * len(config.windows)
-        kept = [config.steady_bands, config.coarse_bands, config.octave_bands]
+        self.orders = () if config.mains_hz is None else EVEN_ORDERS + ODD_ORDERS
+        kept = [config.steady_bands, config.coarse_bands, config.octave_bands, len(self.orders)]
         ends = np.cumsum([0, len(TIME_STATISTICS), bins, bins, config.num_bands, moved, *kept]).tolist()
-        names = ("time", "log_mean", "log_cv", "bands", "movement", "steady", "coarse", "octaves")
+        names = ("time", "log_mean", "log_cv", "bands", "movement", "steady", "coarse", "octaves", "lines")
         self.blocks: dict[str, slice] = {name: slice(ends[i], ends[i + 1]) for i, name in enumerate(names)}
         self.shape: tuple[int, ...] = (ends[-1],)
 
     def check(self, sample_rate_hz: float, num_samples: int) -> None:
         """Raises ValueError where a record is shorter than a Welch segment, or holds fewer than two frames of a window, and where
-        octave_min_hz is not below half the sample rate."""
+        octave_min_hz or twice the mains frequency is not below half the sample rate."""
         c = self.config
+        if c.mains_hz is not None and sample_rate_hz <= 4 * (c.mains_hz + MAINS_TOLERANCE_HZ):
+            raise ValueError(f"twice the mains frequency of {c.mains_hz:g} Hz is above Nyquist at {sample_rate_hz:g} Hz: --mains none")
         if c.octave_min_hz >= sample_rate_hz / 2:
             raise ValueError(f"spectral: octave_min_hz {c.octave_min_hz:g} is not below half of the sample rate {sample_rate_hz:g} Hz")
         needed = max(c.welch_window, c.stft_window + c.stft_hop, *(w + w // 2 for w in c.windows), 0)
@@ -120,10 +134,12 @@ class Spectral:
             *(f"steady{i:02d}" for i in range(1, c.steady_bands + 1)),
             *(f"coarse{i:02d}" for i in range(1, c.coarse_bands + 1)),
             *(f"octave{i:02d}" for i in range(1, c.octave_bands + 1)),
+            *(f"line{m:02d}" for m in self.orders),
         )
 
     def frequencies_hz(self, sample_rate_hz: float) -> tuple[float | None, ...]:
-        """Frequency of each number's bin, or the middle of its band (of `octaves` the geometric one), in Hz; None for a time statistic."""
+        """Frequency of each number's bin, or the middle of its band (of `octaves` the geometric one), in Hz; a line's nominal one. None
+        for a time statistic."""
         c = self.config
 
         def middles(window: int, num_bands: int) -> list[float]:
@@ -136,7 +152,8 @@ class Spectral:
         edges = np.geomspace(c.octave_min_hz, sample_rate_hz / 2, c.octave_bands + 1)
         octaves = np.sqrt(edges[1:] * edges[:-1]).tolist()
         welch = middles(c.welch_window, c.num_bands)
-        return (*[None] * len(TIME_STATISTICS), *stft, *stft, *welch, *moved, *equal[0], *equal[1], *octaves)
+        lines = [m * (c.mains_hz or 0.0) for m in self.orders]
+        return (*[None] * len(TIME_STATISTICS), *stft, *stft, *welch, *moved, *equal[0], *equal[1], *octaves, *lines)
 
     def __call__(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch dims"]:
         """The vectors, float32. Raises ValueError as `check` does."""
@@ -162,6 +179,7 @@ class Spectral:
                 torch.log(band_means(psd, c.num_bands) + POWER_FLOOR),
                 *(_movement(power[window, window // 2], c.movement_bands) for window in c.windows),
                 *self._steady(xc, sample_rate_hz),
+                *([_lines(waveforms, sample_rate_hz, c.mains_hz)] if c.mains_hz is not None else []),
             ],
             dim=-1,
         )
@@ -198,6 +216,15 @@ def _bands(num_bins: int, num_bands: int, low: float | None, device: torch.devic
     total = weights.sum(axis=0)
     weights[0, total == 0] = 1  # below the first bin there is nothing nearer
     return torch.from_numpy(weights / np.where(total == 0, 1, total)).to(device)
+
+
+def _lines(waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, mains_hz: float) -> Float64[Tensor, "batch lines"]:
+    """ln of the amplitudes of the mains' lines, even orders first."""
+    low_hz, high_hz = mains_hz - MAINS_TOLERANCE_HZ, mains_hz + MAINS_TOLERANCE_HZ
+    spectrum = LineSpectrum(waveforms, sample_rate_hz, min(MAINS_MULTIPLES[-1] * high_hz, sample_rate_hz / 2))
+    f0 = spectrum.comb(low_hz, high_hz, MAINS_MULTIPLES).frequency_hz
+    hz = f0[:, None] * f0.new_tensor(EVEN_ORDERS + ODD_ORDERS)
+    return torch.log(torch.where(hz < sample_rate_hz / 2, spectrum.amplitudes(hz), 0) + AMPLITUDE_FLOOR)
 
 
 def _movement(power: Float[Tensor, "batch frames bins"], num_bands: int) -> Float[Tensor, "batch dims"]:

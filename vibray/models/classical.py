@@ -195,16 +195,20 @@ ClassicalConfig = Annotated[AnyClassical, Field(discriminator="kind")]
 """The union as a field of a recipe reads it from JSON."""
 
 
-def build(config: AnyClassical, dims: int) -> Fitted:
-    """The detector of a config for vectors of `dims` columns, trimmed where its config says so."""
+def build(config: AnyClassical, *sizes: int) -> Fitted:
+    """The detector of a config for vectors of so many columns, trimmed where its config says so.
+
+    `sizes` counts the columns of each of the config's blocks: they are the parts of what is fused, and all one to the others.
+    """
+    dims = sum(sizes)
     match config:
         case RmsConfig():
             return Rms(config, dims)
         case MahalanobisConfig():
             detector = Mahalanobis(config, dims)
         case FusedMahalanobisConfig():
-            parts = [build(MahalanobisConfig(trim=config.trim), size) for size in config.sizes]  # each is trimmed by itself
-            return Fused(config, parts, dims)
+            there = [size for size in sizes if size]
+            return Fused(config, [build(MahalanobisConfig(trim=config.trim), size) for size in there], there)  # each is trimmed by itself
         case PcaConfig():
             detector = Pca(config, dims)
         case KnnConfig() | LocalKnnConfig():

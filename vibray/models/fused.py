@@ -28,10 +28,9 @@ LEVELS = 91
 @dataclass(frozen=True)
 class FusedMahalanobisConfig:
     kind: Literal["fused_mahalanobis"] = "fused_mahalanobis"
-    blocks: tuple[str, ...] = ("bands", "steady", "coarse", "octaves")
-    """Blocks or columns of the feature that are used."""
-    sizes: tuple[int, ...] = (64, 64, 16, 48)
-    """How many of their columns, in this order, make a part: each part has a covariance of its own."""
+    blocks: tuple[str, ...] = ("bands", "steady", "coarse", "octaves", "lines")
+    """Blocks of the feature that are used, each a part with a covariance of its own. One that the feature leaves empty is left out:
+    `lines` on a corpus without a mains frequency."""
     clip: tuple[float, float] = (-2.0, 6.0)
     """Scaled values are cut to this range. Faults add energy, and a quieter machine (off, idle) is no fault, so the lower bound is nearer;
     the upper one keeps one band from deciding alone."""
@@ -41,7 +40,7 @@ class FusedMahalanobisConfig:
     """Records whose scores make the tails, drawn by their key's hash."""
 
     def __post_init__(self) -> None:
-        check_field(self, "sizes", bool(self.sizes) and min(self.sizes) >= 1, "column counts of at least 1")
+        check_field(self, "blocks", bool(self.blocks), "at least one block")
         check_field(self, "clip", self.clip[0] < 0 < self.clip[1], "a range around 0")
         check_field(self, "max_records", self.max_records >= 100, "at least 100")
 
@@ -57,10 +56,9 @@ class Fused:
     `finish` raises TooFewRecords below 20 records, and what the parts raise.
     """
 
-    def __init__(self, config: FusedMahalanobisConfig, parts: Sequence[Fitted], dims: int) -> None:
-        if sum(config.sizes) != dims or len(parts) != len(config.sizes):
-            raise ValueError(f"fused_mahalanobis: sizes {config.sizes} are {sum(config.sizes)} columns, but {config.blocks} are {dims}")
-        self.config, self.parts, self.dims = config, list(parts), dims
+    def __init__(self, config: FusedMahalanobisConfig, parts: Sequence[Fitted], sizes: Sequence[int]) -> None:
+        """`sizes`: how many columns each of `parts` reads, in this order."""
+        self.config, self.parts, self.sizes, self.dims = config, list(parts), list(sizes), sum(sizes)
         self.fitting = True
         self.scores: Reservoir | None = Reservoir(config.max_records, (len(parts),))
 
@@ -113,7 +111,7 @@ class Fused:
         return (beyond - counted.log()).sum(dim=0)
 
     def _columns(self, x: Float[Tensor, "batch dims"]) -> tuple[Float64[Tensor, "batch _"], ...]:
-        return vectors(x, self.dims).clamp(*self.config.clip).split(list(self.config.sizes), dim=1)
+        return vectors(x, self.dims).clamp(*self.config.clip).split(self.sizes, dim=1)
 
     def _part_scores(self, columns: Sequence[Float64[Tensor, "batch _"]]) -> Float64[Tensor, "batch parts"]:
         return torch.stack([part.score(own) for part, own in zip(self.parts, columns, strict=True)], dim=1)

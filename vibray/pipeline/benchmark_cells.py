@@ -17,10 +17,19 @@ from vibray.decide.metrics import evaluation
 from vibray.decide.splits import Records, Setting, Split, sizes, split
 from vibray.decide.thresholds import percentile
 from vibray.features.scaling import Scaling, ScalingFit, Sensor
-from vibray.models.classical import build
 from vibray.models.ensemble import Ensemble
 from vibray.pipeline.tables import TrainingTable
-from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, EnsembleRecipe, Recipe, banded, build_vector, columns_of
+from vibray.recipes import (
+    ClassicalRecipe,
+    ClassifierRecipe,
+    DeepRecipe,
+    EnsembleRecipe,
+    Recipe,
+    banded,
+    build_classical,
+    build_vector,
+    columns_of,
+)
 from vibray.schema import NORMAL
 from vibray.train.classical import Rows, fit_detector, fit_scaling
 
@@ -242,7 +251,7 @@ class Vectors:
 def _classical(recipe: ClassicalRecipe, task: Task) -> Scored:
     vectors = Vectors(recipe, task)
     scaling, columns = vectors.scaling(), vectors.columns
-    detector = fit_detector(build(recipe.detector, len(columns)), scaling, columns, vectors.passes(), vectors.load)
+    detector = fit_detector(build_classical(recipe.detector, vectors.feature), scaling, columns, vectors.passes(), vectors.load)
     scaling = calibrated(scaling, vectors, task)
     shown = vectors.shown(scaling)
     pool, judged = (detector.score(shown(rows)).numpy() for rows in (task.pool, task.judged))

@@ -19,6 +19,7 @@ from vibray.pipeline.tables import InputsDiffer, TrainingTable, identity_hash, o
 from vibray.recipes import build_vector
 from vibray.runs import CHUNK, Run, part_of, prefixed
 from vibray.storage import objects
+from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts, check_finished, finish_folder
 from vibray.storage.plan import begin_folder
 
@@ -143,7 +144,7 @@ def load_cascade(uri: str, share: float, run_content: str) -> Cascade:
         raise CascadeMismatch(f"{uri} was made of the scores of {facts['run']['uri']}, another run than this: distil this run's scores")
     feature = from_json(SpectralConfig, facts["feature"])
     tensors = from_safetensors(objects.read_bytes(objects.join(uri, "model.safetensors")))
-    shape = build_vector(feature, None).shape
+    shape = build_vector(feature, from_json(CorpusFacts, facts["facts"]).mains_hz).shape
     scaling = Scaling.load(SCALING, shape, part_of(tensors, "scaling"), objects.read_json(objects.join(uri, "scaling.json")))
     gate = Gate(from_json(GateConfig, facts["made_of"]["config"]), shape[0])
     gate.load(part_of(tensors, "gate"))

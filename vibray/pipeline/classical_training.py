@@ -10,11 +10,10 @@ import ray
 import torch
 
 from vibray.features.scaling import ScalingFit
-from vibray.models.classical import build
 from vibray.pipeline import session
 from vibray.pipeline.progress import Progress
 from vibray.pipeline.tables import PartRows, TrainingTable
-from vibray.recipes import ClassicalRecipe, build_vector, columns_of
+from vibray.recipes import ClassicalRecipe, build_classical, build_vector, columns_of
 from vibray.runs import Detecting, Run, save, score_statistics
 from vibray.storage import objects
 from vibray.train.classical import Map, Rows, fit_detector, fit_scaling, score_parts
@@ -31,7 +30,7 @@ def fit_classical(run_uri: str, recipe: ClassicalRecipe, table: TrainingTable, r
     columns = columns_of(feature, recipe.detector.blocks)
     load = VectorLoader(recipe.feature.kind, {p.uri: np.flatnonzero(table.part == i) for p, i in _numbered(parts, table)}, table)
     scaling = fit_scaling(ScalingFit(recipe.scaling, feature.shape), parts, load, _on_ray("scaling"))
-    detector = fit_detector(build(recipe.detector, len(columns)), scaling, columns, parts, load, _on_ray("fit"))
+    detector = fit_detector(build_classical(recipe.detector, feature), scaling, columns, parts, load, _on_ray("fit"))
     scores = score_parts(detector, scaling, columns, parts, load, _on_ray("score"))
     model = Detecting(recipe, scaling, detector, score_statistics(scores))
     save(run_uri, Run(recipe, table.facts, model, histories), [_score_line(scores)], session.environment())

@@ -42,6 +42,7 @@ def label(
     dry_run: bool = False,
     units: UnitConfig = UnitConfig(),
     unit_reference_uris: tuple[str, ...] = (),
+    pool_sensors: bool = False,
 ) -> None:
     """Runs the stage; see jobs/label.py."""
     decisions_uri, table = objects.absolute(decisions_uri), open_scores([objects.absolute(uri) for uri in scores_uris])
@@ -53,6 +54,7 @@ def label(
                 "run": table.run,
                 "method": to_json(method),
                 "by": by,
+                "pool_sensors": pool_sensors,
                 "labels": None if labels_uri is None else objects.sha256(objects.read_bytes(labels_uri)),
                 "normals_only": normals_only,
                 "min_group_records": min_group_records,
@@ -67,18 +69,21 @@ def label(
         return
     human = None if labels_uri is None else labels_of(labels_uri, table)
     from_normals = normals_only or isinstance(method, ConformalConfig)
-    cuts = fit_cuts(table.scores, method, by, human, from_normals, min_group_records)
-    labels = pseudo_labels(table.scores, cuts, human, round)
-    print_decisions(table, cuts, labels)
-    of_units = decide_units(table, cuts, units, human, from_normals, reference)
+    judged = table.over_sensors() if pool_sensors else table
+    cuts = fit_cuts(judged.scores, method, by, human, from_normals, min_group_records)
+    labels = pseudo_labels(judged.scores, cuts, human, round)
+    if pool_sensors:
+        print("scores are means over the sensors of a unit at one time")
+    print_decisions(judged, cuts, labels)
+    of_units = decide_units(table, cuts, units, human, from_normals, reference, pool_sensors)
     print_units(of_units)
     if dry_run:
         print("dry run: nothing was written")
         return
     overall = overall_of(cuts)
     files = {
-        "pseudo_labels.npz": export_npz(table.scores, labels, cuts),
-        "score_distribution.png": score_distribution_png(table.scores["score"].to_numpy(), overall.normal_below, overall.anomaly_above),
+        "pseudo_labels.npz": export_npz(judged.scores, labels, cuts),
+        "score_distribution.png": score_distribution_png(judged.scores["score"].to_numpy(), overall.normal_below, overall.anomaly_above),
     }
     objects.write_json(
         objects.join(decisions_uri, "cuts.json"), {"cuts": to_json(cuts), "grouped": isinstance(cuts, GroupedCuts), **identity}
@@ -169,13 +174,17 @@ def decided_on(decisions_uri: str) -> dict[str, str]:
     return objects.read_json(objects.join(decisions_uri, "cuts.json"))["scores"]
 
 
-def check_decisions(decisions_uri: str, table: ScoresTable) -> None:
-    """Raises DecisionsMismatch where the cuts were made on another run's scores."""
-    made_on = objects.read_json(objects.join(decisions_uri, "cuts.json"))["run"]
-    if made_on["content"] != table.run["content"]:
+def as_decided(decisions_uri: str, table: ScoresTable) -> ScoresTable:
+    """The table with the scores that the cuts are for: means over sensors where they were made on those.
+
+    Raises DecisionsMismatch where the cuts were made on another run's scores.
+    """
+    made = objects.read_json(objects.join(decisions_uri, "cuts.json"))
+    if made["run"]["content"] != table.run["content"]:
         raise DecisionsMismatch(
-            f"{decisions_uri} holds cuts on scores of the run {made_on['uri']}, these are of {table.run['uri']}: scores differ in scale"
+            f"{decisions_uri} holds cuts on scores of the run {made['run']['uri']}, these are of {table.run['uri']}: scores differ in scale"
         )
+    return table.over_sensors() if made.get("pool_sensors") else table
 
 
 def print_decisions(table: ScoresTable, cuts: Cuts | GroupedCuts, labels: pa.Table) -> None:

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from vibray.decide.areas import auroc
+from vibray.decide.areas import auprc, auroc, partial_auroc
 from vibray.decide.metrics import Diagnoses, evaluation
-from vibray.pipeline.decisions import check_decisions, labels_of, read_cuts
+from vibray.pipeline.decisions import as_decided, labels_of, read_cuts
 from vibray.pipeline.tables import ScoresTable, open_scores
 from vibray.schema import MEMBER_PREFIX, NORMAL
 from vibray.storage import objects
@@ -34,11 +34,14 @@ def evaluate(
 
 
 def evaluate_table(table: ScoresTable, labels: list[str | None], decisions_uri: str | None) -> dict[str, Any]:
-    """The evaluation of a scores table, and the AUROC of each member of an ensemble."""
+    """The evaluation of a scores table, the AUROC of each member of an ensemble, and the areas of means over sensors.
+
+    Cuts made on means over sensors are judged on them, and so is all else.
+    """
     cuts = None
+    over_sensors = _areas_over_sensors(table, labels)
     if decisions_uri is not None:
-        cuts = read_cuts(decisions_uri)
-        check_decisions(decisions_uri, table)
+        cuts, table = read_cuts(decisions_uri), as_decided(decisions_uri, table)
     scores = table.scores
     diagnoses = None if table.faults is None else Diagnoses(scores["fault"].to_pylist(), table.faults)
     units = scores["unit"].to_pylist()
@@ -58,6 +61,24 @@ def evaluate_table(table: ScoresTable, labels: list[str | None], decisions_uri: 
         "num_set_aside": sum(parts.total("num_bad") for parts in table.folders),
         **result,
         "auroc_by_member": members,
+        "over_sensors": over_sensors,
+    }
+
+
+def _areas_over_sensors(table: ScoresTable, labels: list[str | None]) -> dict[str, Any] | None:
+    """The areas of the mean scores over the sensors of a unit at one time; None where no labelled record shares its moment."""
+    rows = np.flatnonzero([label is not None for label in labels])
+    own, pooled = (scores["score"].to_numpy()[rows] for scores in (table.scores, table.over_sensors().scores))
+    if (own == pooled).all():
+        return None
+    label = np.array([labels[row] for row in rows], np.str_)
+    abnormal = label != NORMAL
+    of_fault = {fault: ~abnormal | (label == fault) for fault in sorted(set(label[abnormal].tolist()))}
+    return {
+        "auroc": auroc(pooled, abnormal),
+        "auprc": auprc(pooled, abnormal),
+        "partial_auroc": partial_auroc(pooled, abnormal),
+        "auroc_by_fault": {fault: auroc(pooled[those], abnormal[those]) for fault, those in of_fault.items()},
     }
 
 
@@ -72,6 +93,10 @@ def print_evaluation(result: dict[str, Any]) -> None:
         ends = {name: "{:.3f} to {:.3f}".format(*of_units[name]["interval"]) for name in ("auroc", "auprc", "partial_auroc")}
         print(f"  95 % by bootstrap of the {of_units['num_units']} units: AUROC {ends['auroc']},", end=" ")
         print(f"AUPRC {ends['auprc']}, partial AUROC {ends['partial_auroc']}")
+    if result["over_sensors"] is not None:
+        means = result["over_sensors"]
+        print(f"  by the mean over a unit's sensors at one time (label --pool-sensors): AUROC {_figure(means['auroc'])},", end=" ")
+        print(f"AUPRC {_figure(means['auprc'])}, partial AUROC {_figure(means['partial_auroc'])}")
     for name, area in result["auroc_by_member"].items():
         print(f"  member {name}: AUROC {_figure(area)}")
     for what in ("fault", "unit"):

@@ -18,7 +18,7 @@ from vibray.features.seed_image import SeedImage, SeedImageConfig
 from vibray.models.classifier import Classifier
 from vibray.models.deep_svdd import DeepSvdd, Embedded
 from vibray.models.vae import Vae
-from vibray.pipeline.decisions import check_decisions, decided_on, labels_of, overall_of, read_cuts, scores_identity
+from vibray.pipeline.decisions import as_decided, decided_on, labels_of, overall_of, read_cuts, scores_identity
 from vibray.pipeline.evaluation import evaluate_table
 from vibray.pipeline.parts_job import sensors_of, waveforms_of
 from vibray.pipeline.scoring import load_calibrated, run_identity
@@ -77,14 +77,17 @@ def report(
 
 def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None, title: str) -> ReportData:
     """What the report shows."""
-    cuts = None
+    cuts, facts, notes = None, table.facts, []
     if decisions_uri is not None:
-        cuts = read_cuts(decisions_uri)
-        check_decisions(decisions_uri, table)
+        cuts, judged = read_cuts(decisions_uri), as_decided(decisions_uri, table)
+        if judged is not table:
+            notes.append(
+                "Each score is the mean over its unit's sensors at one time; alarms of units and drift are of each sensor's own scores."
+            )
+        table = judged
     units = None if decisions_uri is None else read_units(decisions_uri)
     same_scores = units is not None and decided_on(decisions_uri or "") == scores_identity(table)
     metrics = None if labels_uri is None else evaluate_table(table, labels_of(labels_uri, table), decisions_uri)
-    facts, notes = table.facts, []
     if table.num_duplicates:
         notes.append(f"{table.num_duplicates:,} records stand more than once in the inputs; they are counted once.")
     if units is not None and not same_scores:

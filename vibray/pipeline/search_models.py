@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from vibray.decide.splits import UNLABELLED, Setting, Split
-from vibray.models.classical import build
 from vibray.models.deep_svdd import DeepSvdd
 from vibray.pipeline.benchmark_cells import Corpus, Vectors, calibrated
 from vibray.pipeline.deep_worker import Worker
-from vibray.recipes import ClassicalRecipe, DeepRecipe, build_deep, build_feature
+from vibray.recipes import ClassicalRecipe, DeepRecipe, build_classical, build_deep, build_feature
 from vibray.runs import Detecting, score_statistics
 from vibray.signal.injected import inject
 from vibray.train.batches import Batch, Batches, TrainingSet, to
@@ -173,7 +172,7 @@ def _classical(corpus: Corpus, recipe: ClassicalRecipe, rows: FoldRows) -> Fitte
     task = corpus.task(rows.split, 0)
     vectors = Vectors(recipe, task)
     scaling, columns = vectors.scaling(), vectors.columns
-    detector = fit_detector(build(recipe.detector, len(columns)), scaling, columns, vectors.passes(), vectors.load)
+    detector = fit_detector(build_classical(recipe.detector, vectors.feature), scaling, columns, vectors.passes(), vectors.load)
     scaling = calibrated(scaling, vectors, task)
     shown = vectors.shown(scaling)
 

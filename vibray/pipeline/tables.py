@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from vibray import schema
 from vibray.config import from_json, short_hash
 from vibray.decide.duplicates import lowest_keys
+from vibray.decide.pooling import over_sensors
 from vibray.decide.state import SensorHistory, history_of
 from vibray.features.scaling import Sensor
 from vibray.pipeline.parts_job import sensors_of, waveforms_of
@@ -161,12 +162,23 @@ class ScoresTable:
         """The lines set aside, of all inputs."""
         return pa.concat_tables([parts.read(name="bad", schema=schema.BAD_RECORDS) for parts in self.folders])
 
+    def over_sensors(self) -> "ScoresTable":
+        """The same records, each with the mean score of its unit's sensors at its time (decide/pooling.py)."""
+        return replace(self, scores=over_sensors(self.scores))
+
     def evidence(self) -> pa.Table | None:
-        """The highest records of all parts, with their waveforms, those alone whose scores are kept; None where scoring kept none."""
-        keys, tables = self.scores.select(schema.KEY), []
+        """The highest records of all parts, with their waveforms, those alone whose scores are kept; None where scoring kept none.
+
+        Their scores are those of this table, which may be means over sensors.
+        """
+        tables = []
         for parts in self.folders:
-            kept = keys.filter(pc.field("corpus") == parts.plan.corpus)["record_id"].combine_chunks()
-            tables += [table.filter(pc.field("record_id").isin(kept)) for table in parts.tables(name="evidence")]
+            kept = self.scores.filter(pc.field("corpus") == parts.plan.corpus)
+            score = dict(zip(kept["record_id"].to_pylist(), kept["score"].to_pylist(), strict=True))
+            for table in parts.tables(name="evidence"):
+                table = table.filter(pa.array([record_id in score for record_id in table["record_id"].to_pylist()], pa.bool_()))
+                own = pa.array([score[record_id] for record_id in table["record_id"].to_pylist()], pa.float32())
+                tables.append(table.set_column(table.column_names.index("score"), table.schema.field("score"), own))
         return pa.concat_tables(tables) if tables else None
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 from vibray.config import from_json, to_json
 from vibray.decide.cuts import Cuts, GroupedCuts
 from vibray.decide.drift import drift
+from vibray.decide.pooling import over_sensors
 from vibray.decide.pseudo_labels import by_cut
 from vibray.decide.reference import earliest_rows, record_p_values, sensor_groups, usable_rows
 from vibray.decide.unit_alarms import UnitAlarm, UnitConfig, unit_alarms, unit_facts, unit_scores
@@ -44,8 +45,9 @@ def decide_units(
     human: list[str | None] | None = None,
     normals_only: bool = False,
     reference: ScoresTable | None = None,
+    pool_sensors: bool = False,
 ) -> UnitDecisions:
-    """Alarms of units and drift of sensors.
+    """Alarms of units and drift of sensors, both of each sensor's own scores; `pool_sensors` tells what scores the cuts are for.
 
     The reference is, the first that applies: the records of `reference`, another scores table of the same run; with `normals_only` those
     that a person calls normal; the earliest records of each sensor. Raises InputsDiffer where `reference` is of another run, or holds a
@@ -68,7 +70,7 @@ def decide_units(
     p = record_p_values(scores, usable, in_reference)
     units = unit_scores(scores, p, in_reference, config)
 
-    abnormal = by_cut(scores, cuts) == LABEL_ABNORMAL
+    abnormal = by_cut(over_sensors(scores) if pool_sensors else scores, cuts) == LABEL_ABNORMAL
     named = np.array([name is not None for name in said], bool)
     healthy = usable & np.where(named, said == NORMAL, ~abnormal)
     moved = drift(scores, healthy, in_reference)
