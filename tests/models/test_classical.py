@@ -281,7 +281,7 @@ def test_fused_scores_by_the_slow_twin() -> None:
     train, test = vectors(400, mean=0), vectors(60, seed=1, mean=0)
     config = FusedMahalanobisConfig(blocks=("four", "two"), clip=(-2.0, 6.0), trim=None)
     x, y = train.double().numpy().clip(-2, 6), test.double().numpy().clip(-2, 6)
-    expected = np.zeros(60)
+    inverse = []
     for columns in (slice(0, 4), slice(4, 6)):
         outside = covariance.LedoitWolf().fit(x[:, columns])
         known, new = (np.sqrt(outside.mahalanobis(rows[:, columns])) for rows in (x, y))
@@ -289,7 +289,8 @@ def test_fused_scores_by_the_slow_twin() -> None:
         q90 = np.quantile(known, 0.9)
         decay = np.median(known[known > q90] - q90) / np.log(2)
         counted = np.interp(new, np.quantile(known, levels), 1 - levels)
-        expected += np.where(new > q90, (new - q90) / decay - np.log(0.1), -np.log(counted))
+        inverse.append(1 / np.where(new > q90, 0.1 * np.exp((q90 - new) / decay), counted))
+    expected = -np.log(1 / np.mean(inverse, axis=0))
     np.testing.assert_allclose(fitted(config, train).score(test), expected, rtol=1e-5, atol=1e-6)
 
 

@@ -46,11 +46,16 @@ class FusedMahalanobisConfig:
 
 
 class Fused:
-    """Score: sum over parts of -ln p, p being the share of training records to which the part gives a higher score (Fisher 1932).
+    """Score: -ln of the harmonic mean of the parts' p, p being the share of training records to which a part gives a higher score.
+
+    A fault shows in some parts and not in others: the harmonic mean follows the smallest p, where a sum of -ln p (Fisher 1932) pays for
+    the chance of every part that sees nothing; and it holds for parts that depend on one another, as these do.
 
     Up to the 90 % quantile p is counted; above it p = .1 exp(-(s - q90) / b), b = median excess / ln 2 of the training records up there.
     A part that is often upset by something benign (gusts, knocks) thus has a heavy tail and a small say, which a distance in standard
     deviations would not give it. One covariance over all parts would have each weak block pay for the noise of all.
+
+    Source: Wilson 2019, "The harmonic mean p-value for combining dependent tests", eq. 1, with equal weights.
 
     Passes: those of the parts, and one over their scores. Memory: the parts' and 4 bytes * max_records * parts.
     `finish` raises TooFewRecords below 20 records, and what the parts raise.
@@ -108,7 +113,7 @@ class Fused:
         weight = ((s - low) / (high - low).clamp(min=1e-300)).clamp(0, 1)
         counted = torch.lerp(survival[upper - 1], survival[upper], weight)
         beyond = (s - quantiles[:, -1:]).clamp(min=0) / decay[:, None]
-        return (beyond - counted.log()).sum(dim=0)
+        return (beyond - counted.log()).logsumexp(dim=0) - math.log(len(self.parts))
 
     def _columns(self, x: Float[Tensor, "batch dims"]) -> tuple[Float64[Tensor, "batch _"], ...]:
         return vectors(x, self.dims).clamp(*self.config.clip).split(self.sizes, dim=1)
