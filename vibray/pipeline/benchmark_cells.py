@@ -11,9 +11,11 @@ from pydantic import with_config
 from torch import Tensor
 
 from vibray.config import STRICT, to_json
+from vibray.decide.areas import auroc
 from vibray.decide.cuts import CutsError
 from vibray.decide.identity import identity_probe
 from vibray.decide.metrics import evaluation
+from vibray.decide.pooling import pooled
 from vibray.decide.splits import Records, Setting, Split, sizes, split
 from vibray.decide.thresholds import percentile
 from vibray.features.scaling import Scaling, ScalingFit, Sensor
@@ -169,13 +171,15 @@ def run_cell(corpus: Corpus, recipe: Contestant, setting: Setting) -> dict[str, 
         cuts = percentile(scored.pool[~corpus.off[rows.pool]], 5, CUT_PERCENT)
     except CutsError as error:
         notes = (*notes, f"no cut: {error}")
-    judged = corpus.records.label[rows.judged].tolist()
-    units = corpus.records.unit[rows.judged].tolist()
+    label, unit, at = (column[rows.judged] for column in (corpus.records.label, corpus.records.unit, corpus.records.time))
+    means = pooled(scored.judged, unit, at, scored.known & ~corpus.off[rows.judged])
+    over_sensors = None if (means == scored.judged).all() else auroc(means, label != NORMAL)
+    figures = evaluation(scored.judged, label.tolist(), unit.tolist(), calibrated=scored.known, cuts=cuts)
     return {
         "config": to_json(recipe),
         "setting": to_json(setting),
         "sizes": sizes(corpus.records, rows) | {"uncalibrated": int((~scored.known).sum())},
-        "figures": evaluation(scored.judged, judged, units, calibrated=scored.known, cuts=cuts),
+        "figures": figures | {"auroc_over_sensors": over_sensors},
         "identity": None if scored.inputs is None else _identity(corpus, rows, scored.inputs),
         "notes": list(notes),
         "seconds": time.perf_counter() - start,

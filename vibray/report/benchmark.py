@@ -71,6 +71,7 @@ def _standing(key: tuple[str, float, int | None], cells: list[Cell]) -> dict[str
         "pool": _spread(cell["sizes"]["pool"] for cell in cells),
         "pool_faults": _spread(cell["sizes"]["pool_faults"] for cell in cells),
         **{name: _spread(f[name] for f in figures) for name in ("auroc", "auprc", "prevalence", "partial_auroc")},
+        "auroc_over_sensors": _spread(f.get("auroc_over_sensors") for f in figures),
         "false_alarms": _spread(None if f["at_cut"] is None else f["at_cut"]["realised_rate"] for f in figures),
         "recall": _spread(None if f["at_cut"] is None else f["at_cut"]["recall"] for f in figures),
         "auroc_by_fault": {fault: _spread(f["auroc_by_fault"].get(fault) for f in figures) for fault in faults},
@@ -105,7 +106,19 @@ def figure_text(figure: Mapping[str, Any], signed: bool = False, percent: bool =
 
 def main_table(rows: Sequence[Mapping[str, Any]], contamination: float) -> str:
     """Everything that is judged at one contamination."""
-    columns = "recipe", "AUROC", "AUPRC", "prevalence", "pAUC", "false alarms", "recall", "to best control", "1-NN unit (chance)", "cells"
+    columns = (
+        "recipe",
+        "AUROC",
+        "over sensors",
+        "AUPRC",
+        "prevalence",
+        "pAUC",
+        "false alarms",
+        "recall",
+        "to best control",
+        "1-NN unit (chance)",
+        "cells",
+    )
     body = []
     for row in rows:
         if row["contamination"] != contamination:
@@ -113,7 +126,7 @@ def main_table(rows: Sequence[Mapping[str, Any]], contamination: float) -> str:
         unit = row["identity"]["unit"]
         probe = "-" if unit["accuracy"]["mean"] is None else f"{unit['accuracy']['mean']:.2f} ({unit['chance']['mean']:.2f})"
         against = "-" if row["against"] is None else f"{figure_text(row['against'], signed=True)} {row['against']['control']}"
-        figures = [figure_text(row[name]) for name in ("auroc", "auprc")]
+        figures = [figure_text(row[name]) for name in ("auroc", "auroc_over_sensors", "auprc")]
         prevalence = "-" if row["prevalence"]["mean"] is None else f"{row['prevalence']['mean']:.3f}"
         alarms = [figure_text(row[name], percent=True) for name in ("false_alarms", "recall")]
         body.append(
@@ -158,7 +171,8 @@ def document(rows: Sequence[Mapping[str, Any]], contamination: float, facts: Seq
         "\n".join(f"* {line}" for line in facts),
         f"## {100 * contamination:g} % faults in the pool",
         main_table(rows, contamination),
-        "Mean and, in parentheses, standard deviation over folds x seeds; highest AUROC first. * a control. AUPRC without skill is the "
+        "Mean and, in parentheses, standard deviation over folds x seeds; highest AUROC first. * a control. Over sensors: AUROC of the mean score of a "
+        "unit's sensors at one time, - where no time is shared. AUPRC without skill is the "
         "prevalence. pAUC: up to a false-alarm rate of .1, chance .5. False alarms and recall: at the pool's 99th percentile. To best "
         "control: difference of AUROC paired by fold and seed; the folds share training records, so its spread is no standard error. 1-NN: "
         "how often the nearest neighbour of a healthy record, by what the detector is shown, is of its own unit. ! notes stand in "
