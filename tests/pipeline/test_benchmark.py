@@ -146,10 +146,12 @@ def test_a_benchmark_runs_goes_on_and_refuses_another_grid(job, tmp_path, capsys
     rows = {(r["recipe"], r["contamination"]): r for r in result["standings"]}
     assert rows["knn", 0.1]["auroc"]["mean"] > 0.7
     assert rows["knn", 0.1]["auroc"]["n"] == 2
+    assert rows["knn", 0.1]["auroc_over_sensors"]["mean"] > rows["knn", 0.1]["auroc"]["mean"]
     assert rows["knn", 0.1]["against"]["control"] in ("banded", "iforest", "rms")
     assert all("config" in cell for cell in result["cells"])
     assert (tmp_path / "b" / "benchmark.png").read_bytes().startswith(b"\x89PNG")
-    assert "## AUROC by fault" in (tmp_path / "b" / "benchmark.md").read_text()
+    page = (tmp_path / "b" / "benchmark.md").read_text()
+    assert "## AUROC by fault" in page and "over sensors" in page
     with pytest.raises(BenchmarkError, match=r"seeds: 1 in the folder, 2 now"):
         benchmark(replace(own, seeds=2))
 
