@@ -1,13 +1,18 @@
 """A part that travels as one row arrives as it was."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from tests.pipeline.lines import FACTS, write_shard
-from vibray.pipeline.reading import pack, read_parts, unpack, work_parts
+from vibray.pipeline.reading import TASK_BYTES, grouped, pack, read_parts, unpack, work_parts
 from vibray.storage.parts import missing
-from vibray.storage.plan import make_plan
+from vibray.storage.plan import PartPlan, make_plan
 from vibray.storage.reading import read_shard
+
+MB = 1 << 20
 
 
 def test_a_part_survives_its_packing(tmp_path):
@@ -42,6 +47,30 @@ def test_a_worker_tells_of_each_part_as_soon_as_it_is_done(local_ray, tmp_path):
     dataset = work_parts(plan, FACTS, missing(plan, {}), counted, 1)
     blocks = map(pa.Table.to_pylist, dataset.iter_batches(batch_size=None, batch_format="pyarrow"))
     assert list(blocks) == [[{"records": 9}], [{"records": 10}], [{"records": 4}]]
+
+
+def entries(*sizes: int):
+    return [(PartPlan(str(i), f"{i}.jsonl", "", size, 0, size, None, None), frozenset()) for i, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 16])
+def test_tasks_take_small_parts_together_and_ever_fewer_of_them(num_workers):
+    todo = entries(*[MB] * 1000)
+    tasks = grouped(todo, num_workers)
+    assert [entry for task in tasks for entry in task] == todo
+    num = [len(task) for task in tasks]
+    assert num == sorted(num, reverse=True)
+    assert num[0] == min(TASK_BYTES // MB, 1000 // (2 * num_workers))
+    assert num[-2 * num_workers :] == [1] * (2 * num_workers)  # no worker waits long for the last one
+    assert len(num) < 1000 / 4
+
+
+def test_a_large_part_is_a_task_and_ranges_count_by_their_bytes():
+    todo = entries(3 * TASK_BYTES, MB, 2 * TASK_BYTES, *[MB] * 40)
+    assert [len(task) for task in grouped(todo, 1)][:3] == [1, 1, 1]
+    ranges = [(replace(part, start=part.size - 1), done) for part, done in todo]
+    assert len(grouped(ranges, 1)[0]) == 43 // 2
+    assert grouped([], 4) == []
 
 
 def counted(read):
