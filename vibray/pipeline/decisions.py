@@ -69,7 +69,7 @@ def label(
         return
     human = None if labels_uri is None else labels_of(labels_uri, table)
     from_normals = normals_only or isinstance(method, ConformalConfig)
-    judged = table.over_sensors() if pool_sensors else table
+    judged = table.over_sensors if pool_sensors else table
     cuts = fit_cuts(judged.scores, method, by, human, from_normals, min_group_records)
     labels = pseudo_labels(judged.scores, cuts, human, round)
     if pool_sensors:
@@ -184,7 +184,7 @@ def as_decided(decisions_uri: str, table: ScoresTable) -> ScoresTable:
         raise DecisionsMismatch(
             f"{decisions_uri} holds cuts on scores of the run {made['run']['uri']}, these are of {table.run['uri']}: scores differ in scale"
         )
-    return table.over_sensors() if made.get("pool_sensors") else table
+    return table.over_sensors if made.get("pool_sensors") else table
 
 
 def print_decisions(table: ScoresTable, cuts: Cuts | GroupedCuts, labels: pa.Table) -> None:

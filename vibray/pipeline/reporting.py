@@ -78,6 +78,7 @@ def report(
 def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None, title: str) -> ReportData:
     """What the report shows."""
     cuts, facts, notes = None, table.facts, []
+    metrics = None if labels_uri is None else evaluate_table(table, labels_of(labels_uri, table), decisions_uri)
     if decisions_uri is not None:
         cuts, judged = read_cuts(decisions_uri), as_decided(decisions_uri, table)
         if judged is not table:
@@ -87,7 +88,6 @@ def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None
         table = judged
     units = None if decisions_uri is None else read_units(decisions_uri)
     same_scores = units is not None and decided_on(decisions_uri or "") == scores_identity(table)
-    metrics = None if labels_uri is None else evaluate_table(table, labels_of(labels_uri, table), decisions_uri)
     if table.num_duplicates:
         notes.append(f"{table.num_duplicates:,} records stand more than once in the inputs; they are counted once.")
     if units is not None and not same_scores:

@@ -162,6 +162,7 @@ class ScoresTable:
         """The lines set aside, of all inputs."""
         return pa.concat_tables([parts.read(name="bad", schema=schema.BAD_RECORDS) for parts in self.folders])
 
+    @cached_property
     def over_sensors(self) -> "ScoresTable":
         """The same records, each with the mean score of its unit's sensors at its time (decide/pooling.py)."""
         return replace(self, scores=over_sensors(self.scores))
