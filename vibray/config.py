@@ -1,10 +1,18 @@
-"""Configs are frozen dataclasses: to JSON, from JSON, and a short hash that names them."""
+"""Configs are frozen dataclasses: to JSON, from JSON, and a short hash that names them. And the error that is the user's to mend."""
 
 import hashlib
 import json
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+
+class UserError(ValueError):
+    """What the person who runs a job can mend; the message is what they read, and says what to do.
+
+    Every such error of the package is an instance of this class. Any other exception, ValueError included, is a defect of vibray.
+    """
+
 
 STRICT = ConfigDict(extra="forbid")
 """Every config carries `@with_config(STRICT)`: a plain dataclass would let unknown fields pass silently."""
@@ -18,14 +26,14 @@ def to_json(config: object, config_type: Any = None) -> dict[str, Any]:
 def from_json(config_type: Any, values: dict[str, Any], where: str = "config") -> Any:
     """The config, a dataclass or a union of them, read back from JSON values; `where` names the file in the error.
 
-    Raises ValueError with one line a wrong or unknown field.
+    Raises UserError with one line a wrong or unknown field.
     """
     try:
         # strict JSON rules: a list may become a tuple, but "1" does not become 1
         return TypeAdapter(config_type).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         lines = [f"  {'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
-        raise ValueError(f"{where} does not fit {getattr(config_type, '__name__', config_type)}:\n" + "\n".join(lines)) from None
+        raise UserError(f"{where} does not fit {getattr(config_type, '__name__', config_type)}:\n" + "\n".join(lines)) from None
 
 
 def short_hash(values: Any) -> str:
