@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from vibray.pipeline.benchmark import benchmark
-from vibray.pipeline.benchmark_grid import RECIPES, BenchmarkJob
-from vibray.pipeline.session import started, user_errors
+from vibray.compare.jobs import RECIPES, BenchmarkJob
+from vibray.pipeline.ending import user_errors
+from vibray.pipeline.jobs import help_text
 from vibray.recipes import NAMED
 
 if TYPE_CHECKING:
@@ -39,14 +39,17 @@ else:
 
 @dataclass(frozen=True)
 class Benchmark(BenchmarkJob):
+    """A recipe's name is one of those that are known."""
+
     recipes: tuple[RecipeName, ...] = RECIPES
 
 
-def main(args: Benchmark) -> None:
-    with started(needed=not args.dry_run):
-        benchmark(args)
+def main(job: Benchmark) -> None:
+    from vibray.pipeline.benchmark import benchmark
+
+    benchmark(job)
 
 
 if __name__ == "__main__":
     with user_errors():
-        main(tyro.cli(Benchmark, description=__doc__))
+        main(tyro.cli(Benchmark, description=help_text(__doc__)))

@@ -7,37 +7,18 @@ Images are small and the networks narrow, so the figures show that the line work
 what is done; remove the folder to start anew.
 """
 
-from dataclasses import dataclass
-
 import tyro
 
-from vibray.pipeline.demo import demo, local_s3
-from vibray.pipeline.session import started, user_errors
+from vibray.pipeline.ending import user_errors
+from vibray.pipeline.jobs import DemoJob, help_text
 
 
-@dataclass(frozen=True)
-class Demo:
-    folder: str = "demo"
-    """where everything is written; with --s3, a folder of the bucket"""
-    s3: bool = False
-    """store everything through an S3 endpoint over HTTP, started here; its content ends with the job, the report is copied to --folder"""
-    num_units: int = 8
-    """transformers in the fleet"""
-    sensors_per_unit: int = 2
-    """sensors on each"""
-    epochs: int = 12
-    """epochs of each network"""
+def main(job: DemoJob) -> None:
+    from vibray.pipeline.demo import demo
 
-
-def main(args: Demo) -> None:
-    if not args.s3:
-        with started():
-            demo(args.folder, args.num_units, args.sensors_per_unit, args.epochs)
-        return
-    with local_s3() as bucket, started():
-        demo(f"{bucket}/{args.folder}", args.num_units, args.sensors_per_unit, args.epochs, report_to=args.folder)
+    demo(job)
 
 
 if __name__ == "__main__":
     with user_errors():
-        main(tyro.cli(Demo, description=__doc__))
+        main(tyro.cli(DemoJob, description=help_text(__doc__)))

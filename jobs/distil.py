@@ -7,34 +7,18 @@
 run's own, by the share of records that the run sees, each record judged by a fit that has not seen it.
 """
 
-from dataclasses import dataclass, field
-from typing import Annotated
-
 import tyro
 
-from vibray.models.gate import GateConfig
-from vibray.pipeline.cascade import distil
-from vibray.pipeline.session import user_errors
+from vibray.pipeline.ending import user_errors
+from vibray.pipeline.jobs import DistilJob, help_text
 
 
-@dataclass(frozen=True)
-class Distil:
-    features: str
-    """finished features table with the spectral vector"""
-    scores: str
-    """finished scores of the same shards by the deep run or ensemble"""
-    gate: str
-    """folder for the gate"""
-    config: Annotated[GateConfig, tyro.conf.arg(name="")] = field(default_factory=GateConfig)
-    """the gate"""
-    dry_run: bool = False
-    """say what would be fitted; write nothing"""
+def main(job: DistilJob) -> None:
+    from vibray.pipeline.distil import distil
 
-
-def main(args: Distil) -> None:
-    distil(args.features, args.scores, args.gate, args.config, args.dry_run)
+    distil(job)
 
 
 if __name__ == "__main__":
     with user_errors():
-        main(tyro.cli(Distil, description=__doc__))
+        main(tyro.cli(DistilJob, description=help_text(__doc__)))

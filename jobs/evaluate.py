@@ -9,32 +9,18 @@ made on such means (label --pool-sensors) are judged on them.
 A classifier is judged at a probability of .5 unless --decisions brings cuts; macro-F1 is over the faults labelled in both sets.
 """
 
-from dataclasses import dataclass
-
 import tyro
 
-from vibray.pipeline.evaluation import evaluate
-from vibray.pipeline.session import user_errors
+from vibray.pipeline.ending import user_errors
+from vibray.pipeline.jobs import EvaluateJob, help_text
 
 
-@dataclass(frozen=True)
-class Evaluate:
-    scores: tuple[str, ...]
-    """finished scores tables of one run; a label row is looked for in all of them"""
-    labels: str
-    """labels file (JSON Lines)"""
-    decisions: str | None = None
-    """decisions folder whose cuts are judged"""
-    output: str | None = None
-    """JSON file for everything that is printed, and more; default: evaluation.json in the first scores folder"""
-    dry_run: bool = False
-    """print the figures; write nothing"""
+def main(job: EvaluateJob) -> None:
+    from vibray.pipeline.evaluate import evaluate
 
-
-def main(args: Evaluate) -> None:
-    evaluate(args.scores, args.labels, args.decisions, args.output, args.dry_run)
+    evaluate(job)
 
 
 if __name__ == "__main__":
     with user_errors():
-        main(tyro.cli(Evaluate, description=__doc__))
+        main(tyro.cli(EvaluateJob, description=help_text(__doc__)))

@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING, Annotated, Union
 
 import tyro
 
-from vibray.pipeline.search import SearchJob, search
-from vibray.pipeline.session import started, user_errors
+from vibray.compare.jobs import SearchJob
+from vibray.pipeline.ending import user_errors
+from vibray.pipeline.jobs import help_text
 from vibray.recipes import NAMED, Recipe
 
 SEARCHABLE = "cwt-svdd", "plain-svdd", "cwt-svdd-soft", "seed-svdd", "cwt-vae", "hetero-vae", "fused"
@@ -42,25 +43,28 @@ else:
     NamedRecipe = Union[  # noqa: UP007 (built, not written)
         tuple(
             Annotated[
-                type(make()),
-                tyro.conf.subcommand(name, default=make(), description=make.__doc__, prefix_name=False),
+                type(NAMED[name]()),
+                tyro.conf.subcommand(name, default=NAMED[name](), description=help_text(NAMED[name].__doc__), prefix_name=False),
                 tyro.conf.AvoidSubcommands,
             ]
-            for name, make in ((name, NAMED[name]) for name in SEARCHABLE)
+            for name in SEARCHABLE
         )
     ]
 
 
 @dataclass(frozen=True)
 class Search(SearchJob):
+    """The recipe comes last on the line, its fields after it."""
+
     recipe: Annotated[NamedRecipe, tyro.conf.arg(name="")] = NAMED["cwt-svdd"]()
 
 
-def main(args: Search) -> None:
-    with started(needed=not args.dry_run):
-        search(args)
+def main(job: Search) -> None:
+    from vibray.pipeline.search import search
+
+    search(job)
 
 
 if __name__ == "__main__":
     with user_errors():
-        main(tyro.cli(Search, description=__doc__))
+        main(tyro.cli(Search, description=help_text(__doc__)))

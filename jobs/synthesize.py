@@ -13,34 +13,24 @@ from typing import Annotated
 
 import tyro
 
-from vibray.pipeline.session import started, user_errors
-from vibray.pipeline.synthesis import Compression, synthesize
+from vibray.pipeline.ending import user_errors
+from vibray.pipeline.jobs import SynthesizeJob, help_text
 from vibray.signal.synthetic import FleetConfig
 
 
 @dataclass(frozen=True)
-class Synthesize:
-    output: str
-    """folder for the shards: s3://bucket/folder or a path"""
-    labels: str
-    """the labels file (.jsonl), outside --output"""
+class Synthesize(SynthesizeJob):
+    """The fields of the fleet stand beside the job's own."""
+
     fleet: Annotated[FleetConfig, tyro.conf.arg(name="")] = field(default_factory=FleetConfig)
-    """the fleet"""
-    shard_records: int = 200
-    """records in a shard; a worker holds about 80 kB for each"""
-    compression: Compression = "none"
-    """of the shards: .jsonl, .jsonl.gz or .jsonl.zst"""
-    truncated_shard: bool = False
-    """one shard more, a gzip that breaks off within its only line"""
-    dry_run: bool = False
-    """print the plan and the cost; write nothing"""
 
 
-def main(args: Synthesize) -> None:
-    with started(needed=not args.dry_run):
-        synthesize(args.output, args.labels, args.fleet, args.shard_records, args.compression, args.truncated_shard, args.dry_run)
+def main(job: Synthesize) -> None:
+    from vibray.pipeline.synthesize import synthesize
+
+    synthesize(job)
 
 
 if __name__ == "__main__":
     with user_errors():
-        main(tyro.cli(Synthesize, description=__doc__))
+        main(tyro.cli(Synthesize, description=help_text(__doc__)))

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Union
 
 import tyro
 
-from vibray.pipeline.session import started, user_errors
-from vibray.pipeline.training import TrainingJob, train
+from vibray.fitting.jobs import TrainJob
+from vibray.pipeline.ending import user_errors
+from vibray.pipeline.jobs import help_text
 from vibray.recipes import NAMED, Recipe
 
 if TYPE_CHECKING:
@@ -25,25 +26,28 @@ else:
     NamedRecipe = Union[  # noqa: UP007 (built, not written)
         tuple(
             Annotated[
-                type(make()),
-                tyro.conf.subcommand(name, default=make(), description=make.__doc__, prefix_name=False),
+                type(NAMED[name]()),
+                tyro.conf.subcommand(name, default=NAMED[name](), description=help_text(NAMED[name].__doc__), prefix_name=False),
                 tyro.conf.AvoidSubcommands,
             ]
-            for name, make in NAMED.items()
+            for name in NAMED
         )
     ]
 
 
 @dataclass(frozen=True)
-class Train(TrainingJob):
-    recipe: Annotated[NamedRecipe, tyro.conf.arg(name="")] = next(iter(NAMED.values()))()
+class Train(TrainJob):
+    """The recipe comes last on the line, its fields after it."""
+
+    recipe: Annotated[NamedRecipe, tyro.conf.arg(name="")] = NAMED["fused"]()
 
 
-def main(args: Train) -> None:
-    with started(num_cpus=args.num_workers if args.num_workers > 1 else None, needed=not args.dry_run):
-        train(args)
+def main(job: Train) -> None:
+    from vibray.pipeline.train import train
+
+    train(job)
 
 
 if __name__ == "__main__":
     with user_errors():
-        main(tyro.cli(Train, description=__doc__))
+        main(tyro.cli(Train, description=help_text(__doc__)))

@@ -1,7 +1,10 @@
-"""Configs are frozen dataclasses: to JSON, from JSON, and a short hash that names them. And the error that is the user's to mend."""
+"""What every room needs: configs (frozen dataclasses) to JSON and back, a short hash that names them, the error that is the user's to mend,
+and the versions that a run is made with."""
 
 import hashlib
+import importlib.metadata
 import json
+import platform
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -42,3 +45,20 @@ def short_hash(values: Any) -> str:
         values = to_json(values)
     canonical = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.blake2b(canonical.encode(), digest_size=6).hexdigest()
+
+
+SAME_VERSION = ("ray", "torch", "torchvision", "numpy", "pyarrow")
+"""Packages whose version must be the same in the driver and on every node."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that must not differ between nodes."""
+    found = {"python": platform.python_version()}
+    for name in SAME_VERSION:
+        found[name] = importlib.metadata.version(name).split("+")[0]  # 2.13.0+cpu on a head without a GPU is 2.13.0
+    return found
+
+
+def environment() -> dict[str, str]:
+    """Versions and platform, for a run's environment.json."""
+    return {**versions(), "vibray": importlib.metadata.version("vibray"), "platform": platform.platform()}

@@ -252,7 +252,7 @@ def plain_svdd() -> DeepRecipe:
 
 
 def cwt_svdd() -> DeepRecipe:
-    """Deep SVDD with outlier exposure: **injected faults** (impulses, a modulated band, a raised band) are shown to it as abnormal.
+    """Deep SVDD with outlier exposure: injected faults (impulses, a modulated band, a raised band) are shown to it as abnormal.
 
     The image is scaled by sensor, the filters are as high as the image, nothing is normalised inside the net; the score is the Mahalanobis
     distance of the trunk's features. On 1,920 records 4 epochs do as well, on 217 they are too few.

@@ -28,10 +28,11 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from tests.bench.images import planned_image
 from tests.bench.vectors import zerone
+from tests.pipeline.lines import corpus_fields
 from vibray.pipeline import session
-from vibray.pipeline.featurize import CONFIGS, StoredImage, featurize, make_features
+from vibray.pipeline.featurize import CONFIGS, featurize, make_features
+from vibray.pipeline.jobs import FeaturizeJob, VectorName
 from vibray.signal.synthetic import FleetConfig, fleet_lines
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts
@@ -48,8 +49,7 @@ class Case:
 
     name: str
     facts: CorpusFacts
-    vectors: tuple[str, ...]
-    image: StoredImage | None
+    vectors: tuple[VectorName, ...]
     num_shards: int
     num_records: int
     num_planned: int
@@ -57,10 +57,8 @@ class Case:
 
 NO_MAINS = CorpusFacts(RATE_HZ, mains="none")
 CASES = (
-    Case("Zerone vector, --mains none", NO_MAINS, ("zerone",), None, 60, 1000, 200),
-    Case("all vectors, --mains 50", CorpusFacts(RATE_HZ), ("spectral", "zerone", "harmonic"), None, 4, 1000, 0),
-    Case("Zerone, --store-images --image seed", NO_MAINS, ("zerone",), "seed", 4, 250, 10),
-    Case("Zerone, --store-images", NO_MAINS, ("zerone",), "default", 4, 250, 10),
+    Case("Zerone vector, --mains none", NO_MAINS, ("zerone",), 60, 1000, 200),
+    Case("all vectors, --mains 50", CorpusFacts(RATE_HZ), ("spectral", "zerone", "harmonic"), 4, 1000, 0),
 )
 
 
@@ -162,8 +160,6 @@ def _planned(case: Case, source: str) -> Taken:
         for _, line in zip(range(case.num_planned), lines, strict=False):
             waveform = np.array([float(value) for value in json.loads(line)["signal_value"].split(",")], np.float32)
             zerone(waveform, RATE_HZ)
-            if case.image is not None:
-                planned_image(waveform)
     return Taken(1e3 * (time.perf_counter() - wall) / case.num_planned, 1e3 * (time.process_time() - cpu) / case.num_planned)
 
 
@@ -176,7 +172,7 @@ def _plainly(case: Case, source: str, keys: list[str]) -> float:
         for part in plan.parts:
             if part.key in keys:
                 for read in read_shard(part, case.facts, "raw", plan.base_uri):
-                    make_features(read, folder, case.facts, {name: CONFIGS[name] for name in case.vectors}, case.image)
+                    make_features(read, folder, case.facts, {name: CONFIGS[name] for name in case.vectors})
     return time.process_time() - cpu
 
 
@@ -188,7 +184,7 @@ def _in_ray(case: Case, source: str, num_workers: int) -> Taken:
         patch.object(session, "num_cpus", lambda: num_workers),
     ):
         cpu, wall = worker_seconds(), time.perf_counter()
-        featurize(source, folder, case.facts, "raw", case.vectors, image=case.image)
+        featurize(FeaturizeJob(source, folder, corpus="raw", vectors=case.vectors, **corpus_fields(case.facts)))
         wall_s = time.perf_counter() - wall
         cpu_s = sum(seconds - cpu.get(pid, 0.0) for pid, seconds in worker_seconds().items())
         assert Parts(folder).total("num_kept") == case.num_shards * case.num_records

@@ -17,8 +17,10 @@ from collections import defaultdict
 from pathlib import Path
 
 from tests.bench.line import RATE_HZ, worker_seconds
+from tests.pipeline.lines import corpus_fields
 from vibray.pipeline import session
 from vibray.pipeline.featurize import featurize
+from vibray.pipeline.jobs import FeaturizeJob
 from vibray.signal.synthetic import FleetConfig, fleet_lines
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts
@@ -58,7 +60,7 @@ class Watch(threading.Thread):
                     self.seen[pid].append((time.monotonic(), private_mb(pid)))
 
 
-def measure(shard: str, store_images: bool) -> None:
+def measure(shard: str) -> None:
     """Prints the highest private memory of each worker that worked, in each third of the run."""
     with tempfile.TemporaryDirectory(prefix="vibray-bench-") as folder, contextlib.redirect_stderr(io.StringIO()):
         write_shard(Path(folder, "raw", shard))
@@ -68,11 +70,7 @@ def measure(shard: str, store_images: bool) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             features = str(Path(folder, "features"))
             featurize(
-                str(Path(folder, "raw")),
-                features,
-                CorpusFacts(RATE_HZ, mains="none"),
-                vectors=("zerone",),
-                image="default" if store_images else None,
+                FeaturizeJob(str(Path(folder, "raw")), features, vectors=("zerone",), **corpus_fields(CorpusFacts(RATE_HZ, mains="none")))
             )
         taken = time.monotonic() - started
         watch.stopped.set()
@@ -85,14 +83,14 @@ def measure(shard: str, store_images: bool) -> None:
                 print(f"  worker {pid}: at most {', '.join(f'{mb:.0f}' for mb in thirds)} MB in the thirds of the run")
 
 
-def print_memory(store_images: bool = False) -> None:
+def print_memory() -> None:
     """Both shards, two workers."""
     with session.started(num_cpus=2):
         for shard in ("a.jsonl", "a.jsonl.gz"):
-            measure(shard, store_images)
+            measure(shard)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", action="store_true", help="store images too")
-    print_memory(parser.parse_args().images)
+    parser.parse_args()
+    print_memory()

@@ -44,9 +44,9 @@ from vibray.features.spectral import SpectralConfig
 from vibray.models.ensemble import Ensemble
 from vibray.models.gate import Gate, GateConfig
 from vibray.pipeline import session
-from vibray.pipeline.cascade import SCALING, Cascade
-from vibray.pipeline.parts_job import sensors_of, waveforms_of
-from vibray.pipeline.scoring import EVIDENCE_PER_PART, Scorer, score, score_part
+from vibray.pipeline.distil import SCALING, Cascade
+from vibray.pipeline.jobs import ScoreJob
+from vibray.pipeline.score import Scorer, score, score_part
 from vibray.recipes import ClassicalRecipe, DeepRecipe, EnsembleRecipe, build_classical, build_deep, build_feature, build_vector, columns_of
 from vibray.runs import CHUNK, Detecting, Fusing, Inputs, Run, begin, save, score_statistics
 from vibray.signal.synthetic import FleetConfig, fleet_lines, place, waveform
@@ -54,6 +54,7 @@ from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts, check_finished, commit_part
 from vibray.storage.plan import make_plan
 from vibray.storage.reading import ReadPart, read_shard
+from vibray.tables import sensors_of, waveforms_of
 from vibray.train.classical import Rows, fit_detector, fit_scaling, score_parts
 
 FACTS = CorpusFacts(8192.0, unit_pattern=r"^(u\d+)-")
@@ -167,7 +168,7 @@ class Bench:
 
     def routes(self, name: str, run: Run) -> list[Route]:
         """The whole, and of it what can be timed alone; the rest is scaling, the model, the table and its file."""
-        scorer = Scorer(run.hastened(), EVIDENCE_PER_PART)
+        scorer = Scorer(run.hastened(), ScoreJob.evidence_per_part)
         return [
             Route(f"{name}", lambda: self.whole(scorer), self.num_records),
             Route("  read and parse", self.read, self.num_records),
@@ -184,7 +185,7 @@ def cascade(run: Run, bench: Bench, pool: np.ndarray, sensors: list[tuple[str, s
     gate.fit(scaling(rows.x, sensors), torch.from_numpy(pool).square().mean(dim=1), rows.key_hash)
     made = Cascade(SpectralConfig(), scaling, gate, 0.0)
     predicted = made.predict(torch.from_numpy(bench.waveforms), run, bench.sensors)
-    return Scorer(run.hastened(), EVIDENCE_PER_PART, replace(made, threshold=float(torch.quantile(predicted, 1 - share))))
+    return Scorer(run.hastened(), ScoreJob.evidence_per_part, replace(made, threshold=float(torch.quantile(predicted, 1 - share))))
 
 
 def compare_scores(name: str, run: Run, bench: Bench) -> None:
@@ -207,7 +208,7 @@ def print_costs(rounds: int) -> None:
         ]
         made = {name: make_run(recipe, pool, sensors) for name, recipe in DEEP.items()}
         for name, run in made.items():
-            eager = Route(f"{name}, nets eager", partial(few.whole, Scorer(run, EVIDENCE_PER_PART)), few.num_records)
+            eager = Route(f"{name}, nets eager", partial(few.whole, Scorer(run, ScoreJob.evidence_per_part)), few.num_records)
             print_group([*loops, eager, *few.routes(name, run)], rounds)
             compare_scores(name, run, few)
         routes = []
@@ -268,7 +269,7 @@ class Archive:
         with tempfile.TemporaryDirectory(prefix="vibray-bench-") as folder, contextlib.redirect_stdout(io.StringIO()):
             with contextlib.redirect_stderr(io.StringIO()), patch.object(session, "num_cpus", lambda: num_workers):
                 started = time.perf_counter()
-                score(self.run, self.source, folder, FACTS.sample_rate_hz)
+                score(ScoreJob(self.run, self.source, folder, sample_rate_hz=FACTS.sample_rate_hz))
                 taken = time.perf_counter() - started
             assert Parts(folder).total("num_kept") == self.num_shards * self.shard_records
         return taken
@@ -286,7 +287,7 @@ def _plainly(run_uri: str, source: str, rank: int, size: int) -> None:
     """What a worker does with every size-th part, in a process without Ray."""
     torch.set_num_threads(1)
     plan, content = make_plan(source, "raw", {}), short_hash(check_finished(run_uri)["files"])
-    arguments = {"run_uri": run_uri, "content": content, "calibration_uri": None, "evidence_per_part": EVIDENCE_PER_PART}
+    arguments = {"run_uri": run_uri, "content": content, "calibration_uri": None, "evidence_per_part": ScoreJob.evidence_per_part}
     with tempfile.TemporaryDirectory(prefix="vibray-bench-") as folder:
         for part in plan.parts[rank::size]:
             for read in read_shard(part, FACTS, "raw", plan.base_uri):

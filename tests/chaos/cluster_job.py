@@ -10,7 +10,8 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from vibray.pipeline.scoring import score
+from vibray.pipeline.jobs import ScoreJob
+from vibray.pipeline.score import score
 
 LOST_AFTER = 10
 """Markers that stand when the node goes."""
@@ -34,7 +35,7 @@ def main(run: str, source: str, scores: str, rate: str, lines: str) -> None:
 
     thread = threading.Thread(target=lose, daemon=True)
     thread.start()
-    score(run, source, scores, float(rate), lines_per_part=int(lines))
+    score(ScoreJob(run, source, scores, sample_rate_hz=float(rate), lines_per_part=int(lines)))
     thread.join(60)
     alive = len([node for node in ray.nodes() if node["Alive"]])
     print(f"a node went when {seen[0]} parts were done; {alive} nodes are left")

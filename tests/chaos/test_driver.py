@@ -19,9 +19,11 @@ import pytest
 
 from tests.chaos import plain
 from tests.chaos.proxy import FAULTS, spoiled
-from tests.pipeline.lines import FACTS, RATE_HZ, write_shard
+from tests.pipeline.lines import FACTS, RATE_HZ, corpus_fields, write_shard
+from vibray.fitting.jobs import TrainJob
 from vibray.pipeline.featurize import featurize
-from vibray.pipeline.training import TrainingJob, train
+from vibray.pipeline.jobs import FeaturizeJob
+from vibray.pipeline.train import train
 from vibray.recipes import banded
 from vibray.storage import objects
 from vibray.storage.objects import join
@@ -49,8 +51,8 @@ class Case:
 def case(tmp_path_factory, local_ray) -> Case:
     folder = tmp_path_factory.mktemp("chaos")
     write_shard(folder / "pool" / "a.jsonl", 60, seed=1)
-    featurize(str(folder / "pool"), str(folder / "features"), FACTS)
-    train(TrainingJob((str(folder / "features"),), str(folder / "run"), banded()))
+    featurize(FeaturizeJob(str(folder / "pool"), str(folder / "features"), **corpus_fields(FACTS)))
+    train(TrainJob((str(folder / "features"),), str(folder / "run"), banded()))
     for number in range(6):
         write_shard(folder / "archive" / f"{number}.jsonl.gz", 50, bad=number % 3, seed=2 + number)
     write_shard(folder / "archive" / "plain.jsonl", 180, bad=3, seed=9)

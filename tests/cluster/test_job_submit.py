@@ -9,9 +9,11 @@ import time
 import pytest
 
 from tests.cluster.nodes import ROOT, Cluster
-from tests.pipeline.lines import FACTS, RATE_HZ, write_shard
+from tests.pipeline.lines import FACTS, RATE_HZ, corpus_fields, write_shard
+from vibray.fitting.jobs import TrainJob
 from vibray.pipeline.featurize import featurize
-from vibray.pipeline.training import TrainingJob, train
+from vibray.pipeline.jobs import FeaturizeJob
+from vibray.pipeline.train import train
 from vibray.recipes import banded
 from vibray.storage import objects
 from vibray.storage.parts import Parts
@@ -35,8 +37,8 @@ def corpus(local_ray, tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     for i, name in enumerate(("a.jsonl", "b.jsonl", "c.jsonl", "d.jsonl.gz")):
         write_shard(folder / "raw" / name, 40, bad=2, seed=i)
-    featurize(str(folder / "raw"), str(folder / "features"), FACTS)
-    train(TrainingJob((str(folder / "features"),), str(folder / "run"), banded()))
+    featurize(FeaturizeJob(str(folder / "raw"), str(folder / "features"), **corpus_fields(FACTS)))
+    train(TrainJob((str(folder / "features"),), str(folder / "run"), banded()))
     return folder / "raw", folder / "run"
 
 

@@ -2,8 +2,10 @@
 
 import gzip
 import json
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,12 @@ RATE_HZ = 8192.0
 FACTS = CorpusFacts(RATE_HZ, NUM_SAMPLES, unit_pattern=r"^(t\d+)-", signal_unit="g")
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
+
+
+def corpus_fields(facts: CorpusFacts) -> dict[str, Any]:
+    """The facts of a corpus as the fields of a job."""
+    return {field.name: getattr(facts, field.name) for field in fields(facts)}
+
 
 BAD_LINES = (b'{"data_time": "2024-03-01T00:00:00Z"}', b"not json", b"[]")
 

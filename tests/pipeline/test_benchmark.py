@@ -6,24 +6,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.pipeline.lines import FACTS, NUM_UNITS, UNIT_RECORDS, write_labels, write_units
+from tests.pipeline.lines import FACTS, NUM_UNITS, UNIT_RECORDS, corpus_fields, write_labels, write_units
+from vibray.compare.cells import run_cell, scores_of
+from vibray.compare.corpus import with_values
+from vibray.compare.cost import cell_seconds
+from vibray.compare.grid import (
+    BenchmarkError,
+    cells_of,
+    checked,
+    contestants,
+    describe,
+    labelled_corpus,
+    vectors_needed,
+)
+from vibray.compare.jobs import BenchmarkJob
 from vibray.decide.areas import auroc
 from vibray.decide.splits import Setting
 from vibray.models.backbone import TrunkConfig
 from vibray.pipeline.benchmark import benchmark
-from vibray.pipeline.benchmark_cells import run_cell, scores_of
-from vibray.pipeline.benchmark_cost import cell_seconds
-from vibray.pipeline.benchmark_grid import (
-    BenchmarkError,
-    BenchmarkJob,
-    cells_of,
-    contestants,
-    describe,
-    open_corpus,
-    vectors_needed,
-    with_values,
-)
 from vibray.pipeline.featurize import featurize
+from vibray.pipeline.jobs import FeaturizeJob
 from vibray.recipes import ClassifierRecipe, DeepRecipe, classifier, cwt_svdd, small
 from vibray.report.benchmark import standings
 from vibray.schema import NORMAL
@@ -41,24 +43,26 @@ def job(tmp_path_factory, local_ray) -> BenchmarkJob:
     again = {**first, "data_time": "2025-01-01T00:00:00Z"}  # the same waveform at another time, unlabelled
     (folder / "raw" / "again.jsonl").write_text(json.dumps(again) + "\n")
     file = write_labels(folder / "labels.jsonl", labels)
-    featurize(str(folder / "raw"), str(folder / "features"), FACTS, vectors=("spectral",))
-    return BenchmarkJob(
-        (str(folder / "features"),),
-        str(file),
-        str(folder / "benchmark"),
-        recipes=("knn",),
-        num_folds=2,
-        seeds=1,
-        contamination=(0.0, 0.1),
-        label_budgets=(0, 12),
-        calibration_records=25,
-    ).checked()
+    featurize(FeaturizeJob(str(folder / "raw"), str(folder / "features"), vectors=("spectral",), **corpus_fields(FACTS)))
+    return checked(
+        BenchmarkJob(
+            (str(folder / "features"),),
+            str(file),
+            str(folder / "benchmark"),
+            recipes=("knn",),
+            num_folds=2,
+            seeds=1,
+            contamination=(0.0, 0.1),
+            label_budgets=(0, 12),
+            calibration_records=25,
+        )
+    )
 
 
 @pytest.fixture(scope="module")
 def corpus(job):
     entries = contestants(job)
-    opened, _ = open_corpus(job, entries)
+    opened, _ = labelled_corpus(job, entries)
     return with_values(opened, vectors_needed(entries), True, lambda done, total: None)
 
 

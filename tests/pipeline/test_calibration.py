@@ -11,7 +11,7 @@ from tests.pipeline.lines import FACTS, NUM_SAMPLES, RATE_HZ, START, waveform
 from vibray import schema
 from vibray.features.scaling import ScalingFit, Sensor
 from vibray.models.ensemble import Ensemble, EnsembleConfig
-from vibray.pipeline.calibration import calibration_table
+from vibray.pipeline.calibrate import calibration_table
 from vibray.recipes import ClassicalRecipe, EnsembleRecipe, banded, build_classical, build_vector, columns_of
 from vibray.runs import Detecting, Fusing, Inputs, Run, score_statistics
 from vibray.train.classical import Rows, fit_detector, fit_scaling, score_parts

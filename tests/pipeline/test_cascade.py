@@ -1,19 +1,22 @@
 """The cascade end to end: a gate distilled from a run's scores, what the run sees and what it does not, what is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from tests.pipeline.lines import FACTS, RATE_HZ, write_labels, write_shard
+from tests.pipeline.lines import FACTS, RATE_HZ, corpus_fields, write_labels, write_shard
 from vibray.decide.thresholds import PercentileConfig
+from vibray.fitting.jobs import TrainJob
 from vibray.models.ensemble import EnsembleConfig
-from vibray.pipeline.cascade import CascadeMismatch, distil, load_cascade
-from vibray.pipeline.decisions import label
-from vibray.pipeline.evaluation import evaluate
+from vibray.pipeline.distil import CascadeMismatch, distil, load_cascade
+from vibray.pipeline.evaluate import evaluate
 from vibray.pipeline.featurize import featurize
-from vibray.pipeline.scoring import score
-from vibray.pipeline.training import TrainingJob, train
+from vibray.pipeline.jobs import DistilJob, EvaluateJob, FeaturizeJob, LabelJob, ScoreJob
+from vibray.pipeline.label import label
+from vibray.pipeline.score import score
+from vibray.pipeline.train import train
 from vibray.recipes import EnsembleRecipe, banded, knn
 from vibray.storage import objects
 from vibray.storage.parts import Parts
@@ -33,18 +36,19 @@ def line(tmp_path_factory, local_ray):
         write_labels(folder / f"{name}_labels.jsonl", labels)
     write_shard(folder / "archive" / "b.jsonl", 40, seed=4, unit="t2")
     recipe = EnsembleRecipe(members={"banded": banded(), "knn": knn()}, fusion=EnsembleConfig(weights=(("banded", 0.6), ("knn", 0.4))))
-    featurize(str(folder / "pool"), str(folder / "features"), FACTS)
-    train(TrainingJob((str(folder / "features"),), str(folder / "run"), recipe))
+    featurize(FeaturizeJob(str(folder / "pool"), str(folder / "features"), **corpus_fields(FACTS)))
+    train(TrainJob((str(folder / "features"),), str(folder / "run"), recipe))
     for name in ("pool", "archive"):
-        score(str(folder / "run"), str(folder / name), str(folder / f"scores-{name}"), RATE_HZ)
-    distil(str(folder / "features"), str(folder / "scores-pool"), str(folder / "gate"))
+        score(ScoreJob(str(folder / "run"), str(folder / name), str(folder / f"scores-{name}"), sample_rate_hz=RATE_HZ))
+    distil(DistilJob(str(folder / "features"), str(folder / "scores-pool"), str(folder / "gate")))
     cascaded(folder, "cascaded")
     return folder
 
 
 def cascaded(folder, name: str, share: float = SHARE, **options) -> str:
     uri = str(folder / name)
-    score(str(folder / "run"), str(folder / "archive"), uri, RATE_HZ, cascade_uri=str(folder / "gate"), cascade_share=share, **options)
+    job = ScoreJob(str(folder / "run"), str(folder / "archive"), uri, RATE_HZ, cascade=str(folder / "gate"), cascade_share=share)
+    score(replace(job, **options))
     return uri
 
 
@@ -92,8 +96,8 @@ def test_parts_and_batch_mates_do_not_change_a_cascades_scores(line):
 
 
 def test_later_stages_read_a_cascades_scores(line, tmp_path):
-    label((str(line / "cascaded"),), str(tmp_path / "decisions"), PercentileConfig())
-    evaluate((str(line / "cascaded"),), str(line / "archive_labels.jsonl"), decisions_uri=str(tmp_path / "decisions"))
+    label(LabelJob((str(line / "cascaded"),), str(tmp_path / "decisions"), method=PercentileConfig()))
+    evaluate(EvaluateJob((str(line / "cascaded"),), str(line / "archive_labels.jsonl"), str(tmp_path / "decisions")))
     assert objects.read_json(str(line / "cascaded" / "evaluation.json"))["auroc"] > 0.8
 
 
@@ -105,25 +109,25 @@ def test_the_gate_says_what_its_shares_cost(line):
 
 
 def test_the_same_command_again_has_nothing_to_do(line, capsys):
-    distil(str(line / "features"), str(line / "scores-pool"), str(line / "gate"))
+    distil(DistilJob(str(line / "features"), str(line / "scores-pool"), str(line / "gate")))
     cascaded(line, "cascaded")
     assert capsys.readouterr().out.count("is finished already") == 2
 
 
 def test_what_does_not_belong_together_is_refused(line, tmp_path):
-    train(TrainingJob((str(line / "features"),), str(tmp_path / "other"), banded()))
-    options = {"cascade_uri": str(line / "gate"), "cascade_share": SHARE}
+    train(TrainJob((str(line / "features"),), str(tmp_path / "other"), banded()))
     with pytest.raises(CascadeMismatch, match="another run"):
-        score(str(tmp_path / "other"), str(line / "archive"), str(tmp_path / "scores"), RATE_HZ, **options)
+        job = ScoreJob(str(tmp_path / "other"), str(line / "archive"), str(tmp_path / "scores"), RATE_HZ)
+        score(replace(job, cascade=str(line / "gate"), cascade_share=SHARE))
     with pytest.raises(CascadeMismatch, match="between 0 and 1"):
         cascaded(line, "never", share=1.5)
     with pytest.raises(PlanMismatch, match="share"):
         cascaded(line, "cascaded", share=0.3)
     with pytest.raises(CascadeMismatch, match="deep detector or an ensemble"):
-        distil(str(line / "features"), str(line / "cascaded"), str(tmp_path / "gate"))
+        distil(DistilJob(str(line / "features"), str(line / "cascaded"), str(tmp_path / "gate")))
     with pytest.raises(CascadeMismatch, match="the same shards"):
-        score(str(line / "run"), str(line / "archive"), str(tmp_path / "elsewhere"), RATE_HZ, corpus="elsewhere")
-        distil(str(line / "features"), str(tmp_path / "elsewhere"), str(tmp_path / "gate"))
+        score(ScoreJob(str(line / "run"), str(line / "archive"), str(tmp_path / "elsewhere"), sample_rate_hz=RATE_HZ, corpus="elsewhere"))
+        distil(DistilJob(str(line / "features"), str(tmp_path / "elsewhere"), str(tmp_path / "gate")))
 
 
 def test_a_file_of_the_gate_that_is_another_is_noticed(line, tmp_path):

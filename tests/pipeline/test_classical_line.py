@@ -7,27 +7,29 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pipeline.lines import FACTS, RATE_HZ, write_labels, write_shard
+from tests.pipeline.lines import FACTS, RATE_HZ, corpus_fields, write_labels, write_shard
 from vibray import runs
 from vibray.decide.thresholds import ConformalConfig, PercentileConfig
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.features.seed_image import SeedImage, SeedImageConfig
+from vibray.fitting.data import TrainingError
+from vibray.fitting.jobs import TrainJob
 from vibray.pipeline import session
-from vibray.pipeline.calibration import calibrate
-from vibray.pipeline.decisions import DecisionsMismatch, label, overall_of, read_cuts
-from vibray.pipeline.ending import ClusterError
-from vibray.pipeline.evaluation import evaluate
+from vibray.pipeline.calibrate import calibrate
+from vibray.pipeline.ending import ClusterError, user_errors
+from vibray.pipeline.evaluate import evaluate
 from vibray.pipeline.featurize import featurize
-from vibray.pipeline.reporting import report
-from vibray.pipeline.scoring import CalibrationMismatch, score
-from vibray.pipeline.session import user_errors
-from vibray.pipeline.tables import InputsDiffer, open_features, open_scores
-from vibray.pipeline.training import TrainingError, TrainingJob, train
+from vibray.pipeline.jobs import CalibrateJob, EvaluateJob, FeaturizeJob, LabelJob, ReportJob, ScoreJob
+from vibray.pipeline.label import DecisionsMismatch, label, overall_of, read_cuts
+from vibray.pipeline.report import report
+from vibray.pipeline.score import CalibrationMismatch, score
+from vibray.pipeline.train import train
 from vibray.recipes import EnsembleRecipe, banded, baselines, cwt_svdd, mahalanobis, rms, zerone_mahalanobis
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts
 from vibray.storage.plan import PlanMismatch
+from vibray.tables import InputsDiffer, open_features, open_scores
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -40,10 +42,10 @@ def line(tmp_path_factory, local_ray):
     write_shard(folder / "pool" / "b.jsonl", 40, seed=2)
     labels = write_shard(folder / "test" / "a.jsonl", 60, seed=3, fault_share=0.5)
     write_labels(folder / "test_labels.jsonl", labels)
-    featurize(str(folder / "pool"), str(folder / "features"), FACTS, lines_per_part=25)
-    train(TrainingJob((str(folder / "features"),), str(folder / "run"), banded()))
+    featurize(FeaturizeJob(str(folder / "pool"), str(folder / "features"), lines_per_part=25, **corpus_fields(FACTS)))
+    train(TrainJob((str(folder / "features"),), str(folder / "run"), banded()))
     for name in ("pool", "test"):
-        score(str(folder / "run"), str(folder / name), str(folder / f"scores-{name}"), RATE_HZ, lines_per_part=25)
+        score(ScoreJob(str(folder / "run"), str(folder / name), str(folder / f"scores-{name}"), sample_rate_hz=RATE_HZ, lines_per_part=25))
     return folder
 
 
@@ -82,29 +84,29 @@ def test_a_run_scores_the_same_in_memory_and_in_bulk(line):
 
 def test_a_run_refuses_another_rate(line):
     with pytest.raises(runs.RunMismatch, match=r"8192 Hz.*10000 Hz"):
-        score(str(line / "run"), str(line / "test"), str(line / "scores-other"), 10000.0)
+        score(ScoreJob(str(line / "run"), str(line / "test"), str(line / "scores-other"), sample_rate_hz=10000.0))
     assert not (line / "scores-other").exists()
 
 
 def test_scores_do_not_depend_on_the_parts(line, tmp_path):
-    score(str(line / "run"), str(line / "pool"), str(tmp_path / "scores"), RATE_HZ, lines_per_part=7)
+    score(ScoreJob(str(line / "run"), str(line / "pool"), str(tmp_path / "scores"), sample_rate_hz=RATE_HZ, lines_per_part=7))
     assert scored(tmp_path / "scores") == scored(line / "scores-pool")
 
 
 def test_a_stopped_scoring_goes_on_and_changes_nothing(line, tmp_path, capsys):
-    arguments = (str(line / "run"), str(line / "pool"), str(tmp_path / "scores"), RATE_HZ)
-    score(*arguments, lines_per_part=25)
+    job = ScoreJob(str(line / "run"), str(line / "pool"), str(tmp_path / "scores"), RATE_HZ, lines_per_part=25)
+    score(job)
     before, files = scored(tmp_path / "scores"), {p: p.read_bytes() for p in (tmp_path / "scores").glob("part-*")}
     gone = sorted((tmp_path / "scores" / "_done").iterdir())[1:3]
     for marker in gone:  # killed between data and marker
         marker.unlink()
     with pytest.raises(ValueError, match="not finished"):
         open_scores([str(tmp_path / "scores")])
-    score(*arguments, lines_per_part=25)
+    score(job)
     assert scored(tmp_path / "scores") == before
     assert {p: p.read_bytes() for p in (tmp_path / "scores").glob("part-*")} == files
     capsys.readouterr()
-    score(*arguments, lines_per_part=25)
+    score(job)
     assert "finished already" in capsys.readouterr().out
 
 
@@ -117,23 +119,25 @@ def test_a_stopped_featurizing_goes_on_and_writes_the_same_bytes(line, tmp_path,
     (tmp_path / "pool").mkdir()
     (tmp_path / "pool" / "a.jsonl.gz").symlink_to(line / "pool" / "a.jsonl.gz")
     handed_on, in_one = tmp_path / "handed_on", tmp_path / "in_one"
-    featurize(str(tmp_path / "pool"), str(handed_on), FACTS, lines_per_part=25)
+    featurize(FeaturizeJob(str(tmp_path / "pool"), str(handed_on), lines_per_part=25, **corpus_fields(FACTS)))
     before = part_files(handed_on)
     assert len(before) == 3 + 1 + 3  # parts, bad lines, markers
     monkeypatch.setattr(session, "num_cpus", lambda: 1)
-    featurize(str(tmp_path / "pool"), str(in_one), FACTS, lines_per_part=25)
+    featurize(FeaturizeJob(str(tmp_path / "pool"), str(in_one), lines_per_part=25, **corpus_fields(FACTS)))
     assert part_files(in_one) == before
     for folder in (handed_on, in_one):
         for marker in sorted((folder / "_done").iterdir())[1:]:  # killed between data and marker
             marker.unlink()
-        featurize(str(tmp_path / "pool"), str(folder), FACTS, lines_per_part=25)
+        featurize(FeaturizeJob(str(tmp_path / "pool"), str(folder), lines_per_part=25, **corpus_fields(FACTS)))
         assert part_files(folder) == before
         monkeypatch.undo()
 
 
 def test_the_mains_line_is_searched_once(line, tmp_path):
     """Its SNR is the one of the harmonic vector, or the same without that vector; the rate is checked on a few records of each sensor."""
-    featurize(str(line / "pool"), str(tmp_path / "features"), FACTS, vectors=("spectral",), lines_per_part=25)
+    featurize(
+        FeaturizeJob(str(line / "pool"), str(tmp_path / "features"), vectors=("spectral",), lines_per_part=25, **corpus_fields(FACTS))
+    )
     parts, without = Parts(str(line / "features")), Parts(str(tmp_path / "features"))
     snr = parts.read(["mains_snr_db"])["mains_snr_db"].to_numpy()
     assert np.array_equal(snr, np.array(parts.read(["harmonic"])["harmonic"].to_pylist(), np.float32)[:, -1])
@@ -145,29 +149,33 @@ def test_the_mains_line_is_searched_once(line, tmp_path):
 
 def test_another_job_on_a_folder_is_refused(line):
     with pytest.raises(PlanMismatch, match="corpus"):
-        score(str(line / "run"), str(line / "pool"), str(line / "scores-pool"), RATE_HZ, corpus="other", lines_per_part=25)
+        score(
+            ScoreJob(
+                str(line / "run"), str(line / "pool"), str(line / "scores-pool"), sample_rate_hz=RATE_HZ, corpus="other", lines_per_part=25
+            )
+        )
     with pytest.raises(runs.RunMismatch, match="detector"):
-        train(TrainingJob((str(line / "features"),), str(line / "run"), mahalanobis()))
+        train(TrainJob((str(line / "features"),), str(line / "run"), mahalanobis()))
 
 
 def test_a_finished_training_says_so(line, capsys):
-    train(TrainingJob((str(line / "features"),), str(line / "run"), banded()))
+    train(TrainJob((str(line / "features"),), str(line / "run"), banded()))
     assert "finished already" in capsys.readouterr().out
 
 
 def test_training_wants_features_that_fit(line, tmp_path):
     with pytest.raises(ValueError, match="8192 samples"):
-        train(TrainingJob((str(line / "features"),), str(tmp_path / "run"), zerone_mahalanobis()))
+        train(TrainJob((str(line / "features"),), str(tmp_path / "run"), zerone_mahalanobis()))
     with pytest.raises(InputsDiffer, match="both corpus 'pool'"):
         open_features([str(line / "features"), str(line / "features")])
     with pytest.raises(TrainingError, match="normals-only"):
-        train(TrainingJob((str(line / "features"),), str(tmp_path / "run"), banded(), labels=str(line / "test_labels.jsonl")))
+        train(TrainJob((str(line / "features"),), str(tmp_path / "run"), banded(), labels=str(line / "test_labels.jsonl")))
     assert not (tmp_path / "run").exists()
 
 
 def test_cuts_labels_figures_and_report(line, tmp_path, capsys):
     pool, test = (str(line / "scores-pool"),), (str(line / "scores-test"),)
-    label(pool, str(tmp_path / "decisions"), PercentileConfig())
+    label(LabelJob(pool, str(tmp_path / "decisions"), method=PercentileConfig()))
     assert overall_of(read_cuts(str(tmp_path / "decisions"))).kind == "rate"
     with np.load(tmp_path / "decisions" / "pseudo_labels.npz", allow_pickle=False) as saved:
         assert set(saved) == {"scores", "indices", "pseudo_normal", "pseudo_anomaly", "uncertain", "t_normal", "t_anomaly", "keys"}
@@ -176,12 +184,12 @@ def test_cuts_labels_figures_and_report(line, tmp_path, capsys):
         assert list(saved["keys"]) == sorted(saved["keys"])
     assert (tmp_path / "decisions" / "score_distribution.png").read_bytes().startswith(b"\x89PNG")
 
-    result = evaluate(test, str(line / "test_labels.jsonl"), str(tmp_path / "decisions"))
+    result = evaluate(EvaluateJob(test, str(line / "test_labels.jsonl"), str(tmp_path / "decisions")))
     assert result["auroc"] > 0.95
     assert result["counts"]["labelled"] == 60
     assert json.loads((line / "scores-test" / "evaluation.json").read_text())["auroc"] == result["auroc"]
 
-    report(test, str(tmp_path / "report" / "index.html"), str(tmp_path / "decisions"), str(line / "test_labels.jsonl"))
+    report(ReportJob(test, str(tmp_path / "report" / "index.html"), str(tmp_path / "decisions"), labels=str(line / "test_labels.jsonl")))
     page = (tmp_path / "report" / "index.html").read_text()
     assert "t1-s0" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
@@ -191,13 +199,17 @@ def test_cuts_labels_figures_and_report(line, tmp_path, capsys):
 
 
 def test_a_dry_run_writes_nothing(line, tmp_path, capsys):
-    featurize(str(line / "pool"), str(tmp_path / "features"), FACTS, dry_run=True)
-    score(str(line / "run"), str(line / "pool"), str(tmp_path / "scores"), RATE_HZ, dry_run=True)
-    train(TrainingJob((str(line / "features"),), str(tmp_path / "run"), banded(), dry_run=True))
-    label((str(line / "scores-pool"),), str(tmp_path / "decisions"), PercentileConfig(), dry_run=True)
-    calibrate(str(line / "run"), str(line / "pool"), str(tmp_path / "calibration"), RATE_HZ, dry_run=True)
-    report((str(line / "scores-test"),), str(tmp_path / "report" / "index.html"), dry_run=True)
-    evaluate((str(line / "scores-test"),), str(line / "test_labels.jsonl"), None, str(tmp_path / "evaluation.json"), dry_run=True)
+    featurize(FeaturizeJob(str(line / "pool"), str(tmp_path / "features"), dry_run=True, **corpus_fields(FACTS)))
+    score(ScoreJob(str(line / "run"), str(line / "pool"), str(tmp_path / "scores"), sample_rate_hz=RATE_HZ, dry_run=True))
+    train(TrainJob((str(line / "features"),), str(tmp_path / "run"), banded(), dry_run=True))
+    label(LabelJob((str(line / "scores-pool"),), str(tmp_path / "decisions"), method=PercentileConfig(), dry_run=True))
+    calibrate(CalibrateJob(str(line / "run"), str(line / "pool"), str(tmp_path / "calibration"), sample_rate_hz=RATE_HZ, dry_run=True))
+    report(ReportJob((str(line / "scores-test"),), str(tmp_path / "report" / "index.html"), dry_run=True))
+    evaluate(
+        EvaluateJob(
+            (str(line / "scores-test"),), str(line / "test_labels.jsonl"), None, output=str(tmp_path / "evaluation.json"), dry_run=True
+        )
+    )
     assert list(tmp_path.iterdir()) == []
     out = capsys.readouterr().out
     assert "missing field" in out
@@ -209,31 +221,33 @@ def test_trusted_normals_alone(line, tmp_path):
     write_shard(tmp_path / "raw" / "a.jsonl", 30, seed=9)
     labels = write_shard(tmp_path / "raw" / "b.jsonl", 80, seed=10, fault_share=0.3)
     file = write_labels(tmp_path / "labels.jsonl", labels)
-    featurize(str(tmp_path / "raw"), str(tmp_path / "features"), FACTS)
-    train(TrainingJob((str(tmp_path / "features"),), str(tmp_path / "run"), banded(), labels=str(file), normals_only=True))
+    featurize(FeaturizeJob(str(tmp_path / "raw"), str(tmp_path / "features"), **corpus_fields(FACTS)))
+    train(TrainJob((str(tmp_path / "features"),), str(tmp_path / "run"), banded(), labels=str(file), normals_only=True))
     normals = sum(row["label"] == "normal" for row in labels)
     metrics = [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert metrics[-1]["num_records"] == normals
-    score(str(tmp_path / "run"), str(tmp_path / "raw"), str(tmp_path / "scores"), RATE_HZ)
-    label((str(tmp_path / "scores"),), str(tmp_path / "decisions"), ConformalConfig(q=0.1), labels_uri=str(file))
+    score(ScoreJob(str(tmp_path / "run"), str(tmp_path / "raw"), str(tmp_path / "scores"), sample_rate_hz=RATE_HZ))
+    label(LabelJob((str(tmp_path / "scores"),), str(tmp_path / "decisions"), method=ConformalConfig(q=0.1), labels=str(file)))
     assert overall_of(read_cuts(str(tmp_path / "decisions"))).kind == "false-alarm probability"
     with pytest.raises(DecisionsMismatch, match="other decisions"):
-        label((str(tmp_path / "scores"),), str(tmp_path / "decisions"), ConformalConfig(q=0.2), labels_uri=str(file))
+        label(LabelJob((str(tmp_path / "scores"),), str(tmp_path / "decisions"), method=ConformalConfig(q=0.2), labels=str(file)))
 
 
 def test_sensors_that_training_did_not_see(line, tmp_path, capsys):
     """Scored against the fleet's baseline and without alarms; against their own once they are calibrated."""
     write_shard(tmp_path / "new" / "a.jsonl", 60, seed=20, unit="t7", gain=5.0)
-    arguments = (str(line / "run"), str(tmp_path / "new"), str(tmp_path / "scores"), RATE_HZ)
-    score(*arguments)
+    job = ScoreJob(str(line / "run"), str(tmp_path / "new"), str(tmp_path / "scores"), RATE_HZ)
+    score(job)
     assert "neither the run nor a calibration knows" in capsys.readouterr().out
     assert not any(Parts(str(tmp_path / "scores")).read(["calibrated"])["calibrated"].to_pylist())
 
-    calibrate(str(line / "run"), str(tmp_path / "new"), str(tmp_path / "calibration"), RATE_HZ, records_per_sensor=25)
+    calibrate(
+        CalibrateJob(str(line / "run"), str(tmp_path / "new"), str(tmp_path / "calibration"), sample_rate_hz=RATE_HZ, records_per_sensor=25)
+    )
     table = objects.read_table(str(tmp_path / "calibration" / "calibration.parquet"))
     assert table["num_records"].to_pylist() == [25, 25]
     assert table["sensor_id"].to_pylist() == ["t7-s0", "t7-s1"]
-    score(*arguments[:2], str(tmp_path / "calibrated"), RATE_HZ, calibration_uri=str(tmp_path / "calibration"))
+    score(replace(job, scores=str(tmp_path / "calibrated"), calibration=str(tmp_path / "calibration")))
     after = Parts(str(tmp_path / "calibrated")).read(["record_id", "score", "calibrated"])
     assert all(after["calibrated"].to_pylist())
     usual, before = (np.median(list(scored(folder).values())) for folder in (line / "scores-pool", tmp_path / "scores"))
@@ -241,22 +255,22 @@ def test_sensors_that_training_did_not_see(line, tmp_path, capsys):
     assert np.median(after["score"].to_numpy()) < 1.3 * usual
 
     again = str(tmp_path / "again")  # the earliest by time, whatever the parts
-    calibrate(str(line / "run"), str(tmp_path / "new"), again, RATE_HZ, records_per_sensor=25)
+    calibrate(CalibrateJob(str(line / "run"), str(tmp_path / "new"), again, sample_rate_hz=RATE_HZ, records_per_sensor=25))
     assert objects.read_table(objects.join(again, "calibration.parquet")).equals(table)
 
-    train(TrainingJob((str(line / "features"),), str(tmp_path / "other"), mahalanobis()))
+    train(TrainJob((str(line / "features"),), str(tmp_path / "other"), mahalanobis()))
     with pytest.raises(CalibrationMismatch, match="not with"):
-        score(str(tmp_path / "other"), *arguments[1:2], str(tmp_path / "x"), RATE_HZ, calibration_uri=str(tmp_path / "calibration"))
+        score(replace(job, run=str(tmp_path / "other"), scores=str(tmp_path / "x"), calibration=str(tmp_path / "calibration")))
 
 
 def test_an_ensemble_of_finished_runs_and_one_that_trains_its_members(line, tmp_path):
-    train(TrainingJob((str(line / "features"),), str(tmp_path / "baselines"), baselines()))
-    score(str(tmp_path / "baselines"), str(line / "test"), str(tmp_path / "scores"), RATE_HZ)
-    result = evaluate((str(tmp_path / "scores"),), str(line / "test_labels.jsonl"))
+    train(TrainJob((str(line / "features"),), str(tmp_path / "baselines"), baselines()))
+    score(ScoreJob(str(tmp_path / "baselines"), str(line / "test"), str(tmp_path / "scores"), sample_rate_hz=RATE_HZ))
+    result = evaluate(EvaluateJob((str(tmp_path / "scores"),), str(line / "test_labels.jsonl")))
     assert set(result["auroc_by_member"]) == {"rms", "iforest", "banded", "mahalanobis"}
 
     members = tuple(str(tmp_path / "baselines" / "members" / name) for name in ("banded", "mahalanobis"))
-    train(TrainingJob((str(line / "features"),), str(tmp_path / "taken"), EnsembleRecipe(), members=members))
+    train(TrainJob((str(line / "features"),), str(tmp_path / "taken"), EnsembleRecipe(), members=members))
     run = runs.load(str(tmp_path / "taken"))
     assert run.members == ("banded", "mahalanobis")
     assert isinstance(run.model, runs.Fusing)
@@ -272,34 +286,42 @@ def test_an_ensemble_of_finished_runs_and_one_that_trains_its_members(line, tmp_
 def test_what_does_not_belong_together_is_refused_before_anything_is_written(line, tmp_path):
     features, run = (str(line / "features"),), str(tmp_path / "run")
     with pytest.raises(TrainingError, match="names svdd, vae, the members are banded, rms"):
-        train(TrainingJob(features, run, EnsembleRecipe(members={"banded": banded(), "rms": rms()})))
+        train(TrainJob(features, run, EnsembleRecipe(members={"banded": banded(), "rms": rms()})))
     with pytest.raises(ClusterError, match="--num-workers 64: the cluster has 2 cores"):
-        train(TrainingJob(features, run, cwt_svdd(), num_workers=64))
+        train(TrainJob(features, run, cwt_svdd(), num_workers=64))
     write_shard(tmp_path / "slow" / "a.jsonl", 30, seed=3)
-    featurize(str(tmp_path / "slow"), str(tmp_path / "other"), replace(FACTS, sample_rate_hz=9000.0))
+    featurize(FeaturizeJob(str(tmp_path / "slow"), str(tmp_path / "other"), **corpus_fields(replace(FACTS, sample_rate_hz=9000.0))))
     with pytest.raises(TrainingError, match=r"sample_rate_hz 8192.0 there, 9000.0 here"):
-        train(TrainingJob((str(tmp_path / "other"),), run, EnsembleRecipe(), members=(str(line / "run"),)))
+        train(TrainJob((str(tmp_path / "other"),), run, EnsembleRecipe(), members=(str(line / "run"),)))
     assert not (tmp_path / "run").exists()
     with pytest.raises(CalibrationMismatch, match="is no calibration"):
-        score(str(line / "run"), str(line / "test"), str(tmp_path / "scores"), RATE_HZ, calibration_uri=str(line / "run"))
+        score(
+            ScoreJob(str(line / "run"), str(line / "test"), str(tmp_path / "scores"), sample_rate_hz=RATE_HZ, calibration=str(line / "run"))
+        )
     with pytest.raises(InputsDiffer, match="is no scores table"):
         open_scores([str(line / "features")])
     with pytest.raises(PlanMismatch, match="holds no scores of"):
-        score(str(line / "run"), str(line / "pool"), str(tmp_path / "scores"), RATE_HZ, since_uri=str(line / "features"))
+        score(
+            ScoreJob(
+                str(line / "run"), str(line / "pool"), str(tmp_path / "scores"), sample_rate_hz=RATE_HZ, since_plan=str(line / "features")
+            )
+        )
     assert not (tmp_path / "scores").exists()
 
 
 def test_a_wrong_rate_is_warned_of_by_sensor(tmp_path, capsys):
     """Records of 8192 Hz read as 10,000 Hz hum at 122 Hz."""
     write_shard(tmp_path / "raw" / "a.jsonl", 12, seed=1)
-    featurize(str(tmp_path / "raw"), str(tmp_path / "right"), FACTS)
+    featurize(FeaturizeJob(str(tmp_path / "raw"), str(tmp_path / "right"), **corpus_fields(FACTS)))
     assert "warning" not in capsys.readouterr().out
-    featurize(str(tmp_path / "raw"), str(tmp_path / "wrong"), replace(FACTS, sample_rate_hz=10000.0))
+    featurize(FeaturizeJob(str(tmp_path / "raw"), str(tmp_path / "wrong"), **corpus_fields(replace(FACTS, sample_rate_hz=10000.0))))
     out = capsys.readouterr().out
     for sensor in ("t1/t1-s0", "t1/t1-s1"):
         assert f"the mains line of sensor {sensor} stands at 122" in out
     assert "8,192 Hz rather than 10,000 Hz" in out
-    featurize(str(tmp_path / "raw"), str(tmp_path / "none"), replace(FACTS, sample_rate_hz=10000.0, mains="none"))
+    featurize(
+        FeaturizeJob(str(tmp_path / "raw"), str(tmp_path / "none"), **corpus_fields(replace(FACTS, sample_rate_hz=10000.0, mains="none")))
+    )
     assert "warning" not in capsys.readouterr().out
 
 
@@ -307,7 +329,9 @@ def test_what_a_worker_finds_wrong_is_one_line_for_the_user(tmp_path, capfd, mon
     monkeypatch.delenv("VIBRAY_TRACEBACK", raising=False)
     write_shard(tmp_path / "raw" / "a.jsonl", 3)
     with pytest.raises(SystemExit) as code, user_errors():
-        featurize(str(tmp_path / "raw"), str(tmp_path / "features"), replace(FACTS, unit_pattern=r"^(gbx\d+)-"))
+        featurize(
+            FeaturizeJob(str(tmp_path / "raw"), str(tmp_path / "features"), **corpus_fields(replace(FACTS, unit_pattern=r"^(gbx\d+)-")))
+        )
     assert code.value.code == 2
     error = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1
@@ -317,10 +341,10 @@ def test_what_a_worker_finds_wrong_is_one_line_for_the_user(tmp_path, capfd, mon
 def test_the_default_on_real_gearbox_records(gfd, tmp_path):
     """Nothing is fitted on `test/`; the control, RMS, is worth nothing there."""
     facts = CorpusFacts(10000.0, unit_pattern=r"^(gbx\d+)-", mains="none")
-    featurize(str(gfd / "unlabelled"), str(tmp_path / "features"), facts)
-    train(TrainingJob((str(tmp_path / "features"),), str(tmp_path / "run"), baselines()))
-    score(str(tmp_path / "run"), str(gfd / "test"), str(tmp_path / "scores"), 10000.0)
-    result = evaluate((str(tmp_path / "scores"),), str(gfd / "test_labels.jsonl"))
+    featurize(FeaturizeJob(str(gfd / "unlabelled"), str(tmp_path / "features"), **corpus_fields(facts)))
+    train(TrainJob((str(tmp_path / "features"),), str(tmp_path / "run"), baselines()))
+    score(ScoreJob(str(tmp_path / "run"), str(gfd / "test"), str(tmp_path / "scores"), sample_rate_hz=10000.0))
+    result = evaluate(EvaluateJob((str(tmp_path / "scores"),), str(gfd / "test_labels.jsonl")))
     assert result["counts"]["labelled"] == 300
     assert result["auroc_by_member"]["mahalanobis"] > 0.97
     assert result["auroc_by_member"]["rms"] < 0.6
@@ -330,7 +354,7 @@ def test_the_default_on_real_gearbox_records(gfd, tmp_path):
 @pytest.mark.parametrize(("name", "feature"), [("default", CwtImage(CwtImageConfig())), ("seed", SeedImage(SeedImageConfig()))])
 def test_images_are_stored_where_they_are_asked_for(tmp_path, name, feature):
     write_shard(tmp_path / "raw" / "a.jsonl", 5, seed=1)
-    featurize(str(tmp_path / "raw"), str(tmp_path / "features"), FACTS, image=name)
+    featurize(FeaturizeJob(str(tmp_path / "raw"), str(tmp_path / "features"), **corpus_fields(FACTS)))
     parts = Parts(str(tmp_path / "features"))
     table, stored = parts.read(["record_id", "waveform"]), parts.read(name="images")
     assert stored["record_id"].to_pylist() == table["record_id"].to_pylist()

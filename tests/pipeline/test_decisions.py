@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,16 @@ from vibray import schema
 from vibray.config import to_json
 from vibray.decide.thresholds import ConformalConfig, MadConfig, PercentileConfig, PotConfig
 from vibray.decide.unit_alarms import UnitConfig
-from vibray.pipeline.decisions import DecisionsMismatch, fit_cuts, label, overall_of, read_cuts
-from vibray.pipeline.evaluation import evaluate
-from vibray.pipeline.reporting import report
-from vibray.pipeline.session import user_errors
-from vibray.pipeline.tables import InputsDiffer, open_scores
-from vibray.pipeline.unit_decisions import read_units
+from vibray.decide.units import read_units
+from vibray.pipeline.ending import user_errors
+from vibray.pipeline.evaluate import evaluate
+from vibray.pipeline.jobs import EvaluateJob, LabelJob, ReportJob
+from vibray.pipeline.label import DecisionsMismatch, fit_cuts, label, overall_of, read_cuts
+from vibray.pipeline.report import report
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import commit_part, finish_folder, make_plan, start_plan
+from vibray.tables import InputsDiffer, open_scores
 
 RUN = {"uri": "s3://runs/a", "recipe": "r", "kind": "detector", "content": "c", "members": [], "faults": None}
 FACTS = CorpusFacts(8192.0, 64)
@@ -64,8 +66,8 @@ def folder(tmp_path_factory) -> Path:
     table = replaced(table, "measured_at", later)
     write_scores(folder, table, "test")
     write_labels(folder / "labels.jsonl", table, "test")
-    label((str(folder / "scores" / "test"),), str(folder / "test-decisions"), PercentileConfig())
-    label((str(folder / "scores" / "pool"),), str(folder / "pool-decisions"), MadConfig(anomaly=3.0))
+    label(LabelJob((str(folder / "scores" / "test"),), str(folder / "test-decisions"), method=PercentileConfig()))
+    label(LabelJob((str(folder / "scores" / "pool"),), str(folder / "pool-decisions"), method=MadConfig(anomaly=3.0)))
     return folder
 
 
@@ -81,8 +83,8 @@ def test_a_decisions_folder_holds_the_units(folder):
 
 
 def test_another_scores_table_as_reference(folder, tmp_path, capsys):
-    arguments = ((str(folder / "scores" / "test"),), str(tmp_path / "d"), PercentileConfig())
-    label(*arguments, unit_reference_uris=(str(folder / "scores" / "pool"),))
+    job = LabelJob((str(folder / "scores" / "test"),), str(tmp_path / "d"), method=PercentileConfig())
+    label(replace(job, unit_reference=(str(folder / "scores" / "pool"),)))
     said = capsys.readouterr().out
     assert "reference: another scores table" in said
     assert "1 units in alarm" in said
@@ -91,14 +93,14 @@ def test_another_scores_table_as_reference(folder, tmp_path, capsys):
     assert units is not None
     assert units.facts["num_windows"] == units.facts["num_reference_windows"] == 6 * 400
     with pytest.raises(DecisionsMismatch, match="unit_reference"):
-        label(*arguments)
+        label(job)
     with pytest.raises(InputsDiffer, match="both corpus"):
-        label(*arguments, unit_reference_uris=(str(folder / "scores" / "test"),), dry_run=True)
+        label(replace(job, unit_reference=(str(folder / "scores" / "test"),), dry_run=True))
 
 
 def test_units_of_the_reference_alone_are_not_counted(folder, tmp_path, capsys):
     one = write_scores(tmp_path, fleet(1, seed=2), "one")
-    label((one,), str(tmp_path / "d"), PercentileConfig(), unit_reference_uris=(str(folder / "scores" / "pool"),), dry_run=True)
+    label(LabelJob((one,), str(tmp_path / "d"), method=PercentileConfig(), unit_reference=(str(folder / "scores" / "pool"),), dry_run=True))
     said = capsys.readouterr().out
     assert "units: 1, in windows of 60 min" in said
     assert "a healthy fleet would raise 0.00014 alarms a day" in said  # 24 windows a day, not 6 x 24
@@ -106,7 +108,7 @@ def test_units_of_the_reference_alone_are_not_counted(folder, tmp_path, capsys):
 
 def test_how_often_a_healthy_fleet_would_alarm_is_not_known_of_one_window(folder, tmp_path, capsys):
     scores = (str(folder / "scores" / "test"),)
-    label(scores, str(tmp_path / "d"), PercentileConfig(), units=UnitConfig(window_minutes=1e6), dry_run=True)
+    label(LabelJob(scores, str(tmp_path / "d"), method=PercentileConfig(), unit_window=1e6, dry_run=True))
     said = capsys.readouterr().out
     assert "a healthy fleet would raise is not known: no unit has records in two windows; there is no reference window" in said
     assert "0 alarms a day" not in said
@@ -115,12 +117,12 @@ def test_how_often_a_healthy_fleet_would_alarm_is_not_known_of_one_window(folder
 def test_a_reference_of_another_run_is_refused(folder, tmp_path):
     other = write_scores(tmp_path, fleet(2), "other", {**RUN, "content": "x"})
     with pytest.raises(InputsDiffer, match="same run"):
-        label((str(folder / "scores" / "test"),), str(tmp_path / "d"), MadConfig(), unit_reference_uris=(other,), dry_run=True)
+        label(LabelJob((str(folder / "scores" / "test"),), str(tmp_path / "d"), method=MadConfig(), unit_reference=(other,), dry_run=True))
 
 
 def test_trusted_normals_are_the_reference(folder, tmp_path, capsys):
     scores, labels = (str(folder / "scores" / "test"),), str(folder / "labels.jsonl")
-    label(scores, str(tmp_path / "d"), ConformalConfig(), labels_uri=labels)
+    label(LabelJob(scores, str(tmp_path / "d"), method=ConformalConfig(), labels=labels))
     assert "reference: trusted normals" in capsys.readouterr().out
     units = read_units(str(tmp_path / "d"))
     assert units is not None
@@ -141,7 +143,14 @@ def test_without_a_usable_normal_there_is_nothing_to_fit_on(method, by):
 
 def test_other_rules_are_other_decisions(folder):
     with pytest.raises(DecisionsMismatch, match="units"):
-        label((str(folder / "scores" / "test"),), str(folder / "test-decisions"), PercentileConfig(), units=UnitConfig(persist=(2, 3)))
+        label(
+            LabelJob(
+                (str(folder / "scores" / "test"),),
+                str(folder / "test-decisions"),
+                method=PercentileConfig(),
+                persist=(2, 3),
+            )
+        )
 
 
 @pytest.mark.parametrize(
@@ -157,29 +166,29 @@ def test_a_finished_folder_of_another_job_is_refused_in_one_line(folder, tmp_pat
         (tmp_path / name).write_bytes(b"{}")
     finish_folder(str(tmp_path), files, extra)
     with pytest.raises(SystemExit), user_errors():
-        label((str(folder / "scores" / "test"),), str(tmp_path), PercentileConfig())
+        label(LabelJob((str(folder / "scores" / "test"),), str(tmp_path), method=PercentileConfig()))
     (said,) = capsys.readouterr().err.splitlines()
     assert f"{tmp_path} is another job's folder" in said
     assert f"holds {', '.join(sorted(files))}), no decisions on test:" in said
     with pytest.raises(DecisionsMismatch, match=r"plan\.json"):  # a scores table has no end mark, but a plan
-        label((str(folder / "scores" / "test"),), str(folder / "scores" / "test"), PercentileConfig())
+        label(LabelJob((str(folder / "scores" / "test"),), str(folder / "scores" / "test"), method=PercentileConfig()))
     assert {path.name for path in tmp_path.iterdir()} == {*files, "_done.json"}
 
 
 @pytest.mark.parametrize("method", [PercentileConfig(), MadConfig(anomaly=3.0), PotConfig()])
 def test_without_trusted_normals_nothing_is_called_a_false_alarm_probability(folder, tmp_path, capsys, method):
     pool = (str(folder / "scores" / "pool"),)
-    label(pool, str(tmp_path / "d"), method)
+    label(LabelJob(pool, str(tmp_path / "d"), method=method))
     said = capsys.readouterr().out.replace("no false-alarm probability", "")
     assert "false-alarm" not in said
     assert "guarantee" not in said
     assert read_cuts(str(tmp_path / "d")).kind == ("rule" if isinstance(method, MadConfig) else "rate")  # type: ignore[union-attr]
-    report(pool, str(tmp_path / "r" / "index.html"), str(tmp_path / "d"), explain=False)
+    report(ReportJob(pool, str(tmp_path / "r" / "index.html"), str(tmp_path / "d"), explain=False))
     assert "false-alarm" not in (tmp_path / "r" / "index.html").read_text()
 
 
 def test_the_report_shows_units_and_drift_of_these_scores(folder, tmp_path):
-    report((str(folder / "scores" / "test"),), str(tmp_path / "index.html"), str(folder / "test-decisions"), explain=False)
+    report(ReportJob((str(folder / "scores" / "test"),), str(tmp_path / "index.html"), str(folder / "test-decisions"), explain=False))
     page = (tmp_path / "index.html").read_text()
     assert 'id="units"' in page
     assert "independent" in page
@@ -193,7 +202,7 @@ def test_the_report_shows_units_and_drift_of_these_scores(folder, tmp_path):
 
 
 def test_decisions_made_on_other_scores_show_no_units(folder, tmp_path):
-    report((str(folder / "scores" / "test"),), str(tmp_path / "index.html"), str(folder / "pool-decisions"), explain=False)
+    report(ReportJob((str(folder / "scores" / "test"),), str(tmp_path / "index.html"), str(folder / "pool-decisions"), explain=False))
     page = (tmp_path / "index.html").read_text()
     assert 'id="units"' not in page
     assert "--unit-reference" in page
@@ -213,14 +222,14 @@ def test_a_record_that_was_scored_twice_is_shown_once(tmp_path):
 
 def test_scores_without_evidence_make_a_report_without_records(tmp_path):
     uri = write_scores(tmp_path, fleet(3), "bare", num_evidence=0)
-    report((uri,), str(tmp_path / "index.html"))
+    report(ReportJob((uri,), str(tmp_path / "index.html")))
     assert "<svg" in (tmp_path / "index.html").read_text()
 
 
 def test_realised_rates_stand_beside_nominal_ones_by_group(folder, tmp_path):
     scores = (str(folder / "scores" / "test"),)
-    label(scores, str(tmp_path / "d"), PercentileConfig(), by="sensor")
-    report(scores, str(tmp_path / "index.html"), str(tmp_path / "d"), explain=False)
+    label(LabelJob(scores, str(tmp_path / "d"), method=PercentileConfig(), by="sensor"))
+    report(ReportJob(scores, str(tmp_path / "index.html"), str(tmp_path / "d"), explain=False))
     page = (tmp_path / "index.html").read_text()
     row = page[page.index('<th scope="row" class="text">T00/s0</th>') :].split("</tr>")[0]
     assert row.count("1.00 %") + row.count(">1 %") + row.count("1.0 %") == 2  # nominal and realised
@@ -231,19 +240,19 @@ def test_the_share_that_is_printed_is_that_of_the_cuts_by_group(tmp_path, capsys
     table = fleet()
     loud = np.array(table["unit"].to_pylist()) == "T07"
     uri = write_scores(tmp_path, replaced(table, "score", np.where(loud, 50, 1).astype(np.float32) * table["score"].to_numpy()), "loud")
-    label((uri,), str(tmp_path / "d"), MadConfig(anomaly=3.0), by="unit", dry_run=True)
+    label(LabelJob((uri,), str(tmp_path / "d"), method=MadConfig(anomaly=3.0), by="unit", dry_run=True))
     said = capsys.readouterr().out
     abnormal = int(re.findall(r"([\d,]+) abnormal", said)[0].replace(",", ""))
     assert 0 < abnormal < 0.003 * len(table)
     assert f"{abnormal / len(table):.2%} of the usable scores are at or above their own cut" in said
-    label((uri,), str(tmp_path / "d"), MadConfig(anomaly=3.0), dry_run=True)
+    label(LabelJob((uri,), str(tmp_path / "d"), method=MadConfig(anomaly=3.0), dry_run=True))
     (percent,) = re.findall(r"([\d.]+)% of the usable scores are at or above the cut", capsys.readouterr().out)
     assert float(percent) > 3  # the loud unit fills the tail of all
 
 
 def test_evaluation_says_nominal_and_realised_rate_with_intervals(folder, tmp_path, capsys):
     scores, labels = (str(folder / "scores" / "test"),), str(folder / "labels.jsonl")
-    result = evaluate(scores, labels, str(folder / "pool-decisions"), str(tmp_path / "e.json"))
+    result = evaluate(EvaluateJob(scores, labels, str(folder / "pool-decisions"), output=str(tmp_path / "e.json")))
     said = capsys.readouterr().out
     for words in (
         "AUPRC",
@@ -265,9 +274,9 @@ def test_evaluation_says_nominal_and_realised_rate_with_intervals(folder, tmp_pa
 
 def test_too_few_records_for_units_are_said_and_stop_nothing(tmp_path, capsys):
     write_scores(tmp_path, fleet(1, 1, 40), "few")
-    label((str(tmp_path / "scores" / "few"),), str(tmp_path / "d"), PercentileConfig())
+    label(LabelJob((str(tmp_path / "scores" / "few"),), str(tmp_path / "d"), method=PercentileConfig()))
     assert "no alarms of units" in capsys.readouterr().out
-    report((str(tmp_path / "scores" / "few"),), str(tmp_path / "index.html"), str(tmp_path / "d"), explain=False)
+    report(ReportJob((str(tmp_path / "scores" / "few"),), str(tmp_path / "index.html"), str(tmp_path / "d"), explain=False))
     assert "No unit is or was in alarm" in (tmp_path / "index.html").read_text()
 
 
@@ -282,25 +291,25 @@ def test_cuts_and_labels_of_means_over_sensors(tmp_path, capsys):
     scores = write_scores(tmp_path, table, "test", num_evidence=40)
     labels = write_labels(tmp_path / "labels.jsonl", table, "test")
     pooled, apart = str(tmp_path / "pooled"), str(tmp_path / "apart")
-    label((scores,), pooled, PercentileConfig(), pool_sensors=True)
+    label(LabelJob((scores,), pooled, method=PercentileConfig(), pool_sensors=True))
     assert "means over the sensors of a unit at one time" in capsys.readouterr().out
-    label((scores,), apart, PercentileConfig())
+    label(LabelJob((scores,), apart, method=PercentileConfig()))
     with pytest.raises(DecisionsMismatch, match="pool_sensors"):
-        label((scores,), apart, PercentileConfig(), pool_sensors=True)
+        label(LabelJob((scores,), apart, method=PercentileConfig(), pool_sensors=True))
     of_means = objects.read_table(f"{pooled}/pseudo_labels.parquet")["label"].to_numpy().reshape(6, 3, 400)
     of_records = objects.read_table(f"{apart}/pseudo_labels.parquet")["label"].to_numpy().reshape(6, 3, 400)
     assert (of_means == of_means[:, :1]).all() and not (of_records == of_records[:, :1]).all()
     units = [read_units(uri) for uri in (pooled, apart)]
     assert units[0] and units[1] and units[0].scores.equals(units[1].scores)  # alarms of units are of each sensor's own scores
 
-    found = {uri: evaluate((scores,), labels, uri, dry_run=True) for uri in (pooled, apart)}
+    found = {uri: evaluate(EvaluateJob((scores,), labels, uri, dry_run=True)) for uri in (pooled, apart)}
     said = capsys.readouterr().out
     assert said.count("by the mean over a unit's sensors at one time") == 2
     assert found[pooled]["auroc"] == found[apart]["over_sensors"]["auroc"] > found[apart]["auroc"]
     assert found[pooled]["auroc_by_fault"] == found[apart]["over_sensors"]["auroc_by_fault"]
     assert found[pooled]["at_cut"]["recall"] > found[apart]["at_cut"]["recall"]
 
-    report((scores,), str(tmp_path / "report.html"), pooled, explain=False)
+    report(ReportJob((scores,), str(tmp_path / "report.html"), pooled, explain=False))
     page = (tmp_path / "report.html").read_text()
     assert "Each score is the mean over its unit's sensors at one time" in re.sub(r"\s+", " ", page.replace("&#39;", "'"))
     alarms = (tmp_path / "alarms.csv").read_text().splitlines()[1:]
@@ -308,5 +317,5 @@ def test_cuts_and_labels_of_means_over_sensors(tmp_path, capsys):
 
 
 def test_there_are_no_means_over_sensors_where_times_differ(folder):
-    found = evaluate((str(folder / "scores" / "test"),), str(folder / "labels.jsonl"), dry_run=True)
+    found = evaluate(EvaluateJob((str(folder / "scores" / "test"),), str(folder / "labels.jsonl"), dry_run=True))
     assert found["over_sensors"] is None

@@ -11,14 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.pipeline.lines import FACTS, write_labels, write_shard
+from tests.pipeline.lines import FACTS, corpus_fields, write_labels, write_shard
 from vibray import runs
 from vibray.features.cwt_image import CwtImageConfig
+from vibray.fitting.jobs import TrainJob
 from vibray.models.backbone import TrunkConfig
 from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
 from vibray.pipeline.demo import local_s3
 from vibray.pipeline.featurize import featurize
-from vibray.pipeline.training import TrainingJob, train
+from vibray.pipeline.jobs import FeaturizeJob
+from vibray.pipeline.train import train
 from vibray.recipes import DeepRecipe, cwt_svdd, deep_sad, plain_svdd
 from vibray.runs import Detecting
 from vibray.schema import Reason
@@ -94,7 +96,7 @@ def tiny(epochs: int) -> DeepRecipe:
 def features(tmp_path_factory, local_ray):
     folder = tmp_path_factory.mktemp("deep")
     write_shard(folder / "raw" / "a.jsonl.gz", 53, seed=5)
-    featurize(str(folder / "raw"), str(folder / "features"), FACTS)
+    featurize(FeaturizeJob(str(folder / "raw"), str(folder / "features"), **corpus_fields(FACTS)))
     return str(folder / "features")
 
 
@@ -106,7 +108,7 @@ def one_and_two(features, tmp_path_factory) -> list[Path]:
         with pytest.MonkeyPatch.context() as patch:
             if workers == 2:
                 patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-            train(TrainingJob((features,), str(folder / f"run{workers}"), tiny(2), num_workers=workers))
+            train(TrainJob((features,), str(folder / f"run{workers}"), tiny(2), num_workers=workers))
     return [folder / "run1", folder / "run2"]
 
 
@@ -168,7 +170,7 @@ def test_a_net_that_is_shown_injected_faults_is_the_same_on_two_workers(features
     scaling = replace(recipe.scaling, min_records=4)
     recipe = replace(recipe, scaling=scaling, optim=replace(recipe.optim, epochs=2, batch_size=16))
     for workers in (1, 2):
-        train(TrainingJob((features,), str(tmp_path / f"run{workers}"), recipe, num_workers=workers))
+        train(TrainJob((features,), str(tmp_path / f"run{workers}"), recipe, num_workers=workers))
     lines = metrics(tmp_path / "run2")
     assert [line["stage"] for line in lines] == ["train", "train", "guards"]
     assert {"loss", "records_per_s", "embedding_std", "participation", "distance", "fault_distance"} <= set(lines[0])
@@ -180,13 +182,13 @@ def test_a_net_that_is_shown_injected_faults_is_the_same_on_two_workers(features
 
 def test_deep_sad_learns_from_labels(tmp_path, local_ray):
     labels = write_shard(tmp_path / "raw" / "a.jsonl.gz", 48, seed=6)
-    featurize(str(tmp_path / "raw"), str(tmp_path / "features"), FACTS)
+    featurize(FeaturizeJob(str(tmp_path / "raw"), str(tmp_path / "features"), **corpus_fields(FACTS)))
     recipe = deep_sad()
     recipe = replace(recipe, optim=replace(recipe.optim, epochs=1, batch_size=16))
     with pytest.raises(ValueError, match="needs --labels"):
-        train(TrainingJob((str(tmp_path / "features"),), str(tmp_path / "run"), recipe))
+        train(TrainJob((str(tmp_path / "features"),), str(tmp_path / "run"), recipe))
     path = str(write_labels(tmp_path / "labels.jsonl", labels[:20]))
-    train(TrainingJob((str(tmp_path / "features"),), str(tmp_path / "run"), recipe, labels=path))
+    train(TrainJob((str(tmp_path / "features"),), str(tmp_path / "run"), recipe, labels=path))
     model = runs.load(str(tmp_path / "run")).model
     assert isinstance(model, Detecting) and isinstance(model.detector, DeepSvdd)
     assert model.detector.whitening.abs().sum() > 0
@@ -199,7 +201,7 @@ def test_a_training_that_a_guard_refuses_leaves_its_metrics(features, tmp_path):
     optim = replace(recipe.optim, epochs=30, lr=2e-2, weight_decay=1e-1, schedule="constant")
     recipe = replace(recipe, pretrain=replace(recipe.pretrain, epochs=0), optim=optim)
     with pytest.raises(ValueError, match="of no use"):
-        train(TrainingJob((features,), str(tmp_path / "run"), recipe))
+        train(TrainJob((features,), str(tmp_path / "run"), recipe))
     assert not (tmp_path / "run" / "_done.json").exists()
     *epochs, guards = metrics(tmp_path / "run")
     assert [line["epoch"] for line in epochs] == list(range(30))
@@ -211,5 +213,5 @@ def test_an_error_in_the_recipe_is_told_once_and_not_tried_again(features, tmp_p
     recipe = tiny(1)
     broken = replace(recipe, optim=replace(recipe.optim, lr=1e30))
     with pytest.raises(ValueError, match="no longer finite"):
-        train(TrainingJob((features,), str(tmp_path / "run"), broken))
+        train(TrainJob((features,), str(tmp_path / "run"), broken))
     assert not (tmp_path / "run" / "_done.json").exists()

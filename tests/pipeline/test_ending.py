@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.lines import FACTS, write_shard
+from tests.pipeline.lines import FACTS, corpus_fields, write_shard
+from vibray.config import UserError
 from vibray.pipeline import logs
-from vibray.pipeline.ending import AGAIN, INTERRUPTED, MEND, TERMINATED, ClusterError, Ending, causes, ending, user_errors
+from vibray.pipeline.ending import AGAIN, INTERRUPTED, MEND, TERMINATED, ClusterAway, ClusterError, Ending, causes, ending, user_errors
 from vibray.pipeline.featurize import featurize
-from vibray.pipeline.session import set_up_data
+from vibray.pipeline.jobs import FeaturizeJob
+from vibray.pipeline.session import quiet_data
 from vibray.storage import objects, s3
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.errors import ObjectMissing, StorageBusy, StorageError
@@ -37,8 +39,8 @@ def as_text(monkeypatch):
         (ObjectMissing("s3://b/raw does not exist"), MEND),
         (StorageError("s3://b/raw: access denied"), MEND),
         (ClusterError("node 10.0.0.2 runs torch 2.12.0"), MEND),
-        (ValueError("the recipe wants 8192 samples"), MEND),
-        (OSError(errno.ENOSPC, "No space left on device"), MEND),
+        (UserError("the recipe wants 8192 samples"), MEND),
+        (ClusterAway("nothing answers at RAY_ADDRESS=10.0.0.1:6379"), AGAIN),
         (StorageBusy("s3://b/raw: the storage asks to slow down"), AGAIN),
         (KeyboardInterrupt(), INTERRUPTED),
     ],
@@ -52,23 +54,24 @@ def test_what_a_person_can_mend_is_one_line_and_a_code(error, code, capsys):
     assert ("the same command again" in line) is (code != MEND)
 
 
-def test_a_defect_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError), user_errors():
-        raise ZeroDivisionError
+@pytest.mark.parametrize("error", [ZeroDivisionError(), ValueError("of numpy"), OSError(errno.ENOSPC, "not where storage is called")])
+def test_a_defect_keeps_its_traceback(error):
+    with pytest.raises(type(error)), user_errors():
+        raise error
 
 
 def test_the_traceback_is_shown_on_request_with_the_same_code_and_without_a_secret(capsys, monkeypatch):
     monkeypatch.setenv("VIBRAY_TRACEBACK", "1")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-planted-secret")
     with pytest.raises(SystemExit) as end, user_errors():
-        raise ValueError("signed with a-planted-secret")
+        raise UserError("signed with a-planted-secret")
     assert end.value.code == MEND
     shown = capsys.readouterr().err
     assert "Traceback" in shown
     assert "a-planted-secret" not in shown
 
 
-@pytest.mark.parametrize(("error", "code"), [(ValueError("no such column"), MEND), (ZeroDivisionError("a slip"), 1)])
+@pytest.mark.parametrize(("error", "code"), [(UserError("no such column"), MEND), (ValueError("a slip"), 1)])
 def test_in_json_the_end_is_an_event(error, code, monkeypatch, capsys):
     monkeypatch.setenv(logs.SWITCH, "json")
     with pytest.raises(SystemExit) as end, user_errors():
@@ -144,10 +147,8 @@ def _raise(batch, kind):
 def test_what_a_task_of_ray_data_raised_is_found(kind, end, local_ray):
     import ray
 
-    set_up_data()
-    dataset = ray.data.range(2, override_num_blocks=1).map_batches(partial(_raise, kind=kind))
-    with pytest.raises(Exception) as error:  # whatever Ray makes of it
-        dataset.materialize()
+    with quiet_data(), pytest.raises(Exception) as error:  # whatever Ray makes of it
+        ray.data.range(2, override_num_blocks=1).map_batches(partial(_raise, kind=kind)).materialize()
     assert ending(error.value) == end
 
 
@@ -170,17 +171,16 @@ def test_a_lost_worker_may_pass_and_a_slip_in_a_task_is_a_defect(local_ray):
 
 
 def test_a_shard_that_changed_amid_a_job_is_named_in_one_line_and_nothing_else_is_said(local_ray, tmp_path, capfd):
-    set_up_data()
     raw, features = tmp_path / "raw", tmp_path / "features"
     for name in ("a.jsonl", "b.jsonl"):
         write_shard(raw / name, 4)
-    featurize(str(raw), str(features), FACTS)
+    featurize(FeaturizeJob(str(raw), str(features), **corpus_fields(FACTS)))
     (last,) = [path for path in (features / "_done").iterdir() if '"b.jsonl"' in path.read_text()]
     last.unlink()
     write_shard(raw / "b.jsonl", 5)
     capfd.readouterr()
-    with pytest.raises(SystemExit) as end, user_errors():
-        featurize(str(raw), str(features), FACTS)
+    with pytest.raises(SystemExit) as end, user_errors(), quiet_data():
+        featurize(FeaturizeJob(str(raw), str(features), **corpus_fields(FACTS)))
     assert end.value.code == MEND
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "DeprecationWarning" not in line and "warnings.warn" not in line]
     assert line.startswith(f"error: {raw}/b.jsonl was written again since it was planned")
@@ -234,7 +234,7 @@ def test_what_storage_refuses_is_one_line_without_a_secret(status, code, end, wo
     monkeypatch.setattr(s3, "NUM_ATTEMPTS", 1)
     try:
         with pytest.raises(SystemExit) as ended, user_errors():
-            featurize("s3://bucket/raw", "s3://bucket/features", CorpusFacts(8192.0), dry_run=True)
+            featurize(FeaturizeJob("s3://bucket/raw", "s3://bucket/features", dry_run=True, **corpus_fields(CorpusFacts(8192.0))))
     finally:
         if status:
             server.shutdown()

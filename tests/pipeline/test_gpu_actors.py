@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import ray
 
-from tests.pipeline.lines import FACTS, write_shard
+from tests.pipeline.lines import FACTS, corpus_fields, write_shard
 from vibray.config import short_hash
+from vibray.fitting.jobs import TrainJob
 from vibray.pipeline import session
 from vibray.pipeline.featurize import featurize
-from vibray.pipeline.parts_job import PartsJob
-from vibray.pipeline.scoring import EVIDENCE_PER_PART, score_part
-from vibray.pipeline.training import TrainingJob, train
+from vibray.pipeline.jobs import FeaturizeJob, ScoreJob
+from vibray.pipeline.parts import PartsJob
+from vibray.pipeline.score import score_part
+from vibray.pipeline.train import train
 from vibray.recipes import banded
 from vibray.storage.parts import Parts, check_finished
 
@@ -41,17 +43,17 @@ def main(folder: Path) -> None:
     ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
     for i in range(NUM_SHARDS):
         write_shard(folder / "raw" / f"{i}.jsonl.gz", NUM_RECORDS, seed=i)
-    featurize(str(folder / "raw"), str(folder / "features"), FACTS, vectors=("spectral",))
+    featurize(FeaturizeJob(str(folder / "raw"), str(folder / "features"), vectors=("spectral",), **corpus_fields(FACTS)))
     run = str(folder / "run")
-    train(TrainingJob((str(folder / "features"),), run, banded()))
+    train(TrainJob((str(folder / "features"),), run, banded()))
     content = short_hash(check_finished(run)["files"])
     print(session.cores_beside_a_gpu(), "cores beside a GPU")
     for name, use_gpu in (("tasks", False), ("actors", True)):
         identity = {"input": str(folder / "raw"), "run": {"uri": run, "content": content}}
-        job = PartsJob(str(folder / "raw"), str(folder / name), "raw", FACTS, identity, 1000, "score")
+        job = PartsJob(str(folder / "raw"), str(folder / name), "raw", FACTS, identity, 1000, "score", nets=use_gpu)
         arguments = {"scores_uri": str(folder / name), "run_uri": run, "content": content, "calibration_uri": None}
-        arguments |= {"evidence_per_part": EVIDENCE_PER_PART, "cascade": None, "device": "cpu", "num_threads": 1 + use_gpu}
-        job.run(score_part, arguments, use_gpu)
+        arguments |= {"evidence_per_part": ScoreJob.evidence_per_part, "cascade": None, "device": "cpu", "num_threads": 1 + use_gpu}
+        job.run(score_part, lambda place, own=arguments: own)
     ray.shutdown()
 
 

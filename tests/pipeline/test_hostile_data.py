@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.pipeline.lines import FACTS, RATE_HZ, START, waveform
+from tests.pipeline.lines import FACTS, RATE_HZ, START, corpus_fields, waveform
 from vibray import runs
 from vibray.decide.thresholds import PercentileConfig
-from vibray.pipeline.decisions import label
+from vibray.fitting.jobs import TrainJob
 from vibray.pipeline.featurize import featurize
-from vibray.pipeline.reporting import report
-from vibray.pipeline.scoring import score
-from vibray.pipeline.training import TrainingJob, train
+from vibray.pipeline.jobs import FeaturizeJob, LabelJob, ReportJob, ScoreJob
+from vibray.pipeline.label import label
+from vibray.pipeline.report import report
+from vibray.pipeline.score import score
+from vibray.pipeline.train import train
 from vibray.recipes import banded
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
@@ -58,11 +60,11 @@ def line(tmp_path_factory, local_ray) -> Path:
     (folder / "raw" / f"{SCRIPT.replace('/', '_')}.jsonl").write_text("\n".join(lines) + "\n")
     facts = CorpusFacts(RATE_HZ, FACTS.num_samples)
     where = {name: str(folder / name) for name in ("raw", "features", "run", "scores", "decisions")}
-    featurize(where["raw"], where["features"], facts)
-    train(TrainingJob((where["features"],), where["run"], banded()))
-    score(where["run"], where["raw"], where["scores"], RATE_HZ)
-    label((where["scores"],), where["decisions"], PercentileConfig())
-    report((where["scores"],), str(folder / "report" / "index.html"), where["decisions"])
+    featurize(FeaturizeJob(where["raw"], where["features"], **corpus_fields(facts)))
+    train(TrainJob((where["features"],), where["run"], banded()))
+    score(ScoreJob(where["run"], where["raw"], where["scores"], sample_rate_hz=RATE_HZ))
+    label(LabelJob((where["scores"],), where["decisions"], method=PercentileConfig()))
+    report(ReportJob((where["scores"],), str(folder / "report" / "index.html"), where["decisions"]))
     return folder
 
 

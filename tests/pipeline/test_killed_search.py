@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.lines import FACTS, write_labels, write_units
+from tests.pipeline.lines import FACTS, corpus_fields, write_labels, write_units
 from vibray.pipeline.featurize import featurize
+from vibray.pipeline.jobs import FeaturizeJob
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +49,7 @@ def trials(search: Path) -> list[dict]:
 def test_a_search_whose_driver_is_killed_goes_on_as_if_it_had_not_been(local_ray, tmp_path):
     file = write_labels(tmp_path / "labels.jsonl", write_units(tmp_path / "raw")[2::4])
     features = tmp_path / "features"
-    featurize(str(tmp_path / "raw"), str(features), FACTS, vectors=("spectral",))
+    featurize(FeaturizeJob(str(tmp_path / "raw"), str(features), vectors=("spectral",), **corpus_fields(FACTS)))
     whole, search = tmp_path / "whole", tmp_path / "search"
     finish(start(features, file, whole), whole)
 

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pipeline.lines import FACTS, write_shard
+from tests.pipeline.lines import FACTS, corpus_fields, write_shard
 from vibray import runs
 from vibray.pipeline.featurize import featurize
+from vibray.pipeline.jobs import FeaturizeJob
 from vibray.runs import Detecting
 
 pytestmark = pytest.mark.slow
@@ -36,7 +37,7 @@ PATIENCE_S = 300
 def features(tmp_path_factory, local_ray) -> str:
     folder = tmp_path_factory.mktemp("killed")
     write_shard(folder / "raw" / "a.jsonl.gz", 53, seed=5)  # in batches of 2 over 2 workers: one is left with nothing at times
-    featurize(str(folder / "raw"), str(folder / "features"), FACTS)
+    featurize(FeaturizeJob(str(folder / "raw"), str(folder / "features"), **corpus_fields(FACTS)))
     return str(folder / "features")
 
 

@@ -17,17 +17,16 @@ from vibray.features.scaling import ScalingConfig, ScalingFit
 from vibray.models.backbone import TrunkConfig
 from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
 from vibray.models.vae import VaeConfig
-from vibray.pipeline.calibration import by_sensor, calibration_table
-from vibray.pipeline.parts_job import sensors_of, waveforms_of
-from vibray.pipeline.reporting import explanations, gather
-from vibray.pipeline.scoring import Scorer, load_calibrated, run_identity
-from vibray.pipeline.tables import open_scores
+from vibray.pipeline.calibrate import by_sensor, calibration_table
+from vibray.pipeline.report import explanations, gather
+from vibray.pipeline.score import Scorer, load_calibrated, run_identity
 from vibray.recipes import DeepRecipe, build_deep, build_feature
 from vibray.report.data import Map, ReportConfig
 from vibray.runs import Detecting, Run, begin, load, save, score_statistics
 from vibray.storage import objects
 from vibray.storage.parts import commit_part, finish_folder, make_plan, read_shard, start_plan
 from vibray.storage.reading import ReadPart
+from vibray.tables import open_scores, sensors_of, waveforms_of
 
 IMAGE = CwtImageConfig(rows=16, columns=32, min_hz=60.0)
 SCALING = ScalingConfig(transform="log", by="sensor", per="row")

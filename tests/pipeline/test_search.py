@@ -5,22 +5,23 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import ray
 import torch
 
-from tests.pipeline.lines import FACTS, NUM_UNITS, RATE_HZ, UNIT_RECORDS, write_labels, write_units
+from tests.pipeline.lines import FACTS, NUM_UNITS, RATE_HZ, UNIT_RECORDS, corpus_fields, write_labels, write_units
 from vibray import runs
+from vibray.compare.corpus import Opened, open_corpus, with_values
+from vibray.compare.folds import fold_rows
+from vibray.compare.jobs import SearchJob
+from vibray.compare.space import SpaceError
+from vibray.compare.study import Folder, SearchError
 from vibray.config import short_hash
 from vibray.models.backbone import TrunkConfig
 from vibray.pipeline.ending import ClusterError
 from vibray.pipeline.featurize import featurize
-from vibray.pipeline.search import SearchJob, search
-from vibray.pipeline.search_corpus import open_corpus, with_records
-from vibray.pipeline.search_models import fold_rows
-from vibray.pipeline.search_space import SpaceError
-from vibray.pipeline.search_study import Folder, SearchError
+from vibray.pipeline.jobs import FeaturizeJob
+from vibray.pipeline.search import describe, search
 from vibray.recipes import DeepRecipe, cwt_svdd, fused, knn
 from vibray.storage import objects
 from vibray.storage.parts import Parts
@@ -33,7 +34,7 @@ def job(tmp_path_factory, local_ray) -> SearchJob:
     """Four machines of two sensors; a quarter of the records has a label, a third is faulty."""
     folder = tmp_path_factory.mktemp("search")
     file = write_labels(folder / "labels.jsonl", write_units(folder / "raw")[2::4])
-    featurize(str(folder / "raw"), str(folder / "features"), FACTS, vectors=("spectral",))
+    featurize(FeaturizeJob(str(folder / "raw"), str(folder / "features"), vectors=("spectral",), **corpus_fields(FACTS)))
     uri = str(folder / "features")
     return SearchJob((uri,), str(folder / "search"), fused(), labels=str(file), num_trials=5, num_folds=2, calibration_records=22)
 
@@ -46,32 +47,33 @@ def tiny(epochs: int) -> DeepRecipe:
     return replace(recipe, feature=image, detector=detector, optim=replace(recipe.optim, epochs=epochs, batch_size=32))
 
 
+def opened_of(job: SearchJob, labels: str | None) -> Opened:
+    return open_corpus(job.features, labels, [fused()], job.num_folds, job.calibration_records, unlabelled_pool=True)
+
+
 def record(uri: str) -> dict[int, dict]:
     """The trials without what depends on the clock on the wall."""
     return {number: {k: v for k, v in t.items() if k not in ("seconds", "run")} for number, t in Folder(uri).trials().items()}
 
 
 def test_no_unit_stands_on_both_sides_and_labelled_records_train_nobody(job):
-    corpus, said = open_corpus(job.features, job.labels, fused(), 2, 22, 0)
+    opened = opened_of(job, job.labels)
+    corpus, said = opened.corpus, describe(job, opened)
     label = corpus.records.label
     for fold in range(2):
         rows = fold_rows(corpus, fold, 0)
         held = set(corpus.records.unit[corpus.fold == fold])
         assert len(held) == 2
-        for inside in (rows.split.calibration, rows.split.judged, rows.probe):
+        for inside in (rows.split.calibration, rows.split.judged):
             assert set(corpus.records.unit[inside]) == held
         for outside in (rows.split.pool, rows.trusted):
             assert not set(corpus.records.unit[outside]) & held
         assert (label[rows.split.pool] == "").all()
         assert (label[rows.trusted] == "normal").all()
         assert (label[rows.split.judged] != "").all()
-        assert not set(rows.probe) & set(rows.split.calibration)
-        halves = [set(rows.half(corpus, which).split.pool) for which in (0, 1)]
-        assert not halves[0] & halves[1]
-        assert halves[0] | halves[1] == set(rows.split.pool)
     assert "judged on" in said[-1]
     # labels decide nothing but who is judged: without them the pool is the same and what was labelled besides
-    blind, _ = open_corpus(job.features, None, fused(), 2, 22, 0)
+    blind = opened_of(job, None).corpus
     assert not len(fold_rows(blind, 0, 0).split.judged)
 
 
@@ -120,8 +122,7 @@ def test_every_fold_of_a_trial_is_a_run_like_any_other_and_scores_as_the_trial_d
     assert trials[0]["hash"] == short_hash(tiny(2))
     complete = [t for t in trials.values() if t["state"] == "complete"]
     assert complete
-    corpus, _ = open_corpus(own.features, own.labels, own.recipe, 2, 22, 0)  # type: ignore[arg-type]
-    corpus = with_records(corpus, tiny(2), False, lambda done, total: None)
+    corpus = with_values(opened_of(job, own.labels).corpus, [], True, lambda done, total: None)
     for trial in complete[:1]:
         for fold in range(2):
             run = runs.load(objects.join(trial["run"], f"fold-{fold}"))
@@ -158,18 +159,6 @@ def test_without_labels_the_recipe_stays_as_it_is_and_then_scores(job, tmp_path,
     assert winner["hash"] == short_hash(fused()) and winner["number"] is None
     assert Parts(str(tmp_path / "scores")).total("num_kept") == NUM_UNITS * UNIT_RECORDS
     assert runs.load(str(tmp_path / "s" / "winner")).recipe == fused()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("objective", ["injected", "stability"])
-def test_who_insists_on_an_objective_without_labels_gets_it(job, tmp_path, objective):
-    own = replace(job, search=str(tmp_path / "s"), labels=None, num_trials=2, objective=objective, early_stopping=False)
-    search(own)
-    trials = Folder(own.search).trials()
-    for trial in trials.values():
-        assert trial["state"] == "complete" and not trial["thresholds"]
-        assert trial["values"][0] == pytest.approx(np.mean([fold[objective] for fold in trial["folds"]]))
-        assert 0.3 < trial["values"][0] <= 1
 
 
 @pytest.mark.slow

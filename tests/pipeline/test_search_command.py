@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pipeline.lines import FACTS, NUM_UNITS, RATE_HZ, UNIT_RECORDS, write_labels, write_units
+from tests.pipeline.lines import FACTS, NUM_UNITS, RATE_HZ, UNIT_RECORDS, corpus_fields, write_labels, write_units
 from vibray import runs
+from vibray.compare.study import Folder
 from vibray.pipeline.featurize import featurize
-from vibray.pipeline.search_study import Folder
+from vibray.pipeline.jobs import FeaturizeJob
 from vibray.storage import objects
 from vibray.storage.parts import Parts
 
@@ -25,7 +26,7 @@ RECIPE = """cwt-svdd --feature.rows 16 --feature.columns 16 --feature.min-hz 60 
 @pytest.mark.slow
 def test_a_net_is_searched_for_trained_and_scores_the_archive(local_ray, bucket, tmp_path):
     file = write_labels(tmp_path / "labels.jsonl", write_units(tmp_path / "raw")[2::4])
-    featurize(str(tmp_path / "raw"), str(tmp_path / "features"), FACTS, vectors=("spectral",))
+    featurize(FeaturizeJob(str(tmp_path / "raw"), str(tmp_path / "features"), vectors=("spectral",), **corpus_fields(FACTS)))
     for name in ("raw", "features"):
         for info in objects.list_objects(str(tmp_path / name), hidden=True):
             objects.write_bytes(f"{bucket}/{name}/{info.key}", objects.read_bytes(str(tmp_path / name / info.key)))

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.proxy import spoiled
-from tests.pipeline.lines import FACTS, RATE_HZ, write_shard
+from tests.pipeline.lines import FACTS, RATE_HZ, corpus_fields, write_shard
+from vibray.fitting.jobs import TrainJob
 from vibray.pipeline.featurize import featurize
-from vibray.pipeline.training import TrainingJob, train
+from vibray.pipeline.jobs import FeaturizeJob
+from vibray.pipeline.train import train
 from vibray.recipes import banded
 from vibray.storage import objects
 from vibray.storage.objects import join
@@ -34,8 +36,8 @@ PLANTED = (SECRET, TOKEN, PASSWORD, SIGNATURE)
 def run(tmp_path_factory, local_ray) -> Path:
     folder = tmp_path_factory.mktemp("secrets")
     write_shard(folder / "archive" / "a.jsonl", 60, bad=2, seed=1)
-    featurize(str(folder / "archive"), str(folder / "features"), FACTS)
-    train(TrainingJob((str(folder / "features"),), str(folder / "run"), banded()))
+    featurize(FeaturizeJob(str(folder / "archive"), str(folder / "features"), **corpus_fields(FACTS)))
+    train(TrainJob((str(folder / "features"),), str(folder / "run"), banded()))
     return folder
 
 

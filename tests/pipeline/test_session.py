@@ -2,8 +2,10 @@
 
 import pytest
 
+from vibray.config import versions
 from vibray.pipeline import session
-from vibray.pipeline.session import ClusterError, NodeFacts, compare_nodes
+from vibray.pipeline.ending import ClusterError
+from vibray.pipeline.session import NodeFacts, compare_nodes
 
 HERE = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0"}
 
@@ -24,7 +26,7 @@ def test_a_node_of_another_version_is_named_in_one_line():
 def test_a_folder_that_a_node_cannot_reach_is_named_in_one_line(tmp_path):
     facts = session._node_facts("10.0.0.3", (str(tmp_path / "runs" / "plan.json"),))
     with pytest.raises(ClusterError, match=r"10\.0\.0\.3 cannot reach .*plan\.json.*s3://"):
-        compare_nodes(session.versions(), [facts])
+        compare_nodes(versions(), [facts])
 
 
 def test_every_node_of_this_ray_reaches_what_exists_and_not_what_does_not(local_ray, tmp_path):
@@ -50,5 +52,5 @@ def test_versions_are_what_is_installed():
     import ray
     import torch
 
-    assert session.versions()["ray"] == ray.__version__
-    assert torch.__version__.startswith(session.versions()["torch"])
+    assert versions()["ray"] == ray.__version__
+    assert torch.__version__.startswith(versions()["torch"])

@@ -9,8 +9,8 @@ import pytest
 import zstandard
 
 from vibray.config import to_json
-from vibray.pipeline import synthesis
-from vibray.pipeline.synthesis import SynthesisPlan, shard_bytes, synthesize, write_shard
+from vibray.pipeline.jobs import SynthesizeJob
+from vibray.pipeline.synthesize import SynthesisPlan, shard_bytes, synthesize, write_shard
 from vibray.signal.synthetic import FleetConfig, fleet_lines, label_row
 from vibray.storage import objects
 
@@ -23,12 +23,12 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the shards that were made, in this process instead of in Ray's."""
     names = []
 
-    def here(plan: SynthesisPlan, output_uri: str, todo: list[str]) -> Iterator[tuple[str, int]]:
+    def here(plan: SynthesisPlan, output_uri: str, todo: list[str], local: bool) -> Iterator[tuple[str, int]]:
         for shard in todo:
             names.append(shard)
             yield write_shard(to_json(plan), output_uri, shard)
 
-    monkeypatch.setattr(synthesis, "_write_shards", here)
+    monkeypatch.setattr("vibray.pipeline.synthesize._written", here)
     return names
 
 
@@ -37,8 +37,8 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def run(tmp_path: Path, **changes: Any) -> None:
-    arguments = {"fleet": FLEET, "shard_records": 5, "truncated": True} | changes
-    synthesize(str(tmp_path / "raw"), str(tmp_path / "labels" / "fleet.jsonl"), **arguments)
+    arguments = {"fleet": FLEET, "shard_records": 5, "truncated_shard": True} | changes
+    synthesize(SynthesizeJob(str(tmp_path / "raw"), str(tmp_path / "labels" / "fleet.jsonl"), **arguments))
 
 
 def test_shards_hold_all_lines_in_order_and_labels_all_rows(tmp_path: Path, written: list[str]) -> None:
@@ -95,7 +95,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path, written: list[s
 @pytest.mark.parametrize("name", ["raw/labels.jsonl", "raw", "raw/../raw/labels.jsonl"])
 def test_labels_below_the_shards_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="lies under --output"):
-        synthesize(str(tmp_path / "raw"), str(tmp_path / name), FLEET)
+        synthesize(SynthesizeJob(str(tmp_path / "raw"), str(tmp_path / name), FLEET))
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

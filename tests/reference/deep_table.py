@@ -18,18 +18,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tests.pipeline.lines import corpus_fields
 from vibray import recipes
+from vibray.compare.cells import scores_of, seeded
+from vibray.compare.corpus import Corpus, Task, off_records, records_of, with_values
 from vibray.decide.metrics import auroc
 from vibray.decide.splits import UNLABELLED
-from vibray.pipeline.benchmark_cells import Corpus, Task, scores_of, seeded
-from vibray.pipeline.benchmark_grid import off_records, records_of, with_values
 from vibray.pipeline.featurize import featurize
+from vibray.pipeline.jobs import FeaturizeJob, SynthesizeJob
 from vibray.pipeline.session import started
-from vibray.pipeline.synthesis import synthesize
-from vibray.pipeline.tables import open_features
+from vibray.pipeline.synthesize import synthesize
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig
 from vibray.storage.corpus import CorpusFacts
+from vibray.tables import open_features
 
 FACTS = CorpusFacts(sample_rate_hz=8192.0, unit_pattern=r"^(u\d+)-", signal_unit="g")
 NUM_LABELS = 20
@@ -54,8 +56,8 @@ def make(folder: Path, seed: int) -> tuple[Corpus, Task]:
     label = {}
     for name, config in corpora(seed).items():
         raw, labels = folder / "raw" / name, folder / f"{name}.jsonl"
-        synthesize(str(raw), str(labels), config, shard_records=600)
-        featurize(str(raw), str(folder / "features" / name), FACTS, name, vectors=("spectral",))
+        synthesize(SynthesizeJob(str(raw), str(labels), config, shard_records=600))
+        featurize(FeaturizeJob(str(raw), str(folder / "features" / name), corpus=name, vectors=("spectral",), **corpus_fields(FACTS)))
         rows = (json.loads(line) for line in labels.read_text().splitlines())
         label.update({(name, row["sensor_id"], row["data_time"][:19]): row["label"] for row in rows})
     table = open_features([str(folder / "features" / name) for name in names])

@@ -1,65 +1,58 @@
-"""What a search is worth: its winner on units that no trial has seen, beside the recipe as it is and an exhaustive grid; and whether an
-objective without labels points the same way as the labels would.
+"""What a search is worth: its winner on units that no trial has seen, beside the recipe as it is and an exhaustive grid.
 
   python -m tests.reference.search_table make --folder F                       the fleet, featurized (minutes)
   python -m tests.reference.search_table search --folder F                     24 trials by the job
   python -m tests.reference.search_table search --folder F --pixels 64 --epochs 6     the same with larger images and longer training
   python -m tests.reference.search_table grid --folder F --minutes 9           every point of a grid; again until it is whole
-  python -m tests.reference.search_table correlate --folder F --minutes 9      40 random recipes on the fleet
-  python -m tests.reference.search_table correlate --folder F --gfd G          the same on the gearbox, G being its folder
   python -m tests.reference.search_table show --folder F                       the figures
 
 Pool: 2,000 records of 16 units, 5 % faults, no labels; 96 labelled records of these units, half of them faults. Judged: 960 records of 16
-other units, half of them faults, calibrated by their first 40 records a sensor. On the gearbox, which has one unit, the test records are
-of sensors known from training. A point that is done is a JSON file and is not computed again.
+other units, half of them faults, calibrated by their first 40 records a sensor. A point
+that is done is a JSON file and is not computed again.
 """
 
 import argparse
 import json
 import logging
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
 import ray
 import torch
 
+from tests.pipeline.lines import corpus_fields
+from vibray.compare.corpus import Corpus, open_corpus, with_values
+from vibray.compare.fold_fit import fit_fold
+from vibray.compare.jobs import SearchJob
+from vibray.compare.space import bounded, recipe_of, space_of
+from vibray.compare.study import Folder
 from vibray.config import from_json, short_hash
 from vibray.decide.areas import auroc
 from vibray.decide.splits import Split
-from vibray.pipeline.benchmark_cells import Corpus
-from vibray.pipeline.deep_worker import Worker
+from vibray.fitting.worker import alone
 from vibray.pipeline.featurize import featurize
-from vibray.pipeline.search import SearchJob, search
-from vibray.pipeline.search_corpus import open_corpus, with_records
-from vibray.pipeline.search_models import FoldRows, fit_fold, fold_rows
-from vibray.pipeline.search_space import bounded, propose, recipe_of, space_of
-from vibray.pipeline.search_study import Folder
-from vibray.pipeline.search_trial import rank_correlation, unlabelled_worth
+from vibray.pipeline.jobs import FeaturizeJob, SynthesizeJob
+from vibray.pipeline.search import search
 from vibray.pipeline.session import started
-from vibray.pipeline.synthesis import synthesize
+from vibray.pipeline.synthesize import synthesize
 from vibray.recipes import AnyRecipe, DeepRecipe, cwt_svdd
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig
 from vibray.storage.corpus import CorpusFacts
 from vibray.train.guards import CollapsedModel
-from vibray.train.images import Images
-from vibray.train.reduce import World
 
 FACTS = CorpusFacts(sample_rate_hz=8192.0, unit_pattern=r"^(u\d+)-", signal_unit="g")
-GFD_FACTS = CorpusFacts(sample_rate_hz=10000.0, unit_pattern=r"^(gbx\d+)-", mains="none", signal_unit="g")
 
 BOUNDS = ("objective=hypersphere", "metric=mahalanobis", "latent_dim=32", "weakest_db=-30,-20,-10")
 """The search and the grid differ in how they walk it: width, learning rate and the weakest injected fault."""
 
 GRID = {"width": (16, 45, 128), "lr": (1e-4, 1e-3, 1e-2), "weakest_db": (-30.0, -20.0, -10.0)}
 
-TRIALS, RANDOM_TRIALS = 24, 40
+TRIALS = 24
 
 
 def recipe(epochs: int = 4, pixels: int = 32) -> DeepRecipe:
@@ -80,8 +73,12 @@ def make(folder: Path) -> None:
     }
     with started():
         for name, config in corpora.items():
-            synthesize(str(folder / "raw" / name), str(folder / "labels" / f"{name}.jsonl"), config, shard_records=500)
-            featurize(str(folder / "raw" / name), str(folder / "features" / name), FACTS, name, vectors=("spectral",))
+            synthesize(SynthesizeJob(str(folder / "raw" / name), str(folder / "labels" / f"{name}.jsonl"), config, shard_records=500))
+            featurize(
+                FeaturizeJob(
+                    str(folder / "raw" / name), str(folder / "features" / name), corpus=name, vectors=("spectral",), **corpus_fields(FACTS)
+                )
+            )
 
 
 def run_search(folder: Path, made: DeepRecipe) -> None:
@@ -102,63 +99,27 @@ class Judge:
     """Trains recipes on the pool in this process and judges them on the test records."""
 
     def __init__(self, uris: dict[str, str], test_labels: Path):
-        corpus, _ = open_corpus(tuple(uris.values()), None, recipe(), 2, 20, 0)
-        self.corpus: Corpus = with_records(corpus, recipe(), True, lambda done, total: None)
+        opened = open_corpus(tuple(uris.values()), None, [recipe()], 2, 20, unlabelled_pool=True)
+        self.corpus: Corpus = with_values(opened.corpus, [], True, lambda done, total: None)
         self.part = np.array(self.corpus.table.index["corpus"].to_pylist())
         labels = [json.loads(line) for line in test_labels.read_text().splitlines()]
         of = {(row["sensor_id"], row["data_time"][:19]): row["label"] for row in labels}
         keys = zip(self.corpus.table.index["sensor_id"].to_pylist(), self.corpus.table.index["measured_at"].to_pylist(), strict=True)
         self.label = np.array([of.get((sensor, f"{at:%Y-%m-%dT%H:%M:%S}"), "") for sensor, at in keys])
         self.test = np.flatnonzero((self.part == "test") & (self.label != ""))
-        self.scratch = tempfile.TemporaryDirectory(prefix="vibray-table-")
-        self.made: dict[str, Images] = {}
-        self.worker = Worker(
-            World(), 0, 1, torch.device("cpu"), self.corpus.table, self.corpus.waveforms, Path(self.scratch.name), 4 << 30, self.made,
-            lambda *_, **__: None,
-        )  # fmt: skip
 
     def area(self, made: DeepRecipe, rows: np.ndarray) -> float | None:
         """AUROC on the test records of the recipe trained on these rows; None where it collapses."""
         split = Split(rows, np.flatnonzero(self.part == "calibration"), self.test, rows[:0], 0)
         try:
-            fitted = fit_fold(self.worker, self.corpus, made, FoldRows(split, rows[:0], rows[:0]), lambda *_: None)
+            with alone(self.corpus.table, self.corpus.waveforms) as worker:
+                return auroc(fit_fold(worker, made, self.corpus.task(split, 0)).score(self.test), self.label[self.test] != NORMAL)
         except (CollapsedModel, ArithmeticError):
             return None
-        return auroc(fitted.score(self.test), self.label[self.test] != NORMAL)
-
-    def correlated(self, made: DeepRecipe) -> dict[str, float] | None:
-        """The true AUROC of a net of one fold's pool beside what objectives without labels say of it; None where a net collapses."""
-        # new units take part in no fold: only the pool's and the gearbox's unlabelled records are held out and probed
-        inside = np.isin(self.part, ("pool", "unlabelled"))
-        rows = fold_rows(self.corpus, 0, 0)
-        keep = [index[inside[index]] for index in (rows.split.pool, rows.split.calibration, rows.probe)]
-        calibration = np.union1d(keep[1], np.flatnonzero(self.part == "calibration"))
-        fold = FoldRows(Split(keep[0], calibration, self.test, keep[0][:0], 0), keep[0][:0], keep[2])
-        try:
-            whole = fit_fold(self.worker, self.corpus, made, fold, lambda *_: None)
-            halves = [fit_fold(self.worker, self.corpus, made, fold.half(self.corpus, which), lambda *_: None) for which in (0, 1)]
-        except (CollapsedModel, ArithmeticError):
-            return None
-        values = {
-            "true": auroc(whole.score(self.test), self.label[self.test] != NORMAL),
-            "injected": unlabelled_worth("injected", [whole], fold.probe),
-            "stability": unlabelled_worth("stability", halves, fold.probe),
-        }
-        return {name: float(value) for name, value in values.items() if value is not None}
 
 
 def fleet_judge(folder: Path) -> Judge:
     return Judge({name: str(folder / "features" / name) for name in ("pool", "calibration", "test")}, folder / "labels" / "test.jsonl")
-
-
-def gfd_judge(folder: Path, gfd: Path) -> Judge:
-    """The gearbox, featurized into the folder at the first call."""
-    uris = {name: str(folder / "gfd" / name) for name in ("unlabelled", "test")}
-    if not all(Path(uri, "feature.json").exists() for uri in uris.values()):
-        with started(num_cpus=2):
-            for name, uri in uris.items():
-                featurize(str(gfd / name), uri, GFD_FACTS, name, vectors=("spectral",))
-    return Judge(uris, gfd / "test_labels.jsonl")
 
 
 def points() -> Iterator[tuple[str, DeepRecipe]]:
@@ -198,24 +159,6 @@ def grid(folder: Path, minutes: float) -> None:
             file.write_text(json.dumps({"name": name, "seed": seed, "auroc": area}))
 
 
-def correlate(folder: Path, judge: Judge, corpus: str, minutes: float) -> None:
-    """40 recipes drawn at random from the whole space of nets with injected faults or the soft boundary."""
-    done, start = folder / f"correlate-{corpus}", time.monotonic()
-    done.mkdir(exist_ok=True)
-    space = space_of(recipe())
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=5))
-    for number in range(10 * RANDOM_TRIALS):
-        trial = study.ask()
-        made = propose(trial, recipe(), space)
-        assert isinstance(made, DeepRecipe)
-        file = done / f"{number:03d}-{short_hash(made)}.json"
-        whole = sum(json.loads(other.read_text())["values"] is not None for other in done.iterdir())
-        if whole >= RANDOM_TRIALS or time.monotonic() - start > 60 * minutes:
-            return
-        if not file.exists():
-            file.write_text(json.dumps({"params": trial.params, "values": judge.correlated(made)}))
-
-
 def show(folder: Path) -> None:
     """Every figure that there is."""
     found: dict[str, list[float]] = {}
@@ -224,39 +167,16 @@ def show(folder: Path) -> None:
         found.setdefault(values["name"], []).append(float("nan") if values["auroc"] is None else values["auroc"])
     for name, areas in sorted(found.items(), key=lambda item: -np.nanmean(item[1])):
         print(f"{name:32} AUROC on unseen units {np.mean(areas):.4f} ({np.std(areas):.4f} over {len(areas)} seeds)")
-    for corpus in ("fleet", "gfd"):
-        files = sorted((folder / f"correlate-{corpus}").glob("*.json")) if (folder / f"correlate-{corpus}").exists() else []
-        rows: list[dict[str, Any]] = [json.loads(file.read_text()) for file in files]
-        whole = [row for row in rows if row["values"]]
-        for label, those in (("all", whole), ("hypersphere", [r for r in whole if r["params"]["objective"] == "hypersphere"])):
-            if len(those) < 3:
-                continue
-            true = np.array([row["values"]["true"] for row in those])
-            figures = []
-            for name in ("injected", "stability"):
-                other = np.array([row["values"][name] for row in those])
-                figures.append(f"{name} {rank_correlation(other, true):+.2f} {_interval(other, true)}")
-            print(f"{corpus}, {label}: {len(those)} recipes, true AUROC {true.min():.3f} to {true.max():.3f}: {', '.join(figures)}")
-        if rows:
-            print(f"{corpus}: {len(rows) - len(whole)} of {len(rows)} recipes collapsed")
     for file in sorted(folder.glob("search*/search_summary.json")):
         summary = json.loads(file.read_text())
         trials = Folder(str(file.parent)).trials()
         print(f"{file.parent.name}: {len(trials)} trials, winner {summary['winner']}, {summary['seconds']}")
 
 
-def _interval(a: np.ndarray, b: np.ndarray) -> str:
-    """95 % by bootstrap of the recipes."""
-    rng = np.random.default_rng(0)
-    drawn = [rank_correlation(a[i], b[i]) for i in rng.integers(0, len(a), (1000, len(a)))]
-    return "({:+.2f} to {:+.2f})".format(*np.percentile(drawn, [2.5, 97.5]))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("make", "search", "grid", "correlate", "show"))
+    parser.add_argument("what", choices=("make", "search", "grid", "show"))
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--gfd", type=Path)
     parser.add_argument("--pixels", type=int, default=32)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--minutes", type=float, default=1e9)
@@ -273,9 +193,6 @@ def main() -> None:
             run_search(folder, recipe(arguments.epochs, arguments.pixels))
         case "grid":
             grid(folder, arguments.minutes)
-        case "correlate":
-            judge = gfd_judge(folder, arguments.gfd) if arguments.gfd else fleet_judge(folder)
-            correlate(folder, judge, "gfd" if arguments.gfd else "fleet", arguments.minutes)
         case "show":
             show(folder)
     if ray.is_initialized():

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its rooms (stats, optimize) are imported on first use: they take a second, which no --help needs
 from jaxtyping import Bool, Int64
-from scipy.stats import binom, chi2
 
 BLOCK_SPANS = 5
 """A block is so many spans of n windows long: what binds neighbouring windows stays in it."""
@@ -48,7 +48,7 @@ def onset_probability(rate: float, k: int, n: int) -> float:
     check_persist(k, n)
     if not 0 <= rate <= 1:
         raise AlarmRuleError(f"the rate must lie between 0 and 1, not {rate}")
-    return rate * (1 - rate) * float(binom.pmf(k - 1, n - 1, rate))
+    return rate * (1 - rate) * float(scipy.stats.binom.pmf(k - 1, n - 1, rate))
 
 
 def expected_alarms_per_day(rate: float, k: int, n: int, intervals_s: Sequence[float | int]) -> float:
@@ -110,5 +110,5 @@ def resampled_alarms(
         per_day=float(rates.mean()),
         low=float(low),
         high=float(high),
-        at_most=float(chi2.ppf(0.95, 2 * seen + 2) / 2 / num_windows * per_day),
+        at_most=float(scipy.stats.chi2.ppf(0.95, 2 * seen + 2) / 2 / num_windows * per_day),
     )

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import fminbound
+import scipy  # its rooms (stats, optimize) are imported on first use: they take a second, which no --help needs
 
 LOWEST_SHAPE = -1.0
 """Below it the likelihood has no maximum: it grows without bound as the end point falls on the largest excess."""
@@ -39,7 +39,7 @@ def fit(excesses: np.ndarray) -> Pareto:
     inner = [i for i in range(1, len(u) - 1) if math.isfinite(loss[i - 1]) and loss[i - 1] >= loss[i] <= loss[i + 1]]
     if inner:
         best = min(inner, key=lambda i: loss[i])
-        refined = np.asarray(fminbound(lambda point: _profile(y, point), u[best - 1], u[best + 1], xtol=1e-9)).item()
+        refined = np.asarray(scipy.optimize.fminbound(lambda point: _profile(y, point), u[best - 1], u[best + 1], xtol=1e-9)).item()
         shape, scale = _shape_and_scale(y, refined)
     elif loss[-1] < loss[np.flatnonzero(np.isfinite(loss))[0]]:
         shape, scale = _shape_and_scale(y, float(u[-1]))  # heavier than any shape that has a use: the caller refuses it

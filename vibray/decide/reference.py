@@ -2,8 +2,8 @@
 
 import numpy as np
 import pyarrow as pa
+import scipy  # its rooms (stats, optimize) are imported on first use: they take a second, which no --help needs
 from jaxtyping import Bool, Float64, Int64
-from scipy.stats import genpareto
 
 from vibray.decide import pareto
 from vibray.decide.pseudo_labels import UNDECIDED_STATES
@@ -68,7 +68,8 @@ def p_values(scores: Float64[np.ndarray, " records"], reference: Float64[np.ndar
     if beyond.any() and len(excesses) >= FEWEST_EXCESSES:
         tail = pareto.fit(excesses) if len(excesses) >= FEW_EXCESSES else pareto.Pareto(0.0, float(excesses.mean()))
         shape, scale = (tail.shape, tail.scale) if tail.shape > 0 else (0.0, float(excesses.mean()))
-        log_ratio = genpareto.logsf(scores[beyond] - level, shape, scale=scale) - genpareto.logsf(ref[-1] - level, shape, scale=scale)
+        log_sf = scipy.stats.genpareto(shape, scale=scale).logsf
+        log_ratio = log_sf(scores[beyond] - level) - log_sf(ref[-1] - level)
         p[beyond] = np.maximum(np.exp(log_ratio) / (num + 1), LOWEST_P)
     return p
 

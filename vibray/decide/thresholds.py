@@ -7,8 +7,8 @@ from collections.abc import Hashable, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
+import scipy  # its rooms (stats, optimize) are imported on first use: they take a second, which no --help needs
 from pydantic import Field, with_config
-from scipy.stats import norm
 
 from vibray.config import STRICT
 from vibray.decide import pareto
@@ -91,7 +91,9 @@ def _mad_on(s: np.ndarray, scale: str, normal: Number, anomaly: Number) -> Cuts:
     if scale != "raw":
         with np.errstate(over="ignore"):  # Cuts refuses an infinite one
             low, high = origin + np.exp(low), origin + np.exp(high)
-    return Cuts(float(low), float(high), "mad", kind="rule", nominal_rate=float(norm.sf(anomaly)), num_scores=len(s), scale=scale)
+    return Cuts(
+        float(low), float(high), "mad", kind="rule", nominal_rate=float(scipy.stats.norm.sf(anomaly)), num_scores=len(s), scale=scale
+    )
 
 
 def pot(scores: Scores, q: Number = 0.001, level: Number = 0.90, normal: Number = 5) -> Cuts:

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import scipy  # its rooms (stats, optimize) are imported on first use: they take a second, which no --help needs
 from jaxtyping import Bool, Float64, Int64
 from pydantic import with_config
-from scipy.stats import combine_pvalues, false_discovery_control
 
 from vibray.config import STRICT
 from vibray.decide.alarm_rates import AlarmRuleError, check_persist, expected_alarms_per_day, persistent, resampled_alarms, windows_per_day
@@ -71,7 +71,7 @@ def combined(
     for num in np.unique(size):
         which = np.flatnonzero(size == num)
         rows = order[start[which][:, None] + np.arange(num)]
-        together[which] = combine_pvalues(p[rows], method=method, axis=1).pvalue  # type: ignore[attr-defined]
+        together[which] = scipy.stats.combine_pvalues(p[rows], method=method, axis=1).pvalue  # type: ignore[attr-defined]
     return np.clip(together, 1e-300, 1.0)
 
 
@@ -114,7 +114,7 @@ def unit_scores(
     newest &= start_ms >= _stale_before(unit_of, start_ms, newest, config)
     q_value = np.full(num, np.nan)
     if newest.any():
-        q_value[newest] = false_discovery_control(p_value[newest], method="bh")
+        q_value[newest] = scipy.stats.false_discovery_control(p_value[newest], method="bh")
     columns: dict[str, Any] = {
         "corpus": taken["corpus"].take(pa.array(latest)),
         "unit": names[unit_of],

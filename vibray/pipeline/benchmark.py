@@ -9,31 +9,32 @@ import ray
 import torch
 from ray.exceptions import RayError
 
-from vibray.config import to_json
-from vibray.decide.splits import Setting
-from vibray.pipeline import session
-from vibray.pipeline.benchmark_cells import Contestant, Corpus, is_deep, run_cell
-from vibray.pipeline.benchmark_cost import Cost, cell_seconds, hours
-from vibray.pipeline.benchmark_grid import (
+from vibray.compare.cells import Contestant, is_deep, run_cell
+from vibray.compare.corpus import Corpus, with_values
+from vibray.compare.cost import Cost, cell_seconds, hours
+from vibray.compare.grid import (
     BenchmarkError,
-    BenchmarkJob,
     Cell,
     Entry,
     cells_of,
+    checked,
     contestants,
     describe,
+    labelled_corpus,
     needs_waveforms,
-    open_corpus,
     vectors_needed,
-    with_values,
 )
+from vibray.compare.jobs import BenchmarkJob
+from vibray.config import environment, to_json
+from vibray.decide.splits import Setting
+from vibray.pipeline import session
 from vibray.pipeline.progress import Progress
-from vibray.pipeline.tables import identity_hash
 from vibray.report.benchmark import document, fault_table, main_table, standings, sweep_table
 from vibray.report.benchmark_figure import benchmark_png
 from vibray.storage import objects
 from vibray.storage.parts import Parts, finish_folder
 from vibray.storage.plan import begin_folder, check_begun
+from vibray.tables import identity_hash
 
 ANOTHER = "with another grid"
 
@@ -42,12 +43,12 @@ RESULTS = ("benchmark.json", "benchmark.md", "benchmark.png")
 
 def benchmark(job: BenchmarkJob) -> None:
     """Runs the stage; see jobs/benchmark.py. Raises BenchmarkError at the end where cells failed; all others are kept."""
-    job = job.checked()
+    job = checked(job)
     entries = contestants(job)
     cells = cells_of(job, entries)
     grid = _grid(job, entries)
     check_begun(job.benchmark, "grid.json", grid, ANOTHER, BenchmarkError)
-    corpus, facts = open_corpus(job, entries)
+    corpus, facts = labelled_corpus(job, entries)
     facts = [*facts, *describe(job, corpus)]
     print("\n".join(facts))
     done = _finished(job.benchmark, cells)
@@ -58,7 +59,8 @@ def benchmark(job: BenchmarkJob) -> None:
         if job.dry_run:
             _cost(job, todo, done, entries, lambda wanted: [(c, _seconds(corpus, entries[c.recipe].recipe, c.setting)) for c in wanted])
         else:
-            _run(job, grid, corpus, entries, todo, done)
+            with session.started():
+                _run(job, grid, corpus, entries, todo, done)
     if job.dry_run:
         print("dry run: nothing was written")
         return
@@ -111,12 +113,12 @@ def _failures(uri: str, cells: Sequence[Cell]) -> list[str]:
 
 
 def _read(corpus: Corpus, entries: dict[str, Entry]) -> Corpus:
-    """The corpus in memory, with what is derived from its keys derived once."""
-    with Progress("read", len(set(corpus.table.part.tolist())), "parts") as progress:
-        corpus = with_values(corpus, vectors_needed(entries), needs_waveforms(entries), lambda done, _: progress.at(done))
+    """The corpus in memory."""
+    vectors, waveforms = vectors_needed(entries), needs_waveforms(entries)
+    with Progress("read", len(set(corpus.table.part.tolist())) * (len(vectors) + waveforms), "parts") as progress:
+        corpus = with_values(corpus, vectors, waveforms, lambda done, _: progress.at(done))
     num_bytes = corpus.waveforms.nbytes + sum(values.nbytes for values in corpus.vectors.values())
-    print(f"  in memory: {num_bytes / 2**20:,.1f} MiB a node ({', '.join([*corpus.vectors, *['waveforms'] * needs_waveforms(entries)])})")
-    _ = corpus.table.sensors, corpus.table.key_hash
+    print(f"  in memory: {num_bytes / 2**20:,.1f} MiB a node ({', '.join([*vectors, *['waveforms'] * waveforms])})")
     return corpus
 
 
@@ -242,7 +244,7 @@ def _conclude(job: BenchmarkJob, entries: dict[str, Entry], cells: Sequence[Cell
 
 def _write(job: BenchmarkJob, rows: list[dict[str, Any]], cells: list[dict[str, Any]], facts: Sequence[str], failed: Sequence[str]) -> None:
     assert job.main_contamination is not None
-    values = {"environment": session.environment(), "facts": list(facts), "standings": rows, "failed": list(failed), "cells": cells}
+    values = {"environment": environment(), "facts": list(facts), "standings": rows, "failed": list(failed), "cells": cells}
     objects.write_json(objects.join(job.benchmark, "benchmark.json"), values)
     text = document(rows, job.main_contamination, facts, failed)
     objects.write_bytes(objects.join(job.benchmark, "benchmark.md"), text.encode())

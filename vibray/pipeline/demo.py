@@ -10,23 +10,38 @@ from typing import Any
 
 import s3fs
 
+from vibray.config import UserError
 from vibray.decide.thresholds import PercentileConfig
+from vibray.fitting.jobs import TrainJob
 from vibray.models.deep_svdd import DeepSvddConfig
 from vibray.models.vae import VaeConfig
-from vibray.pipeline.decisions import label, overall_of, read_cuts
-from vibray.pipeline.evaluation import evaluate
+from vibray.pipeline.evaluate import evaluate
 from vibray.pipeline.featurize import featurize
-from vibray.pipeline.reporting import report
-from vibray.pipeline.scoring import score
-from vibray.pipeline.synthesis import synthesize
-from vibray.pipeline.training import TrainingJob, train
-from vibray.recipes import ClassifierRecipe, DeepRecipe, EnsembleRecipe, baselines, cwt_svdd, cwt_vae, ensemble, small, union_classifier
+from vibray.pipeline.jobs import DemoJob, EvaluateJob, FeaturizeJob, LabelJob, ReportJob, ScoreJob, SynthesizeJob
+from vibray.pipeline.label import label, overall_of, read_cuts
+from vibray.pipeline.report import report
+from vibray.pipeline.score import score
+from vibray.pipeline.synthesize import synthesize
+from vibray.pipeline.train import train
+from vibray.recipes import (
+    ClassifierRecipe,
+    DeepRecipe,
+    EnsembleRecipe,
+    baselines,
+    cwt_svdd,
+    cwt_vae,
+    ensemble,
+    fused,
+    small,
+    union_classifier,
+)
 from vibray.signal.synthetic import FleetConfig
 from vibray.storage import objects
-from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts
 
-FACTS = CorpusFacts(sample_rate_hz=8192.0, unit_pattern=r"^(u\d+)-", signal_unit="g")
+RATE_HZ, UNITS = 8192.0, r"^(u\d+)-"
+
+RUNS = ("default", "ensemble", "baselines", "classifier")
 
 STEPS = (32, 5, 14)
 """Records of each sensor in the pool, among the labelled and in the test set, one after the other in time."""
@@ -46,46 +61,55 @@ class Clock:
         self.seconds[name] = time.perf_counter() - start
 
 
-def demo(folder: str, num_units: int = 8, sensors_per_unit: int = 2, epochs: int = 12, report_to: str | None = None) -> dict[str, Any]:
-    """Generates three corpora of one fleet under `folder` and runs every stage on them. Returns the figures of the closing table."""
-    folder, clock = objects.absolute(folder), Clock()
+def demo(job: DemoJob) -> dict[str, Any]:
+    """Generates three corpora of one fleet and runs every stage on them. Returns the figures of the closing table."""
+    from vibray.pipeline import session
+
+    with local_s3() if job.s3 else contextlib.nullcontext() as bucket, session.started():
+        folder = objects.absolute(job.folder) if bucket is None else objects.join(bucket, job.folder)
+        return _demo(job, folder, None if bucket is None else objects.absolute(job.folder))
+
+
+def _demo(job: DemoJob, folder: str, report_to: str | None) -> dict[str, Any]:
+    clock = Clock()
 
     def at(*names: str) -> str:
         return objects.join(folder, *names)
 
     with clock.stage("synthesize"):
-        write_corpora(folder, num_units, sensors_per_unit)
+        write_corpora(folder, job.num_units, job.sensors_per_unit)
     with clock.stage("featurize"):
         for name in ("pool", "labelled"):
-            featurize(at("raw", name), at("features", name), FACTS, name)
-    both = (at("features", "pool"), at("features", "labelled"))
-    with clock.stage("train Deep SVDD and VAE"):
-        train(TrainingJob(both[:1], at("runs", "ensemble"), small_ensemble(epochs)))
-    with clock.stage("train the simple baselines"):
-        train(TrainingJob(both[:1], at("runs", "baselines"), baselines()))
+            featurize(FeaturizeJob(at("raw", name), at("features", name), RATE_HZ, name, unit_pattern=UNITS, signal_unit="g"))
+    pool = (at("features", "pool"),)
+    with clock.stage("train the default, Deep SVDD and VAE, and the simple baselines"):
+        train(TrainJob(pool, at("runs", "default"), fused()))
+        train(TrainJob(pool, at("runs", "ensemble"), small_ensemble(job.epochs)))
+        train(TrainJob(pool, at("runs", "baselines"), baselines()))
     with clock.stage("score the pool"):
-        score(at("runs", "ensemble"), at("raw", "pool"), at("scores", "pool"), FACTS.sample_rate_hz)
+        for run in ("default", "ensemble"):
+            score(ScoreJob(at("runs", run), at("raw", "pool"), at("scores", f"pool-{run}"), RATE_HZ, "pool"))
     with clock.stage("label"):
-        label((at("scores", "pool"),), at("decisions", "pool"), PercentileConfig(anomaly=97.0))
+        for run in ("default", "ensemble"):
+            label(LabelJob((at("scores", f"pool-{run}"),), at("decisions", run), method=PercentileConfig(anomaly=97.0)))
     with clock.stage("train the classifier"):
-        recipe = small(union_classifier(), 2 * epochs)
+        recipe = small(union_classifier(), 2 * job.epochs)
         assert isinstance(recipe, ClassifierRecipe)
-        job = TrainingJob(both, at("runs", "classifier"), recipe, labels=at("labels", "labelled.jsonl"))
-        train(replace(job, pseudo_labels=at("decisions", "pool"), init_from=at("runs", "ensemble")))
+        asked = TrainJob((*pool, at("features", "labelled")), at("runs", "classifier"), recipe, labels=at("labels", "labelled.jsonl"))
+        train(replace(asked, pseudo_labels=at("decisions", "ensemble"), init_from=at("runs", "ensemble")))
     figures = {}
     with clock.stage("score and diagnose the test set"):
-        for run in ("ensemble", "baselines", "classifier"):
-            score(at("runs", run), at("raw", "test"), at("scores", f"test-{run}"), FACTS.sample_rate_hz)
+        for run in RUNS:
+            score(ScoreJob(at("runs", run), at("raw", "test"), at("scores", f"test-{run}"), RATE_HZ))
     with clock.stage("evaluate"):
-        for run in ("ensemble", "baselines", "classifier"):
-            decisions = at("decisions", "pool") if run == "ensemble" else None
-            figures[run] = evaluate((at("scores", f"test-{run}"),), at("labels", "test.jsonl"), decisions)
+        for run in RUNS:
+            decisions = at("decisions", run) if run in ("default", "ensemble") else None
+            figures[run] = evaluate(EvaluateJob((at("scores", f"test-{run}"),), at("labels", "test.jsonl"), decisions))
     with clock.stage("report"):
-        tables = (at("scores", "test-ensemble"),)
-        report(tables, at("report", "index.html"), at("decisions", "pool"), at("labels", "test.jsonl"), "vibray demo: the test set")
-        report_uri = at("report", "index.html")
+        tables, report_uri = (at("scores", "test-default"),), at("report", "index.html")
+        report(ReportJob(tables, report_uri, at("decisions", "default"), at("labels", "test.jsonl"), "vibray demo: the test set"))
         if report_to is not None:  # what lies on the demo's own endpoint ends with it
-            copied = objects.join(objects.absolute(report_to), "report", "index.html")
+            copied = objects.join(report_to, "report", "index.html")
             objects.write_bytes(copied, objects.read_bytes(report_uri))
             report_uri = copied
     figures |= {"seconds": clock.seconds, "report": report_uri}
@@ -101,8 +125,8 @@ def write_corpora(folder: str, num_units: int, sensors_per_unit: int) -> None:
         pool = name == "pool"
         if pool:
             fleet = replace(fleet, broken_share=0.04, long_line=True)
-        arguments = {"shard_records": 128, "compression": "none" if pool else "gz", "truncated": pool}
-        synthesize(objects.join(folder, "raw", name), objects.join(folder, "labels", f"{name}.jsonl"), fleet, **arguments)
+        where = objects.join(folder, "raw", name), objects.join(folder, "labels", f"{name}.jsonl")
+        synthesize(SynthesizeJob(*where, fleet, shard_records=128, compression="none" if pool else "gz", truncated_shard=pool))
         step += steps
 
 
@@ -117,39 +141,48 @@ def small_ensemble(epochs: int) -> EnsembleRecipe:
 
 def print_table(folder: str, figures: dict[str, Any]) -> None:
     """What came out, on one screen."""
-    parts = Parts(objects.join(folder, "scores", "pool"))
-    cuts = overall_of(read_cuts(objects.join(folder, "decisions", "pool")))
-    labels = objects.read_table(objects.join(folder, "decisions", "pool", "pseudo_labels.parquet"))["label"].to_pandas().value_counts()
+    parts = Parts(objects.join(folder, "scores", "pool-default"))
+    cuts = overall_of(read_cuts(objects.join(folder, "decisions", "default")))
+    labels = objects.read_table(objects.join(folder, "decisions", "default", "pseudo_labels.parquet"))["label"].to_pandas().value_counts()
+    default, ensemble, baselines, classifier = (figures[run] for run in RUNS)
     aside = ", ".join(f"{count} {reason}" for reason, count in sorted(parts.reasons.items()))
-    areas = {f"{name} (baseline)": area for name, area in figures["baselines"]["auroc_by_member"].items()}
-    areas |= {"Deep SVDD": figures["ensemble"]["auroc_by_member"]["svdd"], "VAE": figures["ensemble"]["auroc_by_member"]["vae"]}
-    areas |= {"SVDD + VAE": figures["ensemble"]["auroc"], "classifier": figures["classifier"]["auroc"]}
-    at_half = figures["classifier"]["at_cut"]
     rows = [
         ("records read", f"{parts.total('num_read')} = {parts.total('num_kept')} kept + {parts.total('num_bad')} set aside"),
-        ("set aside", aside),
-        ("cuts", f"normal <= {cuts.normal_below:.4g}, anomaly >= {cuts.anomaly_above:.4g} ({cuts.method} on {cuts.scale} scores)"),
-        ("pseudo-labels", f"{labels.get(0, 0)} normal, {labels.get(1, 0)} abnormal, {labels.get(-1, 0)} undecided"),
-        *((f"AUROC {name}", f"{area:.3f}") for name, area in areas.items()),
-        ("F1 at .5, classifier", f"{at_half['f1']:.3f} (macro over faults {figures['classifier']['macro_f1']:.3f})"),
-        ("seconds", ", ".join(f"{name} {seconds:.0f}" for name, seconds in figures["seconds"].items())),
-        ("report", figures["report"]),
+        ("  set aside", aside),
+        ("cuts of the default", f"normal <= {cuts.normal_below:.4g}, anomaly >= {cuts.anomaly_above:.4g} ({cuts.method})"),
+        ("  pseudo-labels", f"{labels.get(0, 0)} normal, {labels.get(1, 0)} abnormal, {labels.get(-1, 0)} undecided"),
+    ]
+    areas = [
+        ("default (fused)", default["auroc"], "five descriptions of the spectrum, each by its sensor's own past"),
+        ("  over sensors", (default["over_sensors"] or default)["auroc"], "the same, mean over a unit's sensors at one time"),
+        ("RMS", baselines["auroc_by_member"]["rms"], "control: how strong the vibration is, nothing else"),
+        ("Isolation Forest", baselines["auroc_by_member"]["iforest"], "control: 15 statistics of the waveform"),
+        ("Mahalanobis", baselines["auroc_by_member"]["mahalanobis"], "64 log bands by sensor, trimmed"),
+        ("Deep SVDD", ensemble["auroc_by_member"]["svdd"], "net on CWT images, seconds of training"),
+        ("VAE", ensemble["auroc_by_member"]["vae"], "net on CWT images, seconds of training"),
+        ("Deep SVDD + VAE", ensemble["auroc"], "both, .6 and .4"),
+        ("classifier", classifier["auroc"], f"80 labels and pseudo-labels; macro-F1 over the faults {classifier['macro_f1']:.3f}"),
     ]
     print()
     for what, figure in rows:
-        print(f"{what:<30}{figure}")
+        print(f"{what:<22}{figure}")
+    print(f"\nAUROC on the test set, {default['counts']['labelled']} records, half of them faulty:")
+    for name, area, words in areas:
+        print(f"{name:<22}{area:.3f}  {words}")
+    print(f"\n{'seconds':<22}{', '.join(f'{name} {seconds:.0f}' for name, seconds in figures['seconds'].items())}")
+    print(f"{'report':<22}{figures['report']}")
 
 
 @contextlib.contextmanager
 def local_s3(bucket: str = "vibray-demo") -> Iterator[str]:
     """The URI of an empty bucket on an S3 endpoint over HTTP on this machine's loopback; the AWS variables point there meanwhile.
 
-    Raises ValueError where the package that serves it is not installed.
+    Raises UserError where the package that serves it is not installed.
     """
     try:
         from moto.server import ThreadedMotoServer
     except ImportError:
-        raise ValueError("--s3 needs a local S3 server: pip install -e '.[test]'") from None
+        raise UserError("--s3 needs a local S3 server: pip install -e '.[test]'") from None
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request would bury the demo's own
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

@@ -1,7 +1,8 @@
 """How a job ends that cannot go on: one line for a person, an exit code for a script.
 
-0 finished; 2 something to mend, which the line names; 3 something that may pass (storage or a machine failed): the same command again goes
-on where this one stopped; 130 interrupted, 143 terminated, the same holds; 1 a defect of vibray, with its traceback.
+0 finished; 2 something to mend, which the line names: a UserError, no other; 3 something that may pass (storage or a machine failed): the
+same command again goes on where this one stopped; 130 interrupted, 143 terminated, the same holds; 1 a defect, with its traceback. Ray need
+not be imported: where it is not, none of its errors can have come.
 """
 
 import contextlib
@@ -16,10 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from ray import exceptions as failed
-from ray.data.exceptions import SystemException
-from ray.train.v2.api.exceptions import TrainingFailedError
-
+from vibray.config import UserError
 from vibray.pipeline import logs
 from vibray.storage.errors import StorageBusy
 
@@ -30,12 +28,20 @@ GO_ON = "run the same command again to go on where it stopped"
 log = logging.getLogger(__name__)
 
 
-class ClusterError(RuntimeError):
+class ClusterError(UserError):
     """The cluster cannot run this job; one line says why and what to do."""
+
+
+class ClusterAway(RuntimeError):
+    """The cluster does not answer, or its nodes do not come: trying again may mend it."""
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM: `ray job stop`, or a node that goes."""
+
+
+signalled = threading.Event()
+"""SIGTERM came."""
 
 
 class Ending(NamedTuple):
@@ -46,35 +52,43 @@ class Ending(NamedTuple):
 
 
 OF_A_MACHINE = (
-    (failed.OutOfMemoryError, "a worker was stopped because its node ran out of memory: give nodes more memory, or fewer CPUs"),
-    ((failed.OutOfDiskError, failed.ObjectStoreFullError), "a node has no room left for what workers hand on: give nodes more disk"),
-    (failed.RuntimeEnvSetupError, "a node could not set up the runtime environment (--runtime-env)"),
-    (failed.RayError, "the cluster lost a worker or a node that it could not do without"),
-    (TrainingFailedError, "the training was started again as often as it may be, and failed each time"),
+    ("OutOfMemoryError", "a worker was stopped because its node ran out of memory: give nodes more memory, or fewer CPUs"),
+    ("OutOfDiskError ObjectStoreFullError", "a node has no room left for what workers hand on: give nodes more disk"),
+    ("RuntimeEnvSetupError", "a node could not set up the runtime environment (--runtime-env)"),
+    ("RayError", "the cluster lost a worker or a node that it could not do without"),
+    ("TrainingFailedError", "the training was started again as often as it may be, and failed each time"),
 )
-"""Ray's errors that are nobody's code, from the special to the general."""
+"""Ray's errors that are nobody's code, from the special to the general, by the names of their classes."""
+
+OF_A_TASK = {"RayTaskError", "UserCodeException"}
+"""Ray's errors that stand for one of a task's own."""
 
 
 def ending(error: BaseException) -> Ending | None:
     """What an exception means to the person; None for a defect."""
-    if isinstance(error, Terminated):
-        return Ending(TERMINATED, f"terminated: {GO_ON}")
     if isinstance(error, KeyboardInterrupt):
-        return Ending(INTERRUPTED, f"interrupted: {GO_ON}")
+        # Ray's calls end with a KeyboardInterrupt of their own whatever the handler of a signal raised
+        terminated = isinstance(error, Terminated) or signalled.is_set()
+        return Ending(TERMINATED, f"terminated: {GO_ON}") if terminated else Ending(INTERRUPTED, f"interrupted: {GO_ON}")
     # Ray Data raises whatever was not a task's own from an empty SystemException
-    chain = [cause for cause in causes(error) if not isinstance(cause, SystemException)] or [error]
+    chain = [cause for cause in causes(error) if "SystemException" not in _of_ray(cause)] or [error]
     for cause in chain:
-        if isinstance(cause, failed.RayError):  # some are of the class of their cause too, but their text is a page
+        if "RayError" in _of_ray(cause):  # some are of the class of their cause too, but their text is a page
             continue
-        if isinstance(cause, StorageBusy):
+        if isinstance(cause, StorageBusy | ClusterAway):
             return Ending(AGAIN, f"error: {_text(cause)}; {GO_ON}")
-        if isinstance(cause, ValueError | OSError | ClusterError):
+        if isinstance(cause, UserError):
             return Ending(MEND, f"error: {_text(cause)}")
-    last = chain[-1]  # where a task's own error lies at the bottom, it is a defect
-    for kinds, words in OF_A_MACHINE:
-        if isinstance(last, kinds) and not isinstance(last, failed.RayTaskError | failed.UserCodeException):
-            return Ending(AGAIN, f"error: {words} ({_first_line(last)}); {GO_ON}")
+    last = _of_ray(chain[-1])  # where a task's own error lies at the bottom, it is a defect
+    for names, words in OF_A_MACHINE:
+        if last & set(names.split()) and not last & OF_A_TASK:
+            return Ending(AGAIN, f"error: {words} ({_first_line(chain[-1])}); {GO_ON}")
     return None
+
+
+def _of_ray(error: BaseException) -> set[str]:
+    """Names of the classes of Ray's that an error is of."""
+    return {kind.__name__ for kind in type(error).__mro__ if kind.__module__.partition(".")[0] == "ray"}
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -131,8 +145,10 @@ def interruptible() -> Iterator[None]:
 
     def terminate(*_: object) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signalled.set()
         raise Terminated
 
+    signalled.clear()
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield

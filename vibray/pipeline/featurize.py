@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,29 +11,22 @@ import torch
 from vibray import schema
 from vibray.config import to_json
 from vibray.decide.state import centred_rms
-from vibray.features.cwt_image import CwtImageConfig
 from vibray.features.harmonic import Harmonic, HarmonicConfig
-from vibray.features.seed_image import SeedImageConfig
 from vibray.features.spectral import SpectralConfig
 from vibray.features.zerone import ZeroneConfig
-from vibray.pipeline.parts_job import PartsJob, sensors_of, vector_column, waveforms_of
-from vibray.recipes import VectorConfig, build_image, build_vector
+from vibray.pipeline.jobs import FeaturizeJob
+from vibray.pipeline.parts import PartsJob
+from vibray.recipes import VectorConfig, build_vector
 from vibray.runs import CHUNK, mains_snr_db
 from vibray.signal.harmonics import mains_line_hz
 from vibray.storage import objects
-from vibray.storage.corpus import CorpusFacts
+from vibray.storage.corpus import CorpusFacts, read_units
 from vibray.storage.parts import Parts, commit_part
-from vibray.storage.plan import LINES_PER_PART
 from vibray.storage.reading import ReadPart
-
-VECTORS = ("spectral", "zerone", "harmonic")
-"""Vector features that are stored where the corpus allows them: they are small beside the waveform."""
-
-StoredImage = Literal["default", "seed"]
-
-IMAGES: dict[StoredImage, CwtImageConfig | SeedImageConfig] = {"default": CwtImageConfig(), "seed": SeedImageConfig()}
+from vibray.tables import sensors_of, vector_column, waveforms_of
 
 CONFIGS: dict[str, VectorConfig] = {"spectral": SpectralConfig(), "zerone": ZeroneConfig(), "harmonic": HarmonicConfig()}
+"""Vector features that are stored where the corpus allows them: they are small beside the waveform."""
 
 MAINS_TOLERANCE = 0.01
 """A mains line further than this from where it should stand, relatively, means another sample rate: 8192 Hz read as 10,000 is .22 off."""
@@ -44,37 +37,35 @@ MAINS_RECORDS = 8
 """Records of a sensor that are looked at in a part: the rate is a sensor's, not a record's, and the search takes as long as a vector."""
 
 
-def featurize(
-    input_uri: str,
-    features_uri: str,
-    facts: CorpusFacts,
-    corpus: str | None = None,
-    vectors: tuple[str, ...] = VECTORS,
-    lines_per_part: int = LINES_PER_PART,
-    image: StoredImage | None = None,
-    dry_run: bool = False,
-) -> None:
+def featurize(job: FeaturizeJob) -> None:
     """Runs the stage; see jobs/featurize.py."""
-    stored, left_out = allowed_vectors(vectors, facts)
+    facts = facts_of(job)
+    stored, left_out = allowed_vectors(job.vectors, facts)
     for name, why in left_out.items():
         print(f"left out: {why}" if name in why else f"left out: {name}: {why}")
     configs = {name: CONFIGS[name] for name in stored}
-    corpus = corpus or objects.last_segment(input_uri)
-    input_uri, features_uri = objects.absolute(input_uri), objects.absolute(features_uri)
+    input_uri, features_uri = objects.absolute(job.input), objects.absolute(job.features)
+    corpus = job.corpus or objects.last_segment(input_uri)
     identity = {
         "input": input_uri,
         "corpus": corpus,
         "facts": to_json(facts),
         "vectors": {name: to_json(config) for name, config in configs.items()},
-        "images": None if image is None else to_json(IMAGES[image]),
     }
-    job = PartsJob(input_uri, features_uri, corpus, facts, identity, lines_per_part, "featurize")
-    if dry_run:
-        job.preview(MakeFeatures(facts, configs).table)
+    parts_job = PartsJob(input_uri, features_uri, corpus, facts, identity, job.lines_per_part, "featurize", job.local)
+    if job.dry_run:
+        parts_job.preview(MakeFeatures(facts, configs).table)
         return
-    parts = job.run(make_features, {"features_uri": features_uri, "facts": facts, "configs": configs, "image": image})
+    parts = parts_job.run(make_features, lambda place: {"features_uri": features_uri, "facts": facts, "configs": configs})
     write_feature_json(features_uri, parts, facts, configs)
     warn_mains(parts, facts)
+
+
+def facts_of(job: FeaturizeJob) -> CorpusFacts:
+    """What the job says of the corpus. Raises UserError where that cannot be."""
+    units = None if job.units is None else read_units(job.units)
+    measured = (job.sample_rate_hz, job.num_samples, job.unit_pattern, units, job.timezone)
+    return CorpusFacts(*measured, job.mains, job.signal_unit, job.wrong_length)
 
 
 def allowed_vectors(vectors: tuple[str, ...], facts: CorpusFacts) -> tuple[list[str], dict[str, str]]:
@@ -109,14 +100,10 @@ def write_feature_json(features_uri: str, parts: Parts, facts: CorpusFacts, conf
     objects.write_json(objects.join(features_uri, "feature.json"), values)
 
 
-def make_features(
-    read: ReadPart, features_uri: str, facts: CorpusFacts, configs: dict[str, VectorConfig], image: StoredImage | None
-) -> dict[str, Any]:
+def make_features(read: ReadPart, features_uri: str, facts: CorpusFacts, configs: dict[str, VectorConfig]) -> dict[str, Any]:
     """The stage: a part of records in, a part of the features table out."""
     make = MakeFeatures(facts, configs)
     tables = {"": make.table(read.records), "bad": read.bad}
-    if image is not None:
-        tables["images"] = make.images(read.records, image)
     return commit_part(features_uri, read.part_id, tables, {**read.marker, "mains": make.mains(read.records)})
 
 
@@ -145,26 +132,6 @@ class MakeFeatures:
         columns |= {"rms": pa.array(whole["rms"]), "mains_snr_db": pa.array(whole["mains_snr_db"], from_pandas=True)}
         columns |= {name: vector_column(whole[name]) for name in features}
         return pa.table(columns, schema=shape)
-
-    def images(self, records: pa.Table, name: StoredImage) -> pa.Table:
-        """An image of some records, float16, a binary column with its shape beside it; of equal channels one."""
-        feature = build_image(IMAGES[name], None)
-        shape = (1, *feature.shape[1:]) if name == "seed" else feature.shape
-        images = np.empty((records.num_rows, *shape), np.float16)
-        for start, chunk in zip(range(0, len(images), CHUNK), _chunks(records), strict=True):
-            made = feature(torch.from_numpy(chunk), self.facts.sample_rate_hz)[:, : shape[0]]
-            torch.from_numpy(images[start : start + CHUNK]).copy_(made)
-        size = images[:1].nbytes
-        offsets = pa.array(size * np.arange(len(images) + 1))
-        column = pa.Array.from_buffers(pa.large_binary(), len(images), [None, offsets.buffers()[1], pa.py_buffer(images)])
-        return pa.table(
-            {
-                "corpus": records["corpus"],
-                "record_id": records["record_id"],
-                "image": column,
-                "shape": pa.array([list(shape)] * len(images), pa.list_(pa.int32())),
-            }
-        )
 
     def mains(self, records: pa.Table) -> dict[str, list[float]]:
         """By sensor: frequencies at which its clear mains lines stand, for the check of the rate."""

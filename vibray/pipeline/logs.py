@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from vibray.config import UserError
+
 SWITCH = "VIBRAY_LOG"
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN")
 """Variables whose values are taken out of every line. Nothing of ours logs them; a library's message might."""
@@ -21,7 +23,7 @@ SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_AUTH_TOKEN")
 log = logging.getLogger("vibray")
 
 
-class UnknownSwitch(ValueError):
+class UnknownSwitch(UserError):
     """The switch has a value that means nothing."""
 
 

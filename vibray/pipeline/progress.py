@@ -100,3 +100,28 @@ class Progress:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+class Bars:
+    """Several pieces of work by their labels, each with its own progress from its first word to its last."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, Progress] = {}
+
+    def tell(self, label: str, done: int, total: int, **facts: Any) -> None:
+        """`done` of `total` of what `label` names; a total of 0: the label is a line of text."""
+        if total == 0:
+            print(label, flush=True)
+            return
+        if label not in self.running:
+            self.running[label] = Progress(label, total)
+        self.running[label].at(done, **facts)
+        if done >= total:
+            self.running.pop(label).close()
+
+    def __enter__(self) -> "Bars":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for progress in self.running.values():
+            progress.close()

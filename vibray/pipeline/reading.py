@@ -7,15 +7,17 @@ record (blocks of records stay whole only between one and one and a half times t
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import ray.data
 
 from vibray.config import from_json, to_json
+from vibray.pipeline import session
 from vibray.storage import tally
 from vibray.storage.corpus import CorpusFacts
-from vibray.storage.plan import PartPlan, Plan
+from vibray.storage.plan import PartPlan, Plan, Todo
 from vibray.storage.reading import ReadPart, read_shard
 
 READ_CPUS = 0.25
@@ -31,8 +33,39 @@ TASK_BYTES = 256 << 20
 """Stored bytes that a task of several small parts takes at most, some 4,000 to 9,000 records. Ray Data's executor looks for ended tasks
 every .1 s, twice for each: a core waits .2 s for its next task."""
 
-Todo = Sequence[tuple[PartPlan, frozenset[int]]]
-"""Unfinished parts or chains, and the numbers of each chain that are done."""
+
+Work = Callable[[ReadPart], pa.Table]
+
+
+def stream(plan: Plan, facts: CorpusFacts, todo: Todo, work: Work, use_gpu: bool) -> Iterator[pa.Table]:
+    """The small tables that `work` makes of the parts, as they come."""
+    cores = session.num_cpus()
+    if not use_gpu and (len(todo) >= cores or not any(part.chain for part, _ in todo)):
+        dataset = work_parts(plan, facts, todo, work, min(len(todo), cores))
+    else:
+        # work on GPUs; or chains that are fewer than the cores: a chain is read by one task, and all cores are to work
+        read: Any = partial(read_parts(plan, facts, todo).map_batches, batch_size=1, batch_format="pyarrow")
+        if use_gpu:  # a process that has used a GPU for a task ends with it: actors stay
+            actors = ray.data.ActorPoolStrategy(min_size=1, max_size=session.num_gpus())
+            own_cpus = session.cores_beside_a_gpu() or WORK_CPUS
+            dataset = read(_Actor, fn_constructor_kwargs={"work": work}, num_cpus=own_cpus, num_gpus=1, compute=actors)
+        else:  # on CPUs processes stay, and with them what they imported and loaded
+            dataset = read(_work_batch, fn_kwargs={"work": work}, num_cpus=WORK_CPUS, compute=ray.data.TaskPoolStrategy(cores))
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def _work_batch(batch: pa.Table, work: Work) -> pa.Table:
+    return pa.concat_tables([work(read) for read in unpack(batch)])
+
+
+class _Actor:
+    """The same in a process that holds a GPU; Ray Data's actors are made of classes."""
+
+    def __init__(self, work: Work):
+        self.work = work
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return _work_batch(batch, self.work)
 
 
 def read_parts(plan: Plan, facts: CorpusFacts, todo: Todo) -> ray.data.Dataset:
@@ -40,7 +73,7 @@ def read_parts(plan: Plan, facts: CorpusFacts, todo: Todo) -> ray.data.Dataset:
     return _map_plan(plan, facts, [[entry] for entry in todo], pack, num_cpus=READ_CPUS)
 
 
-def work_parts(plan: Plan, facts: CorpusFacts, todo: Todo, work: Callable[[ReadPart], pa.Table], num_workers: int) -> ray.data.Dataset:
+def work_parts(plan: Plan, facts: CorpusFacts, todo: Todo, work: Work, num_workers: int) -> ray.data.Dataset:
     """The small tables that `work` makes of the parts; a task takes a core, reads and works part after part, and holds one at a time."""
     options = {"num_cpus": 1, "compute": ray.data.TaskPoolStrategy(num_workers)}
     return _map_plan(plan, facts, grouped(todo, num_workers), work, **options)
@@ -64,12 +97,11 @@ def grouped(todo: Todo, num_workers: int) -> Sequence[Todo]:
     return groups if todo else []
 
 
-def _map_plan(
-    plan: Plan, facts: CorpusFacts, tasks: Sequence[Todo], work: Callable[[ReadPart], pa.Table], **options: Any
-) -> ray.data.Dataset:
-    ray.data.DataContext.get_current().target_max_block_size = 1  # no row waits for another: each is a block of its own
+def _map_plan(plan: Plan, facts: CorpusFacts, tasks: Sequence[Todo], work: Work, **options: Any) -> ray.data.Dataset:
     rows = [{"parts": [json.dumps(to_json(part)) for part, _ in task], "done": [sorted(done) for _, done in task]} for task in tasks]
-    return ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_TASKS)).map_batches(
+    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), MAX_TASKS))
+    dataset.context.target_max_block_size = 1  # no row waits for another: each is a block of its own. The dataset's setting, no other's
+    return dataset.map_batches(
         _read,  # type: ignore[arg-type] (Ray's type knows no generators of tables)
         fn_kwargs={"base_uri": plan.base_uri, "corpus": plan.corpus, "facts": facts, "work": work},
         batch_size=1,
@@ -78,7 +110,7 @@ def _map_plan(
     )
 
 
-def _read(batch: pa.Table, base_uri: str, corpus: str, facts: CorpusFacts, work: Callable[[ReadPart], pa.Table]) -> Iterator[pa.Table]:
+def _read(batch: pa.Table, base_uri: str, corpus: str, facts: CorpusFacts, work: Work) -> Iterator[pa.Table]:
     for row in batch.to_pylist():
         for text, done in zip(row["parts"], row["done"], strict=True):
             part = from_json(PartPlan, json.loads(text))

@@ -2,148 +2,82 @@
 
 import json
 import time
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-from vibray.config import from_json, short_hash, to_json
+import numpy as np
+
+from vibray.compare.corpus import Opened, open_corpus, with_values
+from vibray.compare.folds import fold_rows
+from vibray.compare.jobs import SearchJob
+from vibray.compare.space import bounded, own_params, space_of, to_values
+from vibray.compare.study import Folder, SearchError, Study, check_storage, mirrored
+from vibray.compare.summary import told, write_results
+from vibray.compare.thresholds import SETTINGS
+from vibray.compare.trial import TrialPlan, rungs
+from vibray.compare.winner import Judged
+from vibray.config import environment, from_json, short_hash, to_json
+from vibray.fitting.jobs import TrainJob
 from vibray.pipeline import session
-from vibray.pipeline.calibration import RECORDS_PER_SENSOR
+from vibray.pipeline.jobs import ScoreJob
 from vibray.pipeline.progress import Progress
-from vibray.pipeline.scoring import score
-from vibray.pipeline.search_corpus import open_corpus, with_records
-from vibray.pipeline.search_models import fold_rows
-from vibray.pipeline.search_report import told, write_results
-from vibray.pipeline.search_space import bounded, own_params, space_of, to_values
-from vibray.pipeline.search_study import Folder, SearchError, Study, check_storage, mirrored
-from vibray.pipeline.search_thresholds import SETTINGS
-from vibray.pipeline.search_trial import TrialPlan, rungs
-from vibray.pipeline.search_tune import run_trials
-from vibray.pipeline.search_winner import Judged
-from vibray.pipeline.tables import identity_hash
-from vibray.pipeline.training import TrainingJob, train
-from vibray.recipes import AnyRecipe, ClassicalRecipe, DeepRecipe, Recipe
+from vibray.pipeline.score import score
+from vibray.pipeline.train import train
+from vibray.pipeline.tune import run_trials
+from vibray.recipes import AnyRecipe, ClassicalRecipe, DeepRecipe
 from vibray.storage import objects
 from vibray.storage.parts import Parts, finish_folder
+from vibray.tables import identity_hash
 
-MEASURED = {
-    "injected": {"the synthetic fleet": 0.82, "gearboxes": 0.50},
-    "stability": {"the synthetic fleet": 0.50, "gearboxes": 0.05},
-}
-"""Rank correlation of each objective without labels to the true AUROC, by corpus, over 40 random recipes each (`python -m
-tests.reference.search_table correlate`). One that is to be the default without labels has to reach .6 on each: none does."""
-
-
-@dataclass(frozen=True)
-class SearchJob:
-    """What jobs/search.py asks for; its help shows these fields."""
-
-    features: tuple[str, ...]
-    """finished features tables, one corpus each"""
-    search: str
-    """folder for the search; it holds this one search"""
-    recipe: Recipe
-    labels: str | None = None
-    """labels file (JSON Lines); records that it does not name are unlabelled. No label is trained on"""
-    num_trials: int = 64
-    """trials in all, those that are ended early among them"""
-    objective: Literal["auroc", "f1", "injected", "stability"] | None = None
-    """what is made high; with labels auroc, or f1 at the best threshold. Without labels: none, or, if you insist, AUROC on injected faults
-    or how alike two nets, each of half the pool, rank new records"""
-    with_cost: bool = False
-    """two objectives: the net's operations a record are to be few; the report shows the front, and no trial is ended early"""
-    bounds: tuple[str, ...] = ()
-    """other bounds: latent_dim=8:64, objective=hypersphere, metric=mahalanobis,distance; --dry-run shows those in force"""
-    num_folds: int = 3
-    """parts of the units; a trial is trained once for each"""
-    calibration_records: int = RECORDS_PER_SENSOR
-    """earliest records of a held-out sensor that calibrate it; half of its records where it has fewer than twice as many"""
-    seed: int = 0
-    """of the trials that are drawn, and of the folds"""
-    grace_epochs: int | None = None
-    """epochs before a trial may be ended; default: half of a fold's"""
-    reduction: int = 3
-    """one trial in so many goes on at each comparison"""
-    early_stopping: bool = True
-    """compare trials while they train"""
-    num_workers: int = 1
-    """workers a trial, on a GPU each where the cluster has GPUs; several train as one by Ray Train"""
-    max_concurrent_trials: int | None = None
-    """trials at a time, at most; default: as many as the cluster's cores or GPUs carry"""
-    storage: str | None = None
-    """Optuna storage that gets a copy of each trial, for optuna-dashboard: sqlite:///search.db, postgresql://user@host/database"""
-    train_winner: bool = False
-    """train the winner on all features, into the folder's winner/"""
-    then_score: str | None = None
-    """folder for the scores table that the winner makes of --input"""
-    input: str | None = None
-    """with --then-score: folder of shards, or one shard"""
-    sample_rate_hz: float | None = None
-    """with --then-score: samples a second of the input"""
-    dry_run: bool = False
-    """print records, folds and space; write nothing"""
-
-    def checked(self) -> "SearchJob":
-        """The job with whole URIs. Raises SearchError."""
-        given = (value for value in (self.max_concurrent_trials, self.grace_epochs) if value is not None)
-        if min(self.num_trials, self.num_workers, self.calibration_records, *given) < 1:
-            raise SearchError(
-                "--num-trials, --num-workers, --calibration-records, --grace-epochs and --max-concurrent-trials are 1 or more"
-            )
-        if self.reduction < 2 or self.num_folds < 2:
-            raise SearchError("--reduction and --num-folds are 2 or more")
-        if self.objective in ("auroc", "f1") and not self.labels:
-            raise SearchError(
-                f"--objective {self.objective} needs --labels: a JSON Lines file of records labelled normal or by their fault"
-            )
-        if (self.then_score is None) != (self.input is None) or (self.then_score is None) != (self.sample_rate_hz is None):
-            raise SearchError("--then-score, --input and --sample-rate-hz go together")
-        if self.with_cost and not isinstance(self.recipe, DeepRecipe):
-            raise SearchError("--with-cost counts a net's operations: it goes with a deep recipe")
-        if isinstance(self.recipe, DeepRecipe) and self.recipe.optim.epochs < 1:
-            raise SearchError("--optim.epochs is 1 or more: a net that is not trained has nothing to search for")
-        if self.storage:
-            check_storage(self.storage)
-        one = objects.absolute
-        return replace(
-            self,
-            features=tuple(one(uri) for uri in self.features),
-            search=one(self.search),
-            labels=None if self.labels is None else one(self.labels),
-            then_score=None if self.then_score is None else one(self.then_score),
-            input=None if self.input is None else one(self.input),
-        )
+WITHOUT_LABELS = (
+    "without labels there is no sound objective: neither AUROC on injected faults nor the agreement of two halves of the pool ranked "
+    "recipes as their true AUROC does (vibray/DECISIONS.md). The recipe's own values are taken"
+)
 
 
 def search(job: SearchJob) -> None:
     """Runs the stage; see jobs/search.py."""
-    job = job.checked()
+    job = checked(job)
     recipe = job.recipe
     space = bounded(space_of(recipe), job.bounds)
     assert isinstance(recipe, DeepRecipe | ClassicalRecipe)
-    objective = job.objective or ("auroc" if job.labels else None)
-    if objective is None or objective in ("injected", "stability"):
-        print(_without_labels(objective))
+    objective = (job.objective or "auroc") if job.labels else None
+    if objective is None:
+        print(WITHOUT_LABELS)
     folder = Folder(job.search)
     plan = _plan(job, to_values(space), objective)
     folder.check(plan)
-    if objects.exists(objects.join(job.search, "_done.json")):
-        print(f"{job.search} is finished already: look at search.md and search.html")
-    elif objective is None:
-        _defaults(job, folder, plan)
-    else:
-        _search(job, recipe, objective, folder, plan, started=time.perf_counter())
-    if not job.dry_run and (job.train_winner or job.then_score):
-        _apply(job)
+    with session.started(needed=not job.dry_run):
+        if objects.exists(objects.join(job.search, "_done.json")):
+            print(f"{job.search} is finished already: look at search.md and search.html")
+        elif objective is None:
+            _defaults(job, folder, plan)
+        else:
+            _search(job, recipe, objective, folder, plan, started=time.perf_counter())
+        if not job.dry_run and (job.train_winner or job.then_score):
+            _apply(job)
 
 
-def _without_labels(objective: str | None) -> str:
-    """What a person has to know who searches without labels."""
-    said = "without labels there is no sound objective. Rank correlation to the true AUROC, as measured over 40 recipes: " + "; ".join(
-        f"{name} {', '.join(f'{rho:+.2f} on {corpus}' for corpus, rho in found.items())}" for name, found in MEASURED.items()
-    )
-    if objective is not None:
-        return f"{said}. You insist on {objective}"
-    return f"{said}. The recipe's own values are taken; --objective injected or stability insists"
+def checked(job: SearchJob) -> SearchJob:
+    """The job with whole URIs. Raises SearchError."""
+    given = (value for value in (job.max_concurrent_trials, job.grace_epochs) if value is not None)
+    if min(job.num_trials, job.num_workers, job.calibration_records, *given) < 1:
+        raise SearchError("--num-trials, --num-workers, --calibration-records, --grace-epochs and --max-concurrent-trials are 1 or more")
+    if job.reduction < 2 or job.num_folds < 2:
+        raise SearchError("--reduction and --num-folds are 2 or more")
+    if job.objective and not job.labels:
+        raise SearchError(f"--objective {job.objective} needs --labels: a JSON Lines file of records labelled normal or by their fault")
+    if (job.then_score is None) != (job.input is None) or (job.then_score is None) != (job.sample_rate_hz is None):
+        raise SearchError("--then-score, --input and --sample-rate-hz go together")
+    if job.with_cost and not isinstance(job.recipe, DeepRecipe):
+        raise SearchError("--with-cost counts a net's operations: it goes with a deep recipe")
+    if isinstance(job.recipe, DeepRecipe) and job.recipe.optim.epochs < 1:
+        raise SearchError("--optim.epochs is 1 or more: a net that is not trained has nothing to search for")
+    if job.storage:
+        check_storage(job.storage)
+    places = {name: getattr(job, name) for name in ("search", "labels", "then_score", "input")}
+    whole = {name: None if uri is None else objects.absolute(uri) for name, uri in places.items()}
+    return replace(job, features=tuple(objects.absolute(uri) for uri in job.features), **whole)
 
 
 def _plan(job: SearchJob, space: dict[str, Any], objective: str | None) -> dict[str, Any]:
@@ -172,7 +106,7 @@ def _plan(job: SearchJob, space: dict[str, Any], objective: str | None) -> dict[
 
 def _trial_plan(job: SearchJob, recipe: DeepRecipe | ClassicalRecipe, objective: Any, name: str) -> TrialPlan:
     epochs = recipe.optim.epochs if isinstance(recipe, DeepRecipe) else 1
-    plan = TrialPlan(job.search, name, objective, job.with_cost, job.num_folds, job.seed, epochs, (), session.environment())
+    plan = TrialPlan(job.search, name, objective, job.with_cost, job.num_folds, job.seed, epochs, (), environment())
     # a cheap net of a lower AUROC may stand on the front: nothing is stopped where cost counts
     grace = job.grace_epochs or max(1, epochs // 2)
     return replace(plan, rungs=rungs(plan.total, grace, job.reduction) if job.early_stopping and not job.with_cost else ())
@@ -192,8 +126,9 @@ def _defaults(job: SearchJob, folder: Folder, plan: dict[str, Any]) -> None:
 def _search(
     job: SearchJob, recipe: DeepRecipe | ClassicalRecipe, objective: str, folder: Folder, plan: dict[str, Any], started: float
 ) -> None:
-    corpus, said = open_corpus(job.features, job.labels, recipe, job.num_folds, job.calibration_records, job.seed)
-    print("\n".join(said))
+    opened = open_corpus(job.features, job.labels, [recipe], job.num_folds, job.calibration_records, unlabelled_pool=True)
+    corpus = opened.corpus
+    print("\n".join(describe(job, opened)))
     trial_plan = _trial_plan(job, recipe, objective, short_hash(plan))
     space = bounded(space_of(recipe), job.bounds)
     first = own_params(recipe, space)
@@ -215,8 +150,9 @@ def _search(
         for values in study.finished.values():
             mirror(values)
         if left > 0:
+            deep = isinstance(recipe, DeepRecipe)
             with Progress("read", len(set(corpus.table.part.tolist())), "parts") as progress:
-                corpus = with_records(corpus, recipe, objective == "injected", lambda done, _: progress.at(done))
+                corpus = with_values(corpus, [] if deep else [recipe.feature.kind], deep, lambda done, _: progress.at(done))
             with Progress("search", job.num_trials, "trials") as progress:
 
                 def finished(values: dict[str, Any]) -> None:
@@ -232,6 +168,33 @@ def _search(
     print(f"{job.search} is finished")
 
 
+def describe(job: SearchJob, opened: Opened) -> list[str]:
+    """What is said of the corpus and of each fold. Raises SearchError where no fold can be judged with the labels given."""
+    corpus, records = opened.corpus, opened.corpus.records
+    said = [
+        f"{len(corpus.table):,} records of {len(np.unique(records.unit))} units and {records.sensor.max() + 1} sensors, "
+        f"{opened.num_left_out:,} duplicates left out; {int(records.healthy.sum()):,} are labelled normal, "
+        f"{int(records.faulty.sum()):,} faulty",
+        f"{job.num_folds} folds of units"
+        if opened.by_unit
+        else f"{job.num_folds} blocks of time in each unit: too few units for folds of them, so no figure is of a machine never seen",
+    ]
+    judgeable = 0
+    for number in range(job.num_folds):
+        rows = fold_rows(corpus, number, job.seed).split
+        faults = int(records.faulty[rows.judged].sum())
+        judgeable += 0 < faults < len(rows.judged)
+        said.append(
+            f"fold {number}: trained on {len(rows.pool):,}, calibrated by {len(rows.calibration):,}, "
+            f"judged on {len(rows.judged):,} with {faults:,} faults"
+        )
+    if not judgeable:
+        raise SearchError(
+            f"no fold has both normal and faulty labels to be judged on: label more records, or change --num-folds {job.num_folds}"
+        )
+    return said
+
+
 def _listed(uri: str) -> list[Any]:
     try:
         return objects.list_objects(uri, hidden=True)
@@ -240,12 +203,13 @@ def _listed(uri: str) -> list[Any]:
 
 
 def _apply(job: SearchJob) -> None:
-    """The winner trained on all features, then the archive scored with it."""
+    """The winner trained on all features, as its trials were on the folds', then the archive scored with it."""
     winner = objects.read_json(objects.join(job.search, "winner.json"))
     recipe = from_json(AnyRecipe, winner["recipe"], objects.join(job.search, "winner.json"))
     run = objects.join(job.search, "winner")
-    train(TrainingJob(job.features, run, recipe, num_workers=job.num_workers))
+    trials = winner["number"] is not None
+    train(TrainJob(job.features, run, recipe, job.labels if trials else None, search_pool=trials, num_workers=job.num_workers))
     if job.then_score and job.input and job.sample_rate_hz:
-        score(run, job.input, job.then_score, job.sample_rate_hz)
+        score(ScoreJob(run, job.input, job.then_score, job.sample_rate_hz))
     if winner["best_setting"]:
         print("the best cut of the search: " + json.dumps(winner["best_setting"]["setting"]))

@@ -4,37 +4,26 @@
 """
 
 import contextlib
-import importlib.metadata
 import logging
 import os
-import platform
+import socket
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from vibray.pipeline.ending import ClusterError, interruptible, user_errors
+from vibray.config import versions
+from vibray.pipeline.ending import ClusterAway, ClusterError, interruptible
 from vibray.storage import objects
 
-__all__ = [
-    "ClusterError",
-    "NodeFacts",
-    "check_nodes",
-    "compare_nodes",
-    "environment",
-    "num_cpus",
-    "num_gpus",
-    "set_up_data",
-    "started",
-    "user_errors",
-]
-
-SAME_VERSION = ("ray", "torch", "torchvision", "numpy", "pyarrow")
-"""Packages whose version must be the same in the driver and on every node."""
+LISTENS_S = 30.0
+"""For which a cluster that is named is given time to answer."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +35,11 @@ class NodeFacts:
     unreachable: str
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that must not differ between nodes."""
-    found = {"python": platform.python_version()}
-    for name in SAME_VERSION:
-        found[name] = importlib.metadata.version(name).split("+")[0]  # 2.13.0+cpu on a head without a GPU is 2.13.0
-    return found
-
-
-def environment() -> dict[str, str]:
-    """Versions and platform, for a run's environment.json."""
-    return {**versions(), "vibray": importlib.metadata.version("vibray"), "platform": platform.platform()}
-
-
 @contextlib.contextmanager
 def started(num_cpus: int | None = None, needed: bool = True) -> Iterator[None]:
     """Ray for the time of a job: joined where RAY_ADDRESS says so, else started here and shut down at the end; not at all unless `needed`.
 
-    Raises ClusterError where the cluster runs other versions than this process.
+    Raises ClusterError where the cluster runs other versions than this process, ClusterAway where nothing answers.
     """
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # one thread a worker, a worker a core: spinning threads cost a factor of ten
@@ -73,6 +49,8 @@ def started(num_cpus: int | None = None, needed: bool = True) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _await(address)
     # workers report through their results; what they print (Ray Train's internals, mostly) stays in Ray's own logs
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
@@ -82,26 +60,53 @@ def started(num_cpus: int | None = None, needed: bool = True) -> Iterator[None]:
             ray.init(**({"address": address} if address else local), **quiet)
     except (RuntimeError, ConnectionError) as error:
         raise ClusterError(f"cannot join the Ray cluster at {address or 'this machine'}: {_first_line(error)}") from error
-    set_up_data()
     try:
-        with interruptible():  # ray.init put its own handler in place, which waits half a minute for tasks
+        # ray.init put its own handler in place, which waits half a minute for tasks
+        with quiet_data(), interruptible():
             yield
     finally:
         ray.shutdown()
 
 
-def set_up_data() -> None:
-    """Ray Data keeps to its own log file, and hands over what a task raised."""
-    for name in ("ray.data", "ray.train"):
+def _await(address: str) -> None:
+    """Raises ClusterAway where nothing listens at an address: Ray itself would try for minutes, without a word."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():  # auto, local: Ray finds out by itself
+        return
+    give_up = time.monotonic() + LISTENS_S
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENS_S / 3).close()
+            return
+        except OSError as error:
+            if time.monotonic() > give_up:
+                raise ClusterAway(f"nothing answers at RAY_ADDRESS={address} ({_first_line(error)}): is the cluster there?") from error
+        time.sleep(1.0)
+
+
+@contextlib.contextmanager
+def quiet_data() -> Iterator[None]:
+    """Ray Data keeps to its own log file, and hands over what a task raised; afterwards its settings are what they were."""
+    names = ("ray.data", "ray.train")
+    consoles = [handler for handler in logging.getLogger("ray.data").handlers if handler.get_name() == "console"]
+    levels = [(own, own.level) for own in (*map(logging.getLogger, names), *consoles)]
+    for name in names:
         logging.getLogger(name).setLevel(logging.ERROR)
-    for handler in logging.getLogger("ray.data").handlers:
-        if handler.get_name() == "console":  # what a task raised is told once, at the end
-            handler.setLevel(logging.CRITICAL)
+    for handler in consoles:
+        handler.setLevel(logging.CRITICAL)  # what a task raised is told once, at the end
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    # else all that arrives is "UDF failed to process a data block": the cause of a pickled exception is lost
-    context.raise_original_map_exception = True
+    # without the last all that arrives is "UDF failed to process a data block": the cause of a pickled exception is lost
+    wanted = {"enable_progress_bars": False, "print_on_execution_start": False, "raise_original_map_exception": True}
+    before = {name: getattr(context, name) for name in wanted}
+    for name, value in wanted.items():
+        setattr(context, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
+        for own, level in levels:
+            own.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -175,6 +180,19 @@ def num_groups(num_workers: int) -> int:
     if not 1 <= num_workers <= there:
         raise ClusterError(f"--num-workers {num_workers}: the cluster has {there} {kind}; give 1 to {there}")
     return there // num_workers
+
+
+def unordered(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+    """What `function` returns for each tuple of arguments, as the tasks end; a few more are in flight than there are cores."""
+    task = ray.remote(num_cpus=1, max_retries=3)(function)
+    flying, waiting = [], iter(arguments)
+    while True:
+        while len(flying) < num_cpus() + 2 and (own := next(waiting, None)):
+            flying.append(task.remote(*own))
+        if not flying:
+            return
+        ready, flying = ray.wait(flying)
+        yield from ray.get(ready)
 
 
 def _may_grow_to(variable: str) -> int:

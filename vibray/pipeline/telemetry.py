@@ -6,17 +6,15 @@ a cluster is one process of one node: what a worker counted and did not live to 
 
 import json
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
-import ray
-from ray.util.metrics import Counter, Gauge
 
 from vibray.pipeline import logs
+from vibray.pipeline.local import running_ray
 from vibray.pipeline.progress import Progress
 from vibray.storage import tally
-from vibray.storage.plan import PartPlan, Plan
+from vibray.storage.plan import PartPlan, Plan, Todo
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +28,8 @@ def told(part_id: str, marker: dict[str, Any]) -> pa.Table:
     if "work_seconds" in spent:  # a part is written within its stage
         spent["work_seconds"] = max(0.0, spent["work_seconds"] - spent.get("write_seconds", 0.0))
     names = ("key", "num_read", "num_kept", "num_bad", "reasons", "last")
-    node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+    ray = running_ray()
+    node = "" if ray is None else ray.get_runtime_context().get_node_id()
     return pa.table({"told": [json.dumps({"part": part_id, "node": node, **{name: marker[name] for name in names}, **spent})]})
 
 
@@ -41,6 +40,8 @@ class Metrics:
     """
 
     def __init__(self, verb: str):
+        from ray.util.metrics import Counter, Gauge
+
         self.tags = {"verb": verb}
         self.counters = {
             told: Counter(f"vibray_{name}", description=text, tag_keys=("verb",))
@@ -69,16 +70,16 @@ class Metrics:
 class Watch:
     """The parts of a job as they are done. The share done is of the bytes of the plan, as they are stored."""
 
-    def __init__(self, verb: str, plan: Plan, todo: Sequence[tuple[PartPlan, frozenset[int]]]):
+    def __init__(self, verb: str, plan: Plan, todo: Todo):
         self.left = {part.id: _num_bytes(part) for part, _ in todo}
         self.chains = {part.id for part, _ in todo if part.chain}
         total = sum(_num_bytes(part) for part in plan.parts)
-        self.metrics = Metrics(verb)
+        self.metrics = None if running_ray() is None else Metrics(verb)
         self.num_bad = self.num_retries = 0
         self.progress = Progress(verb, total, "records", total - sum(self.left.values()))
         facts = {"num_parts": len(plan.parts), "todo": len(todo), "num_bytes": total, "num_ignored": len(plan.ignored)}
         log.debug("%s: %d of %d parts or chains to do", verb, len(todo), len(plan.parts), extra=logs.event("plan", **facts))
-        self.metrics.add(tally.take())  # what making the plan took
+        self._count(tally.take())  # what making the plan took
 
     def part(self, told: dict[str, Any]) -> None:
         """A part that is committed, by what it told."""
@@ -91,7 +92,11 @@ class Watch:
         weight = self._weight(told)
         facts = {"bad_lines": self.num_bad, **({"retries": self.num_retries} if self.num_retries else {})}
         self.progress.add(told["num_kept"], weight, **facts)
-        self.metrics.add({**told, "parts": 1}, self.progress.values()["share_done"])
+        self._count({**told, "parts": 1}, self.progress.values()["share_done"])
+
+    def _count(self, told: dict[str, Any], share_done: float | None = None) -> None:
+        if self.metrics is not None:  # without Ray there is no exporter
+            self.metrics.add(told, share_done)
 
     def _weight(self, told: dict[str, Any]) -> int:
         """Bytes of the plan that are done with this part: of a chain what was read of it, and with its last part the rest."""

@@ -1,7 +1,7 @@
 """The plan of a job: which objects, and which byte ranges of them, form which part. Fixed at the first start, read afterwards."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
@@ -63,6 +63,10 @@ class PartPlan:
     def part_id(self, number: int) -> str:
         """The id of the part; of a chain, of its part `number` (from 0)."""
         return f"{self.id}-{number}" if self.chain else self.id
+
+
+Todo = Sequence[tuple[PartPlan, frozenset[int]]]
+"""Unfinished parts or chains, and the numbers of each chain that are done."""
 
 
 @with_config(STRICT)

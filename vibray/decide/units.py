@@ -1,0 +1,136 @@
+"""Scores to alarms of units and the drift of sensors: which records are the reference, and what the decisions folder holds of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vibray.config import from_json, to_json
+from vibray.decide.cuts import Cuts, GroupedCuts
+from vibray.decide.drift import drift
+from vibray.decide.pooling import over_sensors
+from vibray.decide.pseudo_labels import by_cut
+from vibray.decide.reference import earliest_rows, record_p_values, sensor_groups, usable_rows
+from vibray.decide.unit_alarms import UnitAlarm, UnitConfig, unit_alarms, unit_facts, unit_scores
+from vibray.schema import LABEL_ABNORMAL, NORMAL, ORIGIN
+from vibray.storage import objects
+
+COLUMNS = [*ORIGIN.names, "state", "calibrated", "score"]
+FILES = ("unit_scores.parquet", "unit_alarms.json", "drift.parquet")
+
+
+@dataclass(frozen=True)
+class UnitDecisions:
+    """What a decisions folder holds of units and sensors."""
+
+    scores: pa.Table
+    """schema.UNIT_SCORES"""
+    drift: pa.Table
+    """schema.DRIFT"""
+    facts: dict[str, Any]
+    """rule, reference, and how often a healthy fleet would alarm"""
+    config: UnitConfig
+
+    @property
+    def alarms(self) -> tuple[UnitAlarm, ...]:
+        return unit_alarms(self.scores, self.config)
+
+
+def decide_units(
+    scores: pa.Table,
+    cuts: Cuts | GroupedCuts,
+    config: UnitConfig,
+    human: list[str | None] | None = None,
+    normals_only: bool = False,
+    reference: pa.Table | None = None,
+    pool_sensors: bool = False,
+) -> UnitDecisions:
+    """Alarms of units and drift of sensors, both of each sensor's own scores; `pool_sensors` tells what scores the cuts are for.
+
+    The reference is, the first that applies: the records of `reference`, scores by the same run of other corpora; with `normals_only`
+    those that a person calls normal; the earliest records of each sensor.
+    """
+    scores, num_judged = scores.select(COLUMNS), scores.num_rows
+    said = np.array(human if human is not None else [None] * num_judged, object)
+    if reference is not None:
+        scores = pa.concat_tables([scores, reference.select(COLUMNS)])
+        said = np.concatenate([said, np.full(reference.num_rows, None)])
+    usable = usable_rows(scores)
+    if reference is not None:
+        in_reference, words = usable & (np.arange(len(usable)) >= num_judged), "another scores table"
+    elif normals_only:
+        in_reference, words = usable & (said == NORMAL), "trusted normals"
+    else:
+        in_reference = earliest_rows(sensor_groups(scores), usable, config.reference_records)
+        words = f"the earliest {config.reference_records} usable records of each sensor, at most half of them"
+    p = record_p_values(scores, usable, in_reference)
+    units = unit_scores(scores, p, in_reference, config)
+
+    abnormal = by_cut(over_sensors(scores) if pool_sensors else scores, cuts) == LABEL_ABNORMAL
+    named = np.array([name is not None for name in said], bool)
+    healthy = usable & np.where(named, said == NORMAL, ~abnormal)
+    moved = drift(scores, healthy, in_reference)
+    judged = np.arange(len(usable)) < num_judged
+    judged_units = set(scores["unit"].filter(pa.array(judged & np.isfinite(p))).to_pylist())
+    facts = {
+        "config": to_json(config),
+        "reference": words,
+        "trusted_normals": normals_only and reference is None,
+        "num_records": int(np.isfinite(p)[judged].sum()),
+        "num_unusable": int((~usable)[judged].sum()),
+        "num_without_reference": int((usable & ~np.isfinite(p))[judged].sum()),
+        "num_reference_records": int(in_reference.sum()),
+        **unit_facts(units, config, judged_units),
+    }
+    return UnitDecisions(units, moved, facts, config)
+
+
+def write_units(decisions_uri: str, units: UnitDecisions) -> list[str]:
+    """Writes the files of a decisions folder; returns their names."""
+    objects.write_table(objects.join(decisions_uri, "unit_scores.parquet"), units.scores)
+    objects.write_table(objects.join(decisions_uri, "drift.parquet"), units.drift)
+    objects.write_json(objects.join(decisions_uri, "unit_alarms.json"), units.facts)
+    return list(FILES)
+
+
+def read_units(decisions_uri: str) -> UnitDecisions | None:
+    """What a finished decisions folder holds of units; None where it was made without."""
+    where = objects.join(decisions_uri, "unit_alarms.json")
+    if not objects.exists(where):
+        return None
+    facts = objects.read_json(where)
+    tables = (objects.read_table(objects.join(decisions_uri, name)) for name in ("unit_scores.parquet", "drift.parquet"))
+    return UnitDecisions(*tables, facts=facts, config=from_json(UnitConfig, facts["config"], where))
+
+
+def print_units(units: UnitDecisions) -> None:
+    """The rule, what it would do in a healthy fleet, and which units are in alarm."""
+    facts, config = units.facts, units.config
+    k, n = config.persist
+    print(f"units: {facts['num_units']:,}, in windows of {config.window_minutes:g} min; reference: {facts['reference']}")
+    if not units.scores.num_rows:
+        print("  no sensor, nor all together, has 50 reference records: no alarms of units")
+        return
+    print(f"  alarm: {k} of the last {n} windows with p <= {config.rate:g}")
+    print(f"  {healthy_words(facts)}")
+    loud = [unit for unit in units.alarms if unit.alarm]
+    found = sum(unit.discovery for unit in units.alarms)
+    print(f"  {len(loud)} units in alarm; {found} discoveries in the newest windows at a false-discovery rate of {config.fdr:g}")
+    for unit in loud[:10]:
+        q = "-" if unit.q_value is None else f"{unit.q_value:.2g}"
+        print(f"    {unit.unit} since {unit.since:%Y-%m-%d %H:%M} UTC, q = {q}, most of all sensor {unit.sensor_id}")
+
+
+def healthy_words(facts: dict[str, Any]) -> str:
+    """How often a healthy fleet would alarm: by the formula, and by what the reference windows did."""
+    words = "how many alarms a day a healthy fleet would raise is not known: no unit has records in two windows"
+    if facts["expected_per_day"] is not None:
+        words = f"a healthy fleet would raise {facts['expected_per_day']:.2g} alarms a day if windows were independent"
+    if facts["reference_rate"] is None:
+        return f"{words}; there is no reference window to compare that with"
+    if facts["resampled_per_day"] is not None:
+        low, high = facts["resampled_interval"]
+        words += f";\n  its reference windows, resampled in blocks, {facts['resampled_per_day']:.2g} [{low:.2g}, {high:.2g}]"
+        words += f" ({facts['reference_onsets']} seen, so at most {facts['at_most_per_day']:.2g} a day)"
+    return f"{words}\n  {facts['reference_rate']:.2%} of the reference windows exceed, nominally {facts['config']['rate']:.2%}"

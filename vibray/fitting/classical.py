@@ -1,0 +1,61 @@
+"""A classical detector fitted on some rows of a table: the scaling, the detector, the rows' scores, each in passes over the parts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from vibray.features.scaling import ScalingFit
+from vibray.fitting.data import FitResult
+from vibray.recipes import ClassicalRecipe, build_classical, build_vector, columns_of
+from vibray.runs import Detecting, score_statistics
+from vibray.tables import TrainingTable
+from vibray.train.classical import Map, Rows, fit_detector, fit_scaling, score_parts
+
+Vectors = Callable[[np.ndarray], np.ndarray]
+"""Row numbers of one part to their vectors, float32 (rows, size)."""
+
+QUANTILES = (0.05, 0.5, 0.95, 0.99)
+
+
+def fit_classical(
+    recipe: ClassicalRecipe, table: TrainingTable, rows: np.ndarray, vectors: Vectors, run: Callable[[str], Map] = lambda label: map
+) -> FitResult:
+    """Fits a detector on these rows. `run` gives the map that does a pass; what it yields is merged in the order of the parts, so that the
+    result is the same wherever it ran."""
+    feature = build_vector(recipe.feature, table.facts.mains_hz)
+    columns = columns_of(feature, recipe.detector.blocks)
+    parts, load = table.by_part(rows), LoadPart(table, vectors)
+    scaling = fit_scaling(ScalingFit(recipe.scaling, feature.shape), parts, load, run("scaling"))
+    detector = fit_detector(build_classical(recipe.detector, feature), scaling, columns, parts, load, run("fit"))
+    scores = score_parts(detector, scaling, columns, parts, load, run("score"))
+    return FitResult(Detecting(recipe, scaling, detector, score_statistics(scores)), scores, lines=[_score_line(scores)])
+
+
+@dataclass(frozen=True)
+class LoadPart:
+    """A part's rows as a detector needs them."""
+
+    table: TrainingTable
+    vectors: Vectors
+
+    def __call__(self, rows: np.ndarray) -> Rows:
+        return Rows(torch.from_numpy(self.vectors(rows)), [self.table.sensors[i] for i in rows], self.table.key_hash[rows])
+
+
+@dataclass(frozen=True)
+class StoredVectors:
+    """Vectors read from the features table at each pass."""
+
+    table: TrainingTable
+    column: str
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        return self.table.read(self.column, rows)
+
+
+def _score_line(scores: np.ndarray) -> dict[str, Any]:
+    quantiles = {f"q{q:g}": float(np.quantile(scores, q)) for q in QUANTILES}
+    return {"stage": "training scores", "num_records": len(scores), **quantiles}

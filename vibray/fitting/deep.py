@@ -1,0 +1,84 @@
+"""A deep detector fitted on some rows of a table, by one worker or by each of a group, and judged by its guards."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from vibray.features.scaling import Scaling
+from vibray.fitting.data import FitResult, Lesson
+from vibray.fitting.guards import guards_of
+from vibray.fitting.worker import Worker
+from vibray.models.deep_svdd import DeepSvdd
+from vibray.recipes import DeepRecipe, build_deep, build_feature
+from vibray.runs import Detecting, score_statistics
+from vibray.train.batches import Batch, Batches, TrainingSet, to
+from vibray.train.checkpoints import Checkpoints
+from vibray.train.deep_svdd import fit_metric, train_deep_svdd
+from vibray.train.fit import Report, silent
+from vibray.train.vae import train_vae
+
+SCORE_RECORDS = 64
+"""Records that a net scores at a time."""
+
+Now = Callable[[], tuple[nn.Module, Scaling]]
+"""The net as it is now, its metric fitted, and its scaling; on every worker, and each has to call it."""
+
+AtEpoch = Callable[[int, Now], None]
+"""Called on every worker after each epoch of training proper with the number of epochs done."""
+
+
+def fit_deep(
+    worker: Worker,
+    recipe: DeepRecipe,
+    lesson: Lesson,
+    report: Report = silent,
+    checkpoints: Checkpoints | None = None,
+    at_epoch: AtEpoch | None = None,
+) -> FitResult:
+    """Fits the scaling and trains the net; every worker of the group has to call it. `checkpoints`: a stopped training goes on.
+
+    The guards are told and returned, not raised: who trains for use ends there, who compares may look.
+    """
+    feature = build_feature(recipe.feature, worker.table.facts.mains_hz)
+    images = worker.images(recipe.feature)
+    scaling = worker.fit_scaling(recipe.scaling, images, feature.shape, lesson.indices)
+    rows = TrainingSet(worker.scaled(scaling, images), lesson.indices, lesson.targets, lesson.weights)
+    torch.manual_seed(recipe.optim.seed)  # the same weights on every worker
+    net = build_deep(recipe.detector, feature.shape).to(worker.device)
+    lines: list[dict[str, Any]] = []
+
+    def on_epoch(stage: str, epoch: int, figures: dict[str, float]) -> bool | None:
+        lines.append({"stage": stage, "epoch": epoch, **figures})
+        ends = report(stage, epoch, figures)
+        if at_epoch is not None and stage == "train":
+            at_epoch(epoch + 1, now)
+        return ends
+
+    def now() -> tuple[nn.Module, Scaling]:
+        if isinstance(net, DeepSvdd) and net.config.metric == "mahalanobis":
+            fit_metric(net, Batches(rows, SCORE_RECORDS, 0, worker.world))  # training itself fits it at the end alone
+        return net, scaling
+
+    if isinstance(net, DeepSvdd):
+        injected = worker.read_injected(recipe, scaling)
+        trained = train_deep_svdd(net, rows, recipe.pretrain, recipe.optim, on_epoch, checkpoints, injected)
+    else:
+        trained = train_vae(net, rows, recipe.optim, on_epoch, checkpoints)
+    detecting = Detecting(recipe, scaling, net.eval(), score_statistics(trained.scores))
+    guards = worker.from_first(lambda: guards_of(worker, recipe, lesson.indices, detecting, trained))
+    told = lines if checkpoints is None else checkpoints.lines
+    return FitResult(detecting, trained.scores, guards, [*told, {"stage": "guards", **guards.values()}])
+
+
+def net_scores(worker: Worker, net: nn.Module, read: Callable[[np.ndarray], Any], rows: np.ndarray) -> np.ndarray:
+    """The scores of these rows, float64, by all workers together; each has to call it. `read` gives the net's inputs."""
+    if not len(rows):
+        return np.empty(0)
+
+    def of_batch(batch: Batch) -> torch.Tensor:
+        return net.score(net(to(batch.x, worker.device)))  # type: ignore[operator] (whichever net has both)
+
+    return Batches(TrainingSet(read, rows), SCORE_RECORDS, 0, worker.world).collect(net, of_batch)

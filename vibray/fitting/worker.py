@@ -1,0 +1,134 @@
+"""One worker of a training: its place in the group, its device, the corpus and its images on this node's disk."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from vibray.config import short_hash
+from vibray.features.scaling import Scaling, ScalingConfig, ScalingFit
+from vibray.fitting.jobs import CACHE_GB
+from vibray.recipes import DeepRecipe, FeatureConfig, build_feature
+from vibray.storage import objects
+from vibray.tables import TrainingTable
+from vibray.train.exposure import ExposureConfig, injected
+from vibray.train.images import CHUNK, Images, NodeArray
+from vibray.train.reduce import World
+
+T = TypeVar("T")
+
+Tell = Callable[..., None]
+"""label, done, total, figures: a bar of progress; a total of 0: a line of text."""
+
+
+def unheard(label: str, done: int, total: int, **figures: Any) -> None:
+    """Tells nobody."""
+
+
+@dataclass
+class Worker:
+    """What one worker of the group knows: its place, its device, the corpus on this node's disk."""
+
+    world: World
+    local_rank: int
+    local_size: int
+    device: torch.device
+    table: TrainingTable
+    waveforms: np.ndarray
+    scratch: Path
+    cache_bytes: int
+    made: dict[str, Images]
+    tell: Tell = unheard
+
+    def wait(self) -> None:
+        if self.world.size > 1:
+            dist.barrier()
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What rank 0 makes, on every worker. Each has to call it."""
+        made: list[Any] = [make() if self.world.rank == 0 else None]
+        if self.world.size > 1:
+            dist.broadcast_object_list(made, src=0)
+        return made[0]
+
+    def images(self, config: FeatureConfig, exposure: ExposureConfig | None = None) -> Images:
+        """The unscaled images of all records, made once on this node, whatever number of nets learns from them.
+
+        With `exposure` of the records with an injected fault each.
+        """
+        name = f"{config.kind}-{short_hash(config)}" + ("" if exposure is None else f"-injected-{short_hash(exposure)}")
+        if name in self.made:
+            return self.made[name]
+        facts = self.table.facts
+        feature = build_feature(config, facts.mains_hz)
+        waveforms = self.waveforms if exposure is None else self.injected(exposure)
+        images = Images(
+            lambda w: feature(w, facts.sample_rate_hz), feature.shape, waveforms, self.scratch / name, self.cache_bytes, self.device
+        )
+        images.fill(self.local_rank, self.local_size, lambda done, total: self.tell("images", done, total))
+        self.wait()
+        self.made[name] = images
+        return images
+
+    def injected(self, exposure: ExposureConfig) -> np.ndarray:
+        """The waveforms of all records with an injected fault each, on this node's disk."""
+        rate, hashes = self.table.facts.sample_rate_hz, self.table.key_hash
+        out = NodeArray(self.scratch / f"injected-{short_hash(exposure)}", len(self.waveforms), self.waveforms.shape[1:]).rows
+        mine = np.array_split(np.arange(len(out)), self.local_size)[self.local_rank]
+        for index in np.array_split(mine, max(1, len(mine) // CHUNK)):
+            if len(index):
+                plain = torch.from_numpy(np.ascontiguousarray(self.waveforms[index]))
+                out[index] = injected(plain, rate, exposure, hashes[index]).numpy()
+        self.wait()
+        return out
+
+    def read_injected(self, recipe: DeepRecipe, scaling: Scaling) -> Callable[[np.ndarray], torch.Tensor] | None:
+        """Scaled images of the records with an injected fault each, where the recipe exposes its net to them."""
+        if recipe.exposure is None or not recipe.optim.epochs:
+            return None
+        return self.scaled(scaling, self.images(recipe.feature, recipe.exposure))
+
+    def fit_scaling(
+        self, config: ScalingConfig, read: Callable[[np.ndarray], torch.Tensor], shape: tuple[int, ...], indices: np.ndarray
+    ) -> Scaling:
+        """The corpus' robust statistics: each worker sees its share, all end with the same."""
+        fit = ScalingFit(config, shape)
+        for index in np.array_split(indices[self.world.rank :: self.world.size], max(1, len(indices) // (64 * self.world.size))):
+            if len(index):
+                fit.update(read(index), [self.table.sensors[i] for i in index], self.table.key_hash[index])
+        fits: list[Any] = [fit]
+        if self.world.size > 1:
+            fits = [None] * self.world.size
+            dist.all_gather_object(fits, fit)
+        total = ScalingFit(config, shape)
+        for part in fits:
+            total.merge(part)
+        return total.finish()
+
+    def scaled(self, scaling: Scaling, read: Callable[[np.ndarray], torch.Tensor]) -> Callable[[np.ndarray], torch.Tensor]:
+        return lambda index: scaling(read(index), [self.table.sensors[i] for i in index])
+
+
+@contextmanager
+def alone(table: TrainingTable, waveforms: np.ndarray, cache_gb: float = CACHE_GB, tell: Tell = unheard) -> Iterator[Worker]:
+    """This process as a group of one, on a GPU where it sees one. It keeps the images that it has made of a corpus for its next net.
+
+    What it keeps on disk may be read until its last map is closed, which is after the folder has gone.
+    """
+    made = _made(objects.sha256(table.key_hash.tobytes()), cache_gb)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory(prefix="vibray-") as folder:
+        yield Worker(World(), 0, 1, device, table, waveforms, Path(folder), int(cache_gb * 2**30), made, tell)
+
+
+@lru_cache(maxsize=1)
+def _made(corpus: str, cache_gb: float) -> dict[str, Images]:
+    """The images of the corpus that this process last worked on."""
+    return {}

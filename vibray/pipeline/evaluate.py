@@ -1,0 +1,133 @@
+"""Scores against labels: what jobs/evaluate.py prints and writes."""
+
+from typing import Any
+
+import numpy as np
+
+from vibray.decide.areas import auprc, auroc, partial_auroc
+from vibray.decide.metrics import Diagnoses, evaluation
+from vibray.pipeline.jobs import EvaluateJob
+from vibray.pipeline.label import as_decided, labels_of, read_cuts
+from vibray.schema import MEMBER_PREFIX, NORMAL
+from vibray.storage import objects
+from vibray.tables import ScoresTable, open_scores
+
+
+def evaluate(job: EvaluateJob) -> dict[str, Any]:
+    """Runs the stage; see jobs/evaluate.py. Returns what it writes."""
+    table = open_scores([objects.absolute(uri) for uri in job.scores])
+    labels = labels_of(job.labels, table)
+    result = evaluate_table(table, labels, job.decisions)
+    print_evaluation(result)
+    if job.dry_run:
+        print("dry run: nothing was written")
+        return result
+    output_uri = job.output or objects.join(objects.absolute(job.scores[0]), "evaluation.json")
+    objects.write_json(output_uri, result)
+    print(f"written to {output_uri}")
+    return result
+
+
+def evaluate_table(table: ScoresTable, labels: list[str | None], decisions_uri: str | None) -> dict[str, Any]:
+    """The evaluation of a scores table, the AUROC of each member of an ensemble, and the areas of means over sensors.
+
+    Cuts made on means over sensors are judged on them, and so is all else.
+    """
+    cuts = None
+    over_sensors = _areas_over_sensors(table, labels)
+    if decisions_uri is not None:
+        cuts, table = read_cuts(decisions_uri), as_decided(decisions_uri, table)
+    scores = table.scores
+    diagnoses = None if table.faults is None else Diagnoses(scores["fault"].to_pylist(), table.faults)
+    units = scores["unit"].to_pylist()
+    columns = {"sensor_ids": scores["sensor_id"].to_pylist(), "calibrated": scores["calibrated"].to_numpy()}
+    result = evaluation(scores["score"].to_numpy(), labels, units, cuts=cuts, diagnoses=diagnoses, **columns)
+    labelled = np.flatnonzero([label is not None for label in labels])
+    abnormal = np.array([labels[row] != NORMAL for row in labelled], bool)
+    members = {}
+    for name in scores.column_names:
+        if name.startswith(MEMBER_PREFIX):
+            members[name.removeprefix(MEMBER_PREFIX)] = auroc(scores[name].to_numpy()[labelled], abnormal)
+    return {
+        "run": table.run["uri"],
+        "recipe": table.run["recipe"],
+        "corpora": [identity["corpus"] for identity in table.identities],
+        "num_duplicates": table.num_duplicates,
+        "num_set_aside": sum(parts.total("num_bad") for parts in table.folders),
+        **result,
+        "auroc_by_member": members,
+        "over_sensors": over_sensors,
+    }
+
+
+def _areas_over_sensors(table: ScoresTable, labels: list[str | None]) -> dict[str, Any] | None:
+    """The areas of the mean scores over the sensors of a unit at one time; None where no labelled record shares its moment."""
+    rows = np.flatnonzero([label is not None for label in labels])
+    own, pooled = (scores["score"].to_numpy()[rows] for scores in (table.scores, table.over_sensors.scores))
+    if (own == pooled).all():
+        return None
+    label = np.array([labels[row] for row in rows], np.str_)
+    abnormal = label != NORMAL
+    of_fault = {fault: ~abnormal | (label == fault) for fault in sorted(set(label[abnormal].tolist()))}
+    return {
+        "auroc": auroc(pooled, abnormal),
+        "auprc": auprc(pooled, abnormal),
+        "partial_auroc": partial_auroc(pooled, abnormal),
+        "auroc_by_fault": {fault: auroc(pooled[those], abnormal[those]) for fault, those in of_fault.items()},
+    }
+
+
+def print_evaluation(result: dict[str, Any]) -> None:
+    """The figures a person asks for first; the JSON has all."""
+    spread = "" if result["auroc_std"] is None else f" +- {result['auroc_std']:.3f} (Hanley-McNeil)"
+    print(f"{result['counts']['labelled']} labelled of {result['counts']['scored']} scored records, prevalence {result['prevalence']:.3f}")
+    print(f"AUROC {_figure(result['auroc'])}{spread}, AUPRC {_figure(result['auprc'])} (no skill: the prevalence),", end=" ")
+    print(f"partial AUROC to FPR {result['partial_auroc_max_fpr']:g}: {_figure(result['partial_auroc'])} (no skill: .5)")
+    of_units = result["spread_by_unit"]
+    if of_units is not None and of_units["num_resamples"]:
+        ends = {name: "{:.3f} to {:.3f}".format(*of_units[name]["interval"]) for name in ("auroc", "auprc", "partial_auroc")}
+        print(f"  95 % by bootstrap of the {of_units['num_units']} units: AUROC {ends['auroc']},", end=" ")
+        print(f"AUPRC {ends['auprc']}, partial AUROC {ends['partial_auroc']}")
+    if result["over_sensors"] is not None:
+        means = result["over_sensors"]
+        print(f"  by the mean over a unit's sensors at one time (label --pool-sensors): AUROC {_figure(means['auroc'])},", end=" ")
+        print(f"AUPRC {_figure(means['auprc'])}, partial AUROC {_figure(means['partial_auroc'])}")
+    for name, area in result["auroc_by_member"].items():
+        print(f"  member {name}: AUROC {_figure(area)}")
+    for what in ("fault", "unit"):
+        for name, area in result[f"auroc_by_{what}"].items():
+            print(f"  {what} {name}: AUROC {_figure(area)}")
+    if result["at_cut"] is not None:
+        print_at_cut(result["at_cut"])
+    if result["macro_f1"] is not None:
+        print(f"macro-F1 over {', '.join(result['f1_by_fault'])}: {result['macro_f1']:.3f}")
+    for name, why in result["undefined"].items():
+        print(f"  {name} is not defined: {why}")
+
+
+def print_at_cut(at: dict[str, Any]) -> None:
+    """Nominal against realised rate, and recall, with exact intervals; counts."""
+    aims = "no stated rate" if at["nominal_rate"] is None else f"nominal {at['nominal_rate']:.3g} ({RATE_WORDS[at['rate_kind']]})"
+    print(f"at the cut {at['cut']:.6g} ({at['method'] or 'given'}): {aims}")
+    normal, abnormal = at["false_alarms"] + at["quiet"], at["true_alarms"] + at["missed"]
+    print(f"  false alarms: {_share(at['false_alarms'], normal, at['realised_rate_interval'])} of the records labelled normal")
+    print(f"  recall: {_share(at['true_alarms'], abnormal, at['recall_interval'])} of those labelled abnormal")
+    print(f"  precision {_figure(at['precision'])} at this prevalence, F1 {_figure(at['f1'])}")
+
+
+RATE_WORDS = {
+    "rate": "a rate of whatever was scored, faults included",
+    "false-alarm probability": "a false-alarm probability, from trusted normals",
+    "rule": "what a Gaussian would pass: the cut is a rule",
+    None: "",
+}
+
+
+def _share(part: int, whole: int, interval: list[float] | None) -> str:
+    if interval is None:
+        return "none"
+    return f"{part} of {whole}, {part / whole:.4g} (95 % {interval[0]:.4g} to {interval[1]:.4g}, Clopper-Pearson)"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None or np.isnan(value) else f"{value:.3f}"

@@ -1,0 +1,258 @@
+"""What each job is asked: the frozen dataclasses whose fields are the help of jobs/X.py, but for those that are given a recipe.
+
+Nothing here imports Ray, torch, scikit-learn or matplotlib, so that `--help` answers at once.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vibray.decide.splits import RECORDS_PER_SENSOR
+from vibray.decide.thresholds import CutsConfig, MadConfig
+from vibray.decide.unit_alarms import Combine, UnitConfig
+from vibray.signal.synthetic import FleetConfig
+from vibray.storage.plan import LINES_PER_PART
+
+By = Literal["none", "unit", "sensor"]
+
+Compression = Literal["none", "gz", "zst"]
+
+VectorName = Literal["spectral", "zerone", "harmonic"]
+
+
+def help_text(doc: str | None) -> str:
+    """A docstring for --help: each paragraph on one line, for the terminal to wrap; indented lines (examples) stay as they are."""
+    paragraphs: list[str] = []
+    flowing = False
+    for line in (doc or "").strip().splitlines():
+        if flowing and line and not line.startswith(" "):
+            paragraphs[-1] += f" {line}"
+        else:
+            paragraphs.append(line.rstrip())
+        flowing = bool(line) and not line.startswith(" ")
+    return "\n".join(paragraphs)
+
+
+@dataclass(frozen=True)
+class DemoJob:
+    """What jobs/demo.py is asked."""
+
+    folder: str = "demo"
+    """where everything is written; with --s3, a folder of the bucket"""
+    s3: bool = False
+    """store everything through an S3 endpoint over HTTP, started here; its content ends with the job, the report is copied to --folder"""
+    num_units: int = 8
+    """transformers in the fleet"""
+    sensors_per_unit: int = 2
+    """sensors on each"""
+    epochs: int = 12
+    """epochs of each network"""
+
+
+@dataclass(frozen=True)
+class SynthesizeJob:
+    """What jobs/synthesize.py is asked."""
+
+    output: str
+    """folder for the shards: s3://bucket/folder or a path"""
+    labels: str
+    """the labels file (.jsonl), outside --output"""
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+    """the fleet"""
+    shard_records: int = 200
+    """records in a shard; a worker holds about 80 kB for each"""
+    compression: Compression = "none"
+    """of the shards: .jsonl, .jsonl.gz or .jsonl.zst"""
+    truncated_shard: bool = False
+    """one shard more, a gzip that breaks off within its only line"""
+    local: bool = False
+    """work in this process, without Ray; one shard is worked on so unasked"""
+    dry_run: bool = False
+    """print the plan and the cost; write nothing"""
+
+
+@dataclass(frozen=True)
+class FeaturizeJob:
+    """What jobs/featurize.py is asked."""
+
+    input: str
+    """folder of shards (or one shard): s3://bucket/folder or a path"""
+    features: str
+    """folder for the features table; it holds this one table"""
+    sample_rate_hz: float
+    """samples a second; no record says it"""
+    corpus: str | None = None
+    """name of the corpus in every key; default: the last segment of --input"""
+    num_samples: int = 8192
+    """samples of a record"""
+    unit_pattern: str | None = None
+    """regular expression searched in sensor_id, then in the shard's key; its group 1 is the unit"""
+    units: str | None = None
+    """CSV file with the columns sensor_id and unit, instead of a pattern"""
+    timezone: str = "UTC"
+    """zone of times that name none, as Europe/Berlin"""
+    mains: Literal["50", "60", "none"] = "50"
+    """mains frequency in Hz; none for machines without a mains line"""
+    signal_unit: Literal["unknown", "g", "m/s2"] = "unknown"
+    """physical unit of the samples"""
+    wrong_length: Literal["quarantine", "fit"] = "quarantine"
+    """records of another length are set aside, or fitted (cut or padded with zeros, and counted)"""
+    vectors: tuple[VectorName, ...] = ("spectral", "zerone", "harmonic")
+    """vector features to store; one that this rate, length or mains does not allow is left out and named"""
+    lines_per_part: int = LINES_PER_PART
+    """records in a part, the unit of restart"""
+    local: bool = False
+    """work in this process, without Ray; an input of one part is worked on so unasked"""
+    dry_run: bool = False
+    """print the plan, the cost and the first bad lines; write nothing"""
+
+
+@dataclass(frozen=True)
+class CalibrateJob:
+    """What jobs/calibrate.py is asked."""
+
+    run: str
+    """finished run"""
+    input: str
+    """folder of shards with the new sensors' records"""
+    calibration: str
+    """folder for the calibration"""
+    sample_rate_hz: float
+    """samples a second of the input; must be the run's"""
+    records_per_sensor: int = RECORDS_PER_SENSOR
+    """earliest records of each new sensor, by time, that make its baseline"""
+    corpus: str | None = None
+    """name of the corpus in every key; default: the last segment of --input"""
+    local: bool = False
+    """work in this process, without Ray; an input of one part is worked on so unasked"""
+    dry_run: bool = False
+    """print the plan and the cost; write nothing"""
+
+
+@dataclass(frozen=True)
+class DistilJob:
+    """What jobs/distil.py is asked."""
+
+    features: str
+    """finished features table with the spectral vector"""
+    scores: str
+    """finished scores of the same shards by the deep run or ensemble"""
+    gate: str
+    """folder for the gate"""
+    dry_run: bool = False
+    """say what would be fitted; write nothing"""
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """What jobs/score.py is asked."""
+
+    run: str
+    """finished run"""
+    input: str
+    """folder of shards, or one shard"""
+    scores: str
+    """folder for the scores table; it holds this one table"""
+    sample_rate_hz: float
+    """samples a second of the input; must be the run's"""
+    corpus: str | None = None
+    """name of the corpus in every key; default: the last segment of --input"""
+    calibration: str | None = None
+    """calibration of sensors that the run does not know (jobs/calibrate.py)"""
+    since_plan: str | None = None
+    """an earlier job's --scores over the same input: what it (or one it continued) scored unchanged is left out, what changed is named"""
+    cascade: str | None = None
+    """gate of this run (jobs/distil.py): the run sees the records alone for which it predicts a high score, the others keep the prediction;
+    the column `deep` says which"""
+    cascade_share: float = 0.15
+    """share of the records that the run sees, as counted on the corpus of the gate"""
+    lines_per_part: int = LINES_PER_PART
+    """records in a part, the unit of restart"""
+    evidence_per_part: int = 24
+    """highest records of a part kept with their waveforms, for the report"""
+    local: bool = False
+    """work in this process, without Ray; an input of one part is worked on so unasked"""
+    dry_run: bool = False
+    """print the plan, the cost and the first bad lines; write nothing"""
+
+
+@dataclass(frozen=True)
+class LabelJob:
+    """What jobs/label.py is asked."""
+
+    scores: tuple[str, ...]
+    """finished scores tables of one run"""
+    decisions: str
+    """folder for cuts and pseudo-labels"""
+    by: By = "none"
+    """cuts of their own for each unit or sensor with enough records, so that one loud unit does not fill the anomaly class"""
+    pool_sensors: bool = False
+    """judge each record by the mean score of its unit's sensors at the same time: what shakes a machine is heard by all of them"""
+    labels: str | None = None
+    """labels file (JSON Lines): human labels win over any cut"""
+    normals_only: bool = False
+    """fit the cuts on the records labelled normal alone"""
+    min_group_records: int = 200
+    """fewer records than these: a group has the cuts of all"""
+    round: int = 0
+    """number of this round of pseudo-labels"""
+    unit_window: float = UnitConfig.window_minutes
+    """minutes: records of a unit's sensors within such a window are judged together"""
+    persist: tuple[int, int] = UnitConfig.persist
+    """k n: a unit is in alarm where at least k of its last n windows exceed"""
+    unit_rate: float = UnitConfig.rate
+    """a window exceeds where its p-value is at most this"""
+    fdr: float = UnitConfig.fdr
+    """false-discovery rate over the fleet, for the newest window of each unit (Benjamini-Hochberg)"""
+    unit_combine: Combine = UnitConfig.combine
+    """how p-values of a window become one: tippett holds its rate where a unit's sensors rise and fall together, the others do not"""
+    unit_reference: tuple[str, ...] = ()
+    """finished scores tables of the same run, of other corpora, taken as healthy: what each sensor is compared with"""
+    reference_records: int = UnitConfig.reference_records
+    """without --unit-reference: so many of the earliest usable records of each sensor, at most half of them, are its reference"""
+    dry_run: bool = False
+    """print cuts and counts; write nothing"""
+    method: CutsConfig = MadConfig()
+    """how cuts are made"""
+
+    @property
+    def units(self) -> UnitConfig:
+        """The rule for alarms of units."""
+        return UnitConfig(self.unit_window, self.persist, self.unit_rate, self.fdr, self.unit_combine, self.reference_records)
+
+
+@dataclass(frozen=True)
+class EvaluateJob:
+    """What jobs/evaluate.py is asked."""
+
+    scores: tuple[str, ...]
+    """finished scores tables of one run; a label row is looked for in all of them"""
+    labels: str
+    """labels file (JSON Lines)"""
+    decisions: str | None = None
+    """decisions folder whose cuts are judged"""
+    output: str | None = None
+    """JSON file for everything that is printed, and more; default: evaluation.json in the first scores folder"""
+    dry_run: bool = False
+    """print the figures; write nothing"""
+
+
+@dataclass(frozen=True)
+class ReportJob:
+    """What jobs/report.py is asked."""
+
+    scores: tuple[str, ...]
+    """finished scores tables of one run"""
+    report: str
+    """the HTML file to write"""
+    decisions: str | None = None
+    """decisions folder: its cuts make the alarms"""
+    labels: str | None = None
+    """labels file (JSON Lines): the report then shows metrics"""
+    title: str = "vibray report"
+    """heading of the page"""
+    explain: bool = True
+    """draw why the highest records are high (needs the run)"""
+    search: str | None = None
+    """finished search that chose the run's recipe: a section shows it"""
+    dry_run: bool = False
+    """print what the report would show; write nothing"""

@@ -1,0 +1,208 @@
+"""Scores to decisions: cuts and pseudo-labels. Cheap and repeatable; the scores are never edited."""
+
+import json
+import warnings
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vibray.config import UserError, from_json, to_json
+from vibray.decide.cuts import Cuts, CutsWarning, GroupedCuts
+from vibray.decide.pseudo_labels import by_cut, export_npz, pseudo_labels, row_groups
+from vibray.decide.reference import usable_rows
+from vibray.decide.thresholds import ConformalConfig, cuts_of, grouped_cuts
+from vibray.decide.units import decide_units, print_units, write_units
+from vibray.pipeline.jobs import By, LabelJob
+from vibray.report.distribution import score_distribution_png
+from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, UNDECIDED
+from vibray.storage import objects
+from vibray.storage.labels import match_labels, read_labels
+from vibray.storage.parts import check_finished, finish_folder
+from vibray.tables import InputsDiffer, ScoresTable, identity_hash, one_corpus_each, open_scores
+
+
+class DecisionsMismatch(UserError):
+    """The decisions folder holds other decisions."""
+
+
+def label(job: LabelJob) -> None:
+    """Runs the stage; see jobs/label.py."""
+    decisions_uri, table = objects.absolute(job.decisions), open_scores([objects.absolute(uri) for uri in job.scores])
+    reference = open_scores([objects.absolute(uri) for uri in job.unit_reference]) if job.unit_reference else None
+    identity = json.loads(
+        json.dumps(
+            {
+                "scores": scores_identity(table),
+                "run": table.run,
+                "method": to_json(job.method),
+                "by": job.by,
+                "pool_sensors": job.pool_sensors,
+                "labels": None if job.labels is None else objects.sha256(objects.read_bytes(job.labels)),
+                "normals_only": job.normals_only,
+                "min_group_records": job.min_group_records,
+                "round": job.round,
+                "units": to_json(job.units),
+                "unit_reference": None if reference is None else scores_identity(reference),
+            }
+        )
+    )
+    if not job.dry_run and _finished(decisions_uri, identity):
+        print(f"{decisions_uri} is finished already: nothing to do")
+        return
+    human = None if job.labels is None else labels_of(job.labels, table)
+    from_normals = job.normals_only or isinstance(job.method, ConformalConfig)
+    judged = table.over_sensors if job.pool_sensors else table
+    cuts = fit_cuts(judged.scores, job.method, job.by, human, from_normals, job.min_group_records)
+    labels = pseudo_labels(judged.scores, cuts, human, job.round)
+    if job.pool_sensors:
+        print("scores are means over the sensors of a unit at one time")
+    print_decisions(judged, cuts, labels)
+    if reference is not None:
+        check_reference(table, reference)
+    others = None if reference is None else reference.scores
+    of_units = decide_units(table.scores, cuts, job.units, human, from_normals, others, job.pool_sensors)
+    print_units(of_units)
+    if job.dry_run:
+        print("dry run: nothing was written")
+        return
+    overall = overall_of(cuts)
+    files = {
+        "pseudo_labels.npz": export_npz(judged.scores, labels, cuts),
+        "score_distribution.png": score_distribution_png(judged.scores["score"].to_numpy(), overall.normal_below, overall.anomaly_above),
+    }
+    objects.write_json(
+        objects.join(decisions_uri, "cuts.json"), {"cuts": to_json(cuts), "grouped": isinstance(cuts, GroupedCuts), **identity}
+    )
+    objects.write_table(objects.join(decisions_uri, "pseudo_labels.parquet"), labels)
+    for name, data in files.items():
+        objects.write_bytes(objects.join(decisions_uri, name), data)
+    unit_files = write_units(decisions_uri, of_units)
+    finish_folder(decisions_uri, ["cuts.json", "pseudo_labels.parquet", *files, *unit_files], {"identity": identity})
+    print(f"decisions are in {decisions_uri}")
+
+
+def check_reference(table: ScoresTable, reference: ScoresTable) -> None:
+    """Raises InputsDiffer where the reference's scores cannot stand beside the others."""
+    both = [identity["corpus"] for identity in (*table.identities, *reference.identities)]
+    one_corpus_each([*("--scores",) * len(table.identities), *("--unit-reference",) * len(reference.identities)], both)
+    if table.run["content"] != reference.run["content"]:
+        raise InputsDiffer(
+            f"--unit-reference holds scores of the run {reference.run['uri']}, --scores of {table.run['uri']}: scores differ in scale; "
+            "score the reference with the same run"
+        )
+
+
+def scores_identity(table: ScoresTable) -> dict[str, str]:
+    """Names the content of each corpus of a scores table."""
+    return {identity["corpus"]: identity_hash([parts]) for identity, parts in zip(table.identities, table.folders, strict=True)}
+
+
+def _finished(decisions_uri: str, identity: dict[str, Any]) -> bool:
+    try:
+        done = objects.read_json(objects.join(decisions_uri, "_done.json"))
+    except FileNotFoundError:
+        for name in ("plan.json", "recipe.json", "gate.json", "search.json", "grid.json"):
+            if objects.exists(objects.join(decisions_uri, name)):
+                raise DecisionsMismatch(f"{decisions_uri} is another job's folder (it holds {name}): use another folder") from None
+        return False
+    if "identity" not in done:
+        holds, asked = ", ".join(done.get("files", {})), ", ".join(identity["scores"])
+        raise DecisionsMismatch(f"{decisions_uri} is another job's folder (it holds {holds}), no decisions on {asked}: use another folder")
+    there = done["identity"]
+    differing = [f"  {name}: {there.get(name)} there, {value} now" for name, value in identity.items() if there.get(name) != value]
+    if differing:
+        raise DecisionsMismatch(f"{decisions_uri} holds other decisions; use another folder, or remove this one:\n" + "\n".join(differing))
+    return True
+
+
+def labels_of(labels_uri: str, table: ScoresTable) -> list[str | None]:
+    """The human label of each scored record; rows that meet a line that was set aside are counted."""
+    zone = table.facts.timezone
+    matched = match_labels(read_labels(labels_uri, zone), table.scores, table.bad_records(), zone)
+    print(f"{matched.num_rows} labels: {matched.table.num_rows} scored records, {matched.num_quarantined} of lines set aside")
+    of = {(c, r): label for c, r, label in zip(*(matched.table[n].to_pylist() for n in ("corpus", "record_id", "label")), strict=True)}
+    return [of.get(key) for key in zip(table.scores["corpus"].to_pylist(), table.scores["record_id"].to_pylist(), strict=True)]
+
+
+def fit_cuts(
+    scores: pa.Table, method: Any, by: By, human: list[str | None] | None, normals_only: bool, min_group_records: int
+) -> Cuts | GroupedCuts:
+    """Cuts fitted on the records whose score speaks of the machine: of calibrated sensors, not off, in transition or of a faulty sensor.
+
+    With `normals_only`, on those that a person calls normal alone: their rate is then a false-alarm probability.
+    """
+    fit_on = usable_rows(scores)
+    if not fit_on.any():
+        raise UserError("no record can be used to fit cuts: all are off, in transition, of a faulty sensor or of one without calibration")
+    normal = None
+    if normals_only:
+        if human is None:
+            raise UserError("cuts from trusted normals need --labels with records labelled normal")
+        normal = np.array([name == NORMAL for name in human])[fit_on]
+        if not normal.any():
+            raise UserError(
+                "--labels names no normal record that can be used (calibrated; not off, switching or of a faulty sensor): "
+                "there are no trusted normals to fit on"
+            )
+    chosen = scores.filter(pa.array(fit_on))
+    values = chosen["score"].to_numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CutsWarning)  # each stands in the cuts too, and is printed from there
+        if by == "none":
+            return cuts_of(method, values, None if normal is None else values[normal])
+        return grouped_cuts(row_groups(chosen, by), values, method, by, min_group_records, normal)
+
+
+def overall_of(cuts: Cuts | GroupedCuts) -> Cuts:
+    """The cuts of all records."""
+    return cuts if isinstance(cuts, Cuts) else cuts.overall
+
+
+def read_cuts(decisions_uri: str) -> Cuts | GroupedCuts:
+    """The cuts of a finished decisions folder."""
+    check_finished(decisions_uri)
+    values = objects.read_json(objects.join(decisions_uri, "cuts.json"))
+    return from_json(GroupedCuts if values["grouped"] else Cuts, values["cuts"], objects.join(decisions_uri, "cuts.json"))
+
+
+def decided_on(decisions_uri: str) -> dict[str, str]:
+    """What `scores_identity` gave of the scores that the decisions were made on."""
+    return objects.read_json(objects.join(decisions_uri, "cuts.json"))["scores"]
+
+
+def as_decided(decisions_uri: str, table: ScoresTable) -> ScoresTable:
+    """The table with the scores that the cuts are for: means over sensors where they were made on those.
+
+    Raises DecisionsMismatch where the cuts were made on another run's scores.
+    """
+    made = objects.read_json(objects.join(decisions_uri, "cuts.json"))
+    if made["run"]["content"] != table.run["content"]:
+        raise DecisionsMismatch(
+            f"{decisions_uri} holds cuts on scores of the run {made['run']['uri']}, these are of {table.run['uri']}: scores differ in scale"
+        )
+    return table.over_sensors if made.get("pool_sensors") else table
+
+
+def print_decisions(table: ScoresTable, cuts: Cuts | GroupedCuts, labels: pa.Table) -> None:
+    """The cuts in words and the pseudo-labels by origin."""
+    overall = overall_of(cuts)
+    rate = float(np.mean(by_cut(table.scores, cuts)[usable_rows(table.scores)] == LABEL_ABNORMAL))
+    kind = "rate of a Gaussian" if overall.kind == "rule" else overall.kind
+    nominal = "" if overall.nominal_rate is None else f", nominal {kind} {overall.nominal_rate:.3g}"
+    print(f"{overall.method} on {overall.num_scores:,} {overall.scale} scores:", end=" ")
+    print(f"normal <= {overall.normal_below:.6g}, anomaly >= {overall.anomaly_above:.6g}{nominal}")
+    print(f"  {rate:.2%} of the usable scores are at or above {'the cut' if overall is cuts else 'their own cut'}")
+    if overall.kind == "rate":
+        print("  that is a rate of the corpus, faults included, and no false-alarm probability: no trusted normals were used")
+    if overall.kind == "rule":
+        print("  MAD is a rule and promises no rate: a Gaussian would pass it so often, and scores are rarely one")
+    for warning in overall.warnings:
+        print(f"  warning: {warning}")
+    if isinstance(cuts, GroupedCuts):
+        own = sum(group.cuts is not None for group in cuts.groups)
+        print(f"  {own} of {len(cuts.groups)} groups (by {cuts.by}) have cuts of their own, the others those of all")
+    names = {LABEL_NORMAL: "normal", LABEL_ABNORMAL: "abnormal", UNDECIDED: "undecided"}
+    found, human = labels["label"].to_numpy(), labels["origin"].to_pylist().count("human")
+    counts = {name: int((found == value).sum()) for value, name in names.items()}
+    print(f"pseudo-labels: {', '.join(f'{count:,} {name}' for name, count in counts.items())} ({human} human)")

@@ -1,0 +1,254 @@
+"""Tables to the report: gathers what one page shows, and the explanations of its highest records."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from vibray.decide.cuts import Cuts, GroupedCuts, realised_rate
+from vibray.decide.pseudo_labels import row_groups
+from vibray.decide.reference import usable_rows
+from vibray.decide.units import read_units
+from vibray.explain.grad_cam import grad_cam
+from vibray.explain.residual import moved_columns, residual_map
+from vibray.features.cwt_image import CwtImage, CwtImageConfig
+from vibray.features.seed_image import SeedImage, SeedImageConfig
+from vibray.models.classifier import Classifier
+from vibray.models.deep_svdd import DeepSvdd, Embedded
+from vibray.models.vae import Vae
+from vibray.pipeline.evaluate import evaluate_table
+from vibray.pipeline.jobs import ReportJob
+from vibray.pipeline.label import as_decided, decided_on, labels_of, overall_of, read_cuts, scores_identity
+from vibray.pipeline.score import load_calibrated, run_identity
+from vibray.recipes import ClassicalRecipe, build_vector, columns_of
+from vibray.report.alarms import alarms_csv, unit_alarms_csv
+from vibray.report.data import Bars, Explanation, Map, ReportConfig, ReportData
+from vibray.report.page import render
+from vibray.report.records import highest
+from vibray.runs import Detecting, Diagnosing, Run, classical_members, deep_members
+from vibray.storage import objects
+from vibray.storage.parts import check_finished
+from vibray.tables import ScoresTable, open_scores, sensors_of, waveforms_of
+
+BAD_SHOWN = 1000
+
+WithFrequencies = CwtImageConfig | SeedImageConfig
+"""Images whose rows stand at a frequency, so that a map over them can be drawn."""
+
+
+def report(job: ReportJob, config: ReportConfig = ReportConfig()) -> None:
+    """Runs the stage; see jobs/report.py."""
+    report_uri = objects.absolute(job.report)
+    table = open_scores([objects.absolute(uri) for uri in job.scores])
+    data = gather(table, job.decisions, job.labels, job.title)
+    if job.search is not None:
+        from vibray.compare.summary import read_search  # Optuna takes a second to import
+
+        data = replace(data, search=read_search(objects.absolute(job.search)))
+    if job.dry_run:
+        shown = min(config.num_records, 0 if data.evidence is None else data.evidence.num_rows)
+        print(f"report of {data.scores.num_rows:,} scores, {int(data.alarm.sum()):,} alarms, up to {shown} records drawn -> {report_uri}")
+        print("dry run: nothing was written")
+        return
+    if job.explain:
+        data = replace(data, explanations=explanations(data, table, config))
+    objects.write_bytes(report_uri, render(data, config).encode())
+    alarms = objects.join(objects.parent(report_uri), "alarms.csv")
+    objects.write_bytes(alarms, alarms_csv(data).encode())
+    print(f"report: {report_uri}\nalarms: {alarms} ({int(data.alarm.sum()):,} records)")
+    if data.unit_facts is not None:
+        of_units = objects.join(objects.parent(report_uri), "unit_alarms.csv")
+        objects.write_bytes(of_units, unit_alarms_csv(data).encode())
+        print(f"alarms of units: {of_units} ({sum(unit.alarm for unit in data.units):,} units)")
+
+
+def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None, title: str) -> ReportData:
+    """What the report shows."""
+    cuts, facts, notes = None, table.facts, []
+    metrics = None if labels_uri is None else evaluate_table(table, labels_of(labels_uri, table), decisions_uri)
+    if decisions_uri is not None:
+        cuts, judged = read_cuts(decisions_uri), as_decided(decisions_uri, table)
+        if judged is not table:
+            notes.append(
+                "Each score is the mean over its unit's sensors at one time; alarms of units and drift are of each sensor's own scores."
+            )
+        table = judged
+    units = None if decisions_uri is None else read_units(decisions_uri)
+    same_scores = units is not None and decided_on(decisions_uri or "") == scores_identity(table)
+    if table.num_duplicates:
+        notes.append(f"{table.num_duplicates:,} records stand more than once in the inputs; they are counted once.")
+    if units is not None and not same_scores:
+        notes.append(
+            "The cuts were made on other scores than these: their realised rate is that of new records, and alarms of units and drift are "
+            "not shown. jobs/label.py makes them with these scores as --scores and the others as --unit-reference."
+        )
+    shown = units if same_scores else None
+    counts = {}
+    for parts in table.folders:
+        account = {"read": parts.total("num_read"), "kept": parts.total("num_kept"), "set_aside": parts.reasons}
+        counts[parts.plan.corpus] = account
+    return ReportData(
+        title=title,
+        generated_at=datetime.now(UTC),
+        scores=table.scores,
+        counts=counts,
+        run={
+            "run": table.run["uri"],
+            "recipe": f"{table.run['kind']} {table.run['recipe']}",
+            "members": ", ".join(table.run["members"]) or None,
+            "faults": None if table.faults is None else ", ".join(table.faults) or "none labelled",
+            "sample rate": f"{facts.sample_rate_hz:g} Hz",
+            "samples a record": facts.num_samples,
+            "mains": "none" if facts.mains_hz is None else f"{facts.mains_hz:g} Hz",
+            "calibration": (table.identities[0]["calibration"] or {}).get("uri"),
+        },
+        evidence=table.evidence(),
+        bad_records=table.bad_records().slice(0, BAD_SHOWN),
+        cuts=None if cuts is None else _cuts_for_report(cuts, table.scores),
+        metrics=metrics,
+        units=() if shown is None else shown.alarms,
+        unit_facts=None if shown is None else shown.facts,
+        drift=None if shown is None else shown.drift,
+        signal_unit=facts.signal_unit,
+        notes=tuple(notes),
+    )
+
+
+def _cuts_for_report(cuts: Cuts | GroupedCuts, scores: pa.Table) -> dict[str, Any]:
+    """Nominal against realised rate; the realised one is of the records that can raise an alarm of the machine, of a group its own."""
+    usable = usable_rows(scores)
+    values, groups = scores["score"].to_numpy(), {}
+    if isinstance(cuts, GroupedCuts):
+        rows: dict[tuple[str, ...], list[int]] = {}
+        for row, group in enumerate(row_groups(scores, cuts.by)):
+            if usable[row]:
+                rows.setdefault(group, []).append(row)
+        groups = {"/".join(g.group): _cut(g.cuts, values[rows.get(g.group, [])]) for g in cuts.groups if g.cuts is not None}
+    return {"global": _cut(overall_of(cuts), values[usable]), "groups": groups}
+
+
+def _cut(cut: Cuts, values: np.ndarray) -> dict[str, Any]:
+    return {
+        "normal_below": cut.normal_below,
+        "anomaly_above": cut.anomaly_above,
+        "method": cut.method if cut.method != "mad" else f"mad ({cut.scale} scores)",
+        "rate_kind": cut.kind,
+        "nominal_rate": cut.nominal_rate,
+        "realised_rate": realised_rate(cut, values) if len(values) else None,
+        "num_records": len(values),
+    }
+
+
+# ---------------------------------------------------------------- explanations
+
+
+def explanations(data: ReportData, table: ScoresTable, config: ReportConfig) -> dict[tuple[str, str], list[Explanation]]:
+    """By record: where the nets looked, what the VAE could not give back, and which harmonics moved against the sensor's own records."""
+    shown = [(card.corpus, card.record_id) for card in highest(data, config).cards]
+    evidence = data.evidence
+    if evidence is None or not shown:
+        return {}
+    keys = list(zip(evidence["corpus"].to_pylist(), evidence["record_id"].to_pylist(), strict=True))
+    # behind a cascade a score may be the gate's prediction, which the run cannot explain
+    scored = evidence["deep"].to_pylist() if "deep" in evidence.column_names else [True] * len(keys)
+    found: dict[tuple[str, str], list[Explanation]] = {key: [] for key in shown if scored[keys.index(key)]}
+    for identity in table.identities:
+        mine = [key for key in found if key[0] == identity["corpus"]]
+        run = _run_of_scores(identity) if mine else None
+        if run is not None:
+            records = evidence.take(pa.array([keys.index(key) for key in mine]))
+            waveforms, sensors = torch.from_numpy(waveforms_of(records)), sensors_of(records)
+            for maps in [*_maps(run, waveforms, sensors), *_all_moved(run, waveforms, sensors)]:
+                for key, explanation in zip(mine, maps, strict=True):
+                    found[key].append(explanation)
+    return {key: value for key, value in found.items() if value}
+
+
+def _run_of_scores(identity: dict[str, Any]) -> Run | None:
+    """The run with the calibration that a corpus' scores were made with.
+
+    None where one is gone or another lies in its place: the report then shows what the scores hold and explains nothing of the corpus.
+    """
+    run_uri, calibration = identity["run"]["uri"], identity["calibration"]
+    try:
+        same = calibration is None or calibration == {"uri": calibration["uri"], **check_finished(calibration["uri"])}
+        run = load_calibrated(run_uri, None if calibration is None else calibration["uri"])
+    except (OSError, ValueError) as error:
+        print(f"the records of {identity['corpus']} are not explained: {error}")
+        return None
+    if not same or run_identity(run_uri, run)["content"] != identity["run"]["content"]:
+        print(f"the records of {identity['corpus']} are not explained: their run or calibration was made again since they were scored")
+        return None
+    return run
+
+
+def _maps(run: Run, waveforms: torch.Tensor, sensors: list[tuple[str, str]]) -> list[list[Map]]:
+    facts, made = run.facts, []
+
+    def maps(title: str, config: WithFrequencies, values: torch.Tensor) -> list[Map]:
+        rows_hz = build(config).rows_hz(facts.sample_rate_hz)
+        return [Map(title, v.numpy(), tuple(rows_hz), facts.num_samples / facts.sample_rate_hz) for v in values.detach()]
+
+    def images(config: WithFrequencies, scaling: Any) -> torch.Tensor:
+        return scaling(build(config)(waveforms, facts.sample_rate_hz), sensors)
+
+    def build(config: WithFrequencies) -> CwtImage | SeedImage:
+        return CwtImage(config) if isinstance(config, CwtImageConfig) else SeedImage(config)
+
+    for member in deep_members(run):
+        config, net = member.recipe.feature, member.detector
+        if not isinstance(config, WithFrequencies):  # the other images have no frequency axis to draw on
+            continue
+        x = images(config, member.scaling)
+        if isinstance(net, DeepSvdd):
+            made.append(maps("Grad-CAM of Deep SVDD", config, grad_cam(*_svdd_halves(net), x)))
+        if isinstance(net, Vae):
+            made.append(maps("what the VAE could not give back", config, residual_map(net, x)))
+    if isinstance(run.model, Diagnosing) and run.model.net.config.inputs == "image" and isinstance(run.model.recipe.image, WithFrequencies):
+        net = run.model.net
+        x = images(run.model.recipe.image, run.model.image_scaling)
+        made.append(maps("Grad-CAM of the classifier", run.model.recipe.image, grad_cam(*_classifier_halves(net), x)))
+    return made
+
+
+def _svdd_halves(net: DeepSvdd) -> tuple[Any, Any]:
+    def score(maps: torch.Tensor) -> torch.Tensor:
+        features = maps.mean(dim=(2, 3))
+        return net.score(Embedded(net.projection(features), features))
+
+    return net.trunk.feature_map, score
+
+
+def _classifier_halves(net: Classifier) -> tuple[Any, Any]:
+    assert net.encoder is not None
+
+    def head(features: torch.Tensor) -> torch.Tensor:
+        h = features.mean(dim=(2, 3))
+        for layer in list(net.head)[:-1]:
+            h = torch.relu(layer(h))
+        return net.head[-1](h)[:, 0]
+
+    return net.encoder.feature_map, head
+
+
+def _all_moved(run: Run, waveforms: torch.Tensor, sensors: list[tuple[str, str]]) -> list[list[Bars]]:
+    scaled = [m for m in classical_members(run) if m.scaling.config.by != "none"]  # without a baseline nothing can have moved
+    return [_moved(member, run, waveforms, sensors) for member in scaled]
+
+
+def _moved(member: Detecting, run: Run, waveforms: torch.Tensor, sensors: list[tuple[str, str]]) -> list[Bars]:
+    """Columns of a classical detector's vector (harmonics, bands) that moved furthest from the sensor's own baseline."""
+    assert isinstance(member.recipe, ClassicalRecipe)
+    feature = build_vector(member.recipe.feature, run.facts.mains_hz)
+    columns = columns_of(feature, member.recipe.detector.blocks)
+    hz = feature.frequencies_hz(run.facts.sample_rate_hz)
+    names = [feature.columns()[i] + ("" if hz[i] is None else f" ({hz[i]:.4g} Hz)") for i in columns]
+    z = member.scaling(feature(waveforms, run.facts.sample_rate_hz), sensors)[:, columns].numpy()
+    made = []
+    for row in z:
+        top = moved_columns(row, np.zeros(len(row)), np.ones(len(row)), names)
+        made.append(Bars("moved furthest from the sensor's baseline", tuple(m.name for m in top), tuple(m.z for m in top)))
+    return made

@@ -1,0 +1,331 @@
+"""Training: from finished features tables to a finished run folder, whatever the recipe."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from vibray.config import environment, short_hash
+from vibray.fitting.classical import StoredVectors, fit_classical
+from vibray.fitting.classifier import encoder_of
+from vibray.fitting.data import (
+    TrainingError,
+    check_features,
+    classifier_lesson,
+    detector_lesson,
+    independent_rows,
+    known_labels,
+    labels_of_records,
+    search_pool,
+)
+from vibray.fitting.jobs import TrainJob
+from vibray.fitting.runs import NetJob, train_net
+from vibray.fitting.worker import alone
+from vibray.models.deep_sad import DeepSadConfig
+from vibray.models.ensemble import Ensemble
+from vibray.pipeline.local import map_here, one_thread, works_alone
+from vibray.pipeline.progress import Bars, Progress
+from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, EnsembleRecipe, Recipe, build_feature
+from vibray.runs import Detecting, Fusing, Run, begin, load, save
+from vibray.schema import NORMAL, UNDECIDED
+from vibray.storage import objects
+from vibray.storage.parts import Parts, check_finished
+from vibray.tables import TrainingTable, identity_hash, open_features
+from vibray.train.classical import Map
+from vibray.train.tracking import Tracking
+
+OF_A_RECORD = ("sample_rate_hz", "num_samples", "mains", "signal_unit")
+"""Facts of a corpus that decide what a record's features are."""
+
+
+def train(job: TrainJob) -> None:
+    """Runs the stage; see jobs/train.py. The same job on a finished run says so; on a run that was stopped it goes on."""
+    job = _absolute(job)
+    _check_arguments(job)
+    table = open_features(job.features)
+    recipe = _adopted(job)
+    _check_members(job, recipe, table)
+    check_features(recipe, table)
+    labels = None if job.labels is None else labels_of_records(job.labels, table)
+    print(f"{len(table):,} records of {len(set(table.sensors))} sensors in {', '.join(sorted(table.corpora))}", end="")
+    print(f" ({table.num_duplicates:,} duplicates left out)" if table.num_duplicates else "")
+    plan = _Plan(job, recipe, table, labels)
+    if job.dry_run:
+        plan.preview()
+        return
+    plan.run()
+
+
+def _absolute(job: TrainJob) -> TrainJob:
+    def one(uri: str | None) -> str | None:
+        return None if uri is None else objects.absolute(uri)
+
+    return replace(
+        job,
+        features=tuple(objects.absolute(uri) for uri in job.features),
+        run=objects.absolute(job.run),
+        labels=one(job.labels),
+        pseudo_labels=one(job.pseudo_labels),
+        init_from=one(job.init_from),
+        members=tuple(objects.absolute(uri) for uri in job.members),
+    )
+
+
+def _check_arguments(job: TrainJob) -> None:
+    classifier = isinstance(job.recipe, ClassifierRecipe)
+    if job.members and not isinstance(job.recipe, EnsembleRecipe):
+        raise TrainingError("--members goes with the ensemble recipe alone: put `ensemble` last on the line")
+    if (job.pseudo_labels or job.init_from) and not classifier:
+        raise TrainingError("--pseudo-labels and --init-from go with a classifier's recipe alone: put `classifier` last on the line")
+    if classifier and not job.labels:
+        raise TrainingError("a classifier needs --labels: a JSON Lines file of records labelled normal or by the name of their fault")
+    if classifier and job.normals_only:
+        raise TrainingError("--normals-only is for detectors: a classifier needs faults too")
+    if job.search_pool and (classifier or job.normals_only or not job.labels):
+        raise TrainingError("--search-pool is for detectors, with --labels and without --normals-only: it leaves labelled records out")
+    if job.normals_only and not job.labels:
+        raise TrainingError("--normals-only needs --labels: it fits a detector on the records labelled normal alone")
+    sad = isinstance(job.recipe, DeepRecipe) and isinstance(job.recipe.detector, DeepSadConfig)
+    if sad and not job.labels:
+        raise TrainingError("Deep SAD needs --labels: a JSON Lines file of records labelled normal or by the name of their fault")
+    if sad and job.normals_only:
+        raise TrainingError("--normals-only leaves Deep SAD nothing to learn from labels: leave it out, or take cwt-svdd")
+    if job.labels and not (classifier or sad or job.normals_only or job.search_pool):
+        raise TrainingError(
+            "a detector learns without labels: leave --labels out, or add --normals-only to fit it on the trusted normals alone"
+        )
+
+
+def _adopted(job: TrainJob) -> Recipe:
+    """The recipe, a classifier's image and trunk being those of the run it starts from."""
+    recipe = job.recipe
+    if isinstance(recipe, EnsembleRecipe) and job.members:
+        members = {objects.last_segment(uri): load(uri).recipe for uri in job.members}
+        wrong = [name for name, member in members.items() if not isinstance(member, ClassicalRecipe | DeepRecipe)]
+        if wrong or len(members) < len(job.members):
+            raise TrainingError(
+                f"--members: {', '.join(wrong) or 'two members of one name'}: give detectors' runs whose last segments differ"
+            )
+        fusion = recipe.fusion
+        if {name for name, _ in fusion.weights} != set(members):
+            print(f"the members weigh alike: the recipe's weights are of {', '.join(name for name, _ in fusion.weights)}")
+            fusion = replace(fusion, weights=tuple((name, 1.0) for name in members))
+        return replace(recipe, members=members, fusion=fusion)  # type: ignore[arg-type]
+    if isinstance(recipe, ClassifierRecipe) and job.init_from and recipe.image is not None:
+        member = encoder_of(load(job.init_from)).recipe
+        assert isinstance(member, DeepRecipe)
+        print(f"the classifier takes image, scaling and encoder from {job.init_from}")
+        detector = replace(recipe.detector, trunk=member.detector.trunk)
+        return replace(recipe, image=member.feature, image_scaling=member.scaling, detector=detector)
+    return recipe
+
+
+def _check_members(job: TrainJob, recipe: Recipe, table: TrainingTable) -> None:
+    """Raises TrainingError where an ensemble's weights are not of its members, or a member was trained on records of another kind."""
+    if not isinstance(recipe, EnsembleRecipe):
+        return
+    weighed = {name for name, _ in recipe.fusion.weights}
+    if weighed != set(recipe.members):
+        raise TrainingError(f"--fusion.weights names {', '.join(sorted(weighed))}, the members are {', '.join(sorted(recipe.members))}")
+    for uri in job.members:
+        facts = load(uri).facts
+        for name in OF_A_RECORD:
+            there, here = getattr(facts, name), getattr(table.facts, name)
+            if there != here:
+                raise TrainingError(
+                    f"--members {uri} was trained on other records than --features holds: {name} {there} there, {here} here"
+                )
+
+
+def _nets(recipe: Recipe) -> list[DeepRecipe | ClassifierRecipe]:
+    """What of a recipe is a net."""
+    own = list(recipe.members.values()) if isinstance(recipe, EnsembleRecipe) else [recipe]
+    return [one for one in own if isinstance(one, DeepRecipe | ClassifierRecipe)]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A training whose arguments are known to fit."""
+
+    job: TrainJob
+    recipe: Recipe
+    table: TrainingTable
+    labels: np.ndarray | None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides whether two commands are one training."""
+        job = self.job
+        return {
+            "features": {corpus: {"uri": uri, "content": identity_hash([Parts(uri)])} for corpus, uri in self.table.corpora.items()},
+            "labels": None if job.labels is None else objects.sha256(objects.read_bytes(job.labels)),
+            "normals_only": job.normals_only,
+            "search_pool": job.search_pool,
+            "pseudo_labels": None if job.pseudo_labels is None else check_finished(job.pseudo_labels)["files"],
+            "init_from": None if job.init_from is None else check_finished(job.init_from)["files"],
+            "members": {objects.last_segment(uri): check_finished(uri)["files"] for uri in job.members},
+        }
+
+    @cached_property
+    def alone(self) -> bool:
+        """Works in this process."""
+        return works_alone(self.job.local, len(self.table.parts)) and self.job.num_workers == 1
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Row numbers that a detector is fitted on."""
+        if self.labels is not None and self.job.search_pool:
+            return search_pool(self.labels, independent_rows(self.table, self.labels))
+        if not self.job.normals_only:
+            return np.arange(len(self.table))
+        assert self.labels is not None
+        rows = np.flatnonzero(self.labels == NORMAL)
+        if not len(rows):
+            raise TrainingError(f"{self.job.labels} names no normal record: --normals-only has nothing to fit on")
+        return rows
+
+    def preview(self) -> None:
+        """What a dry run prints."""
+        recipe = self.recipe
+        print(f"train {recipe.kind} recipe {short_hash(recipe)} -> {self.job.run}")
+        print(f"  on {len(self.rows) if not isinstance(recipe, ClassifierRecipe) else int((self.labels != '').sum()):,} records")
+        for member in _nets(recipe):
+            config = member.feature if isinstance(member, DeepRecipe) else member.image
+            shape = () if config is None else build_feature(config, self.table.facts.mains_hz).shape
+            gib = 4 * int(np.prod(shape)) * len(self.table) / 2**30
+            print(f"  {member.optim.epochs} epochs of batches of {member.optim.batch_size}, images {shape}: {gib:.2f} GiB", end="")
+            print(
+                f" ({self.job.cache_gb:g} GiB are kept, --cache-gb; the rest is made again each epoch)"
+                if gib > self.job.cache_gb
+                else " kept"
+            )
+        print("dry run: nothing was written")
+
+    def run(self) -> None:
+        if self.alone:
+            self._run()
+            return
+        from vibray.pipeline import session
+
+        with session.started(num_cpus=self.job.num_workers if self.job.num_workers > 1 else None):
+            if _nets(self.recipe):
+                session.num_groups(self.job.num_workers)
+            self._run()
+
+    def _run(self) -> None:
+        recipe, job, lesson = self.recipe, self.job, None
+        if isinstance(recipe, ClassifierRecipe):
+            assert self.labels is not None
+            lesson = classifier_lesson(self.labels, *self._pseudo_labels())
+        if begin(job.run, recipe, self.table.facts, self.identity, None if lesson is None else lesson.faults):
+            print(f"{job.run} is finished already: nothing to do")
+            return
+        if not self.alone:
+            from vibray.pipeline import session
+
+            session.check_nodes([objects.join(job.run, "recipe.json")])
+        match recipe:
+            case ClassicalRecipe():
+                self.fit_classical(job.run, recipe)
+            case DeepRecipe():
+                self.fit_deep([(job.run, recipe)])
+            case EnsembleRecipe():
+                self.fit_ensemble(recipe)
+            case ClassifierRecipe():
+                assert lesson is not None and lesson.real is not None
+                num_real = int(lesson.real.sum())
+                said = f"{num_real} real labels and {len(lesson.indices) - num_real} pseudo-labels"
+                print(f"{said}, faults: {', '.join(lesson.faults) or 'none'}")
+                self.train_nets([NetJob(job.run, recipe, environment(), lesson, job.init_from)])
+        print(f"{job.run} is finished")
+
+    def fit_classical(self, uri: str, recipe: ClassicalRecipe) -> None:
+        """A classical detector and its run folder."""
+        fit = fit_classical(recipe, self.table, self.rows, StoredVectors(self.table, recipe.feature.kind), self.passes())
+        # histories are of all records, whatever the detector is fitted on
+        save(uri, Run(recipe, self.table.facts, fit.detecting, self.table.histories), fit.lines, environment())
+
+    def passes(self) -> Callable[[str], Map]:
+        """Who does a pass over the parts."""
+        if self.alone:
+            return map_here
+        from vibray.pipeline.workers import map_on_ray
+
+        return map_on_ray
+
+    # ---------------------------------------------------------------- deep
+
+    def fit_deep(self, runs: Sequence[tuple[str, DeepRecipe]]) -> None:
+        """Deep detectors, one after another."""
+        labels, rows = None if self.labels is None else known_labels(self.labels), self.rows
+        self.train_nets([NetJob(uri, recipe, environment(), detector_lesson(recipe, rows, labels)) for uri, recipe in runs])
+
+    def train_nets(self, jobs: Sequence[NetJob]) -> None:
+        """Nets one after another, by one group of workers or in this process."""
+        job = self.job
+        if not self.alone:
+            from vibray.pipeline import session
+            from vibray.pipeline.workers import train_on_ray
+
+            train_on_ray(jobs, self.table, job.num_workers, job.cache_gb, session.num_gpus() > 0)
+            return
+        one_thread()
+        with Progress("waveforms", len(self.table.parts), "parts") as progress:
+            waveforms = self.table.read("waveform", np.arange(len(self.table)), lambda done, _: progress.at(done))
+        with Bars() as bars, alone(self.table, waveforms, job.cache_gb, bars.tell) as worker:
+            for one in jobs:
+                train_net(worker, one, Tracking.from_environment(), lambda *_: None)
+
+    def fit_ensemble(self, recipe: EnsembleRecipe) -> None:
+        """The members, trained here or copied, then their medians and MADs."""
+        job = self.job
+        uris = {name: objects.join(job.run, "members", name) for name in recipe.members}
+        for source, (name, uri) in zip(job.members, uris.items(), strict=False):
+            print(f"member {name}: {source}")
+            _copy_run(source, uri)
+        if not job.members:
+            open_ones = {name: not begin(uris[name], member, self.table.facts, self.identity) for name, member in recipe.members.items()}
+            todo = {name: member for name, member in recipe.members.items() if open_ones[name]}
+            for name, member in todo.items():
+                if isinstance(member, ClassicalRecipe):
+                    self.fit_classical(uris[name], member)
+            deep = [(uris[name], member) for name, member in todo.items() if isinstance(member, DeepRecipe)]
+            if deep:
+                self.fit_deep(deep)
+        members = {name: load(uri) for name, uri in uris.items()}
+        ensemble = Ensemble(recipe.fusion)
+        models = [members[name].model for name in ensemble.members]
+        statistics = [model.training_scores for model in models if isinstance(model, Detecting)]
+        ensemble.load({"location": torch.stack([s[0] for s in statistics]), "scale": torch.stack([s[1] for s in statistics])})
+        lines = [
+            {"stage": "member", "name": n, "median": float(s[0]), "scale": float(s[1])}
+            for n, s in zip(ensemble.members, statistics, strict=True)
+        ]
+        save(job.run, Run(recipe, self.table.facts, Fusing(members, ensemble), self.table.histories), lines, environment())
+
+    def _pseudo_labels(self) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
+        """Pseudo-label and weight of each record of the table."""
+        uri = self.job.pseudo_labels
+        if uri is None:
+            return None, None
+        check_finished(uri)
+        found = objects.read_table(objects.join(uri, "pseudo_labels.parquet"))
+        columns = (found[name].to_pylist() for name in ("corpus", "record_id", "label", "weight"))
+        of = {(c, r): (label, weight) for c, r, label, weight in zip(*columns, strict=True)}
+        keys = list(zip(self.table.index["corpus"].to_pylist(), self.table.index["record_id"].to_pylist(), strict=True))
+        if not any(key in of for key in keys):
+            corpora = ", ".join(sorted({c for c, _ in of}))
+            here = ", ".join(self.table.corpora)
+            raise TrainingError(f"no pseudo-label of {uri} (corpus {corpora}) is of a record in {here}: give its --features too")
+        own = [of.get(key, (UNDECIDED, 0.0)) for key in keys]
+        return np.array([label for label, _ in own], np.int64), np.array([weight for _, weight in own], np.float64)
+
+
+def _copy_run(source: str, target: str) -> None:
+    """A finished run's files, `_done.json` last."""
+    names: Iterable[str] = [*check_finished(source)["files"], "_done.json"]
+    for name in names:
+        objects.write_bytes(objects.join(target, name), objects.read_bytes(objects.join(source, name)))

@@ -1,0 +1,226 @@
+"""Finished folders as tables: what training reads of features, what decisions and reports read of scores."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vibray import schema
+from vibray.config import from_json, short_hash
+from vibray.decide.duplicates import lowest_keys
+from vibray.decide.pooling import over_sensors
+from vibray.decide.state import SensorHistory, history_of
+from vibray.features.scaling import Sensor
+from vibray.storage import objects
+from vibray.storage.corpus import CorpusFacts
+from vibray.storage.parts import Parts
+
+INDEX = [*schema.ORIGIN.names, "rms", "mains_snr_db"]
+
+
+class InputsDiffer(ValueError):
+    """Two inputs cannot be used together: one corpus twice, or another rate or feature config."""
+
+
+def one_corpus_each(uris: Sequence[str], corpora: Sequence[str]) -> None:
+    """Raises InputsDiffer where two inputs have one corpus name."""
+    seen: dict[str, str] = {}
+    for uri, corpus in zip(uris, corpora, strict=True):
+        if corpus in seen:
+            raise InputsDiffer(f"{seen[corpus]} and {uri} are both corpus {corpus!r}: make one of them again with another --corpus")
+        seen[corpus] = uri
+
+
+def the_same(what: str, uris: Sequence[str], values: Sequence[Any]) -> Any:
+    """The one value of all inputs. Raises InputsDiffer showing the first that differs."""
+    for uri, value in zip(uris, values, strict=True):
+        if value != values[0]:
+            raise InputsDiffer(f"{what} differs between the inputs:\n  {uris[0]}: {values[0]}\n  {uri}: {value}")
+    return values[0]
+
+
+@dataclass(frozen=True)
+class TrainingTable:
+    """The records of one or several features tables: where each comes from and where its row lies. Waveforms stay in storage."""
+
+    facts: CorpusFacts
+    vectors: dict[str, Any]
+    """config of each stored vector feature, as JSON, by its column"""
+    corpora: dict[str, str]
+    """input URI by corpus"""
+    index: pa.Table
+    parts: tuple[str, ...]
+    part: np.ndarray
+    row: np.ndarray
+    num_duplicates: int
+
+    def __len__(self) -> int:
+        return self.index.num_rows
+
+    @cached_property
+    def sensors(self) -> list[Sensor]:
+        """(unit, sensor_id) a record."""
+        return sensors_of(self.index)
+
+    @cached_property
+    def key_hash(self) -> np.ndarray:
+        """uint64 a record, of its key: reservoirs keep the smallest."""
+        keys = zip(self.index["corpus"].to_pylist(), self.index["record_id"].to_pylist(), strict=True)
+        return np.array([int.from_bytes(blake2b(f"{c}/{r}".encode(), digest_size=8).digest(), "little") for c, r in keys], np.uint64)
+
+    @cached_property
+    def histories(self) -> dict[Sensor, SensorHistory]:
+        """What is known of each sensor's past."""
+        rms, snr = (self.index[name].to_numpy(zero_copy_only=False) for name in ("rms", "mains_snr_db"))
+        rows: dict[Sensor, list[int]] = {}
+        for i, sensor in enumerate(self.sensors):
+            rows.setdefault(sensor, []).append(i)
+        return {sensor: history_of(rms[i], None if self.facts.mains_hz is None else snr[i]) for sensor, i in rows.items()}
+
+    def take(self, rows: np.ndarray) -> "TrainingTable":
+        """Only these records, in this order."""
+        return replace(self, index=self.index.take(pa.array(rows)), part=self.part[rows], row=self.row[rows])
+
+    def by_part(self, rows: np.ndarray) -> list[np.ndarray]:
+        """These row numbers, part by part in the order of the parts: what a pass over them reads at a time."""
+        rows = rows[np.argsort(self.part[rows], kind="stable")]
+        return np.split(rows, np.flatnonzero(np.diff(self.part[rows])) + 1)
+
+    def read(self, column: str, rows: np.ndarray, progress: Callable[[int, int], None] = lambda done, total: None) -> np.ndarray:
+        """Vectors or waveforms of these records, float32 (rows, size); a part is read once."""
+        ends = np.flatnonzero(np.diff(self.part[rows])) + 1
+        found = []
+        for done, own in enumerate(np.split(rows, ends), 1):
+            stored = objects.read_table(self.parts[self.part[own[0]]], [column])[column].combine_chunks()
+            found.append(stored.flatten().to_numpy().reshape(len(stored), -1)[self.row[own]])
+            progress(done, len(ends) + 1)
+        return np.concatenate(found)
+
+    def fill(self, waveforms: np.ndarray, rank: int, size: int, progress: Callable[[int, int], None]) -> None:
+        """Writes the waveforms into an array (records, samples): every `size`-th part, from the `rank`-th on."""
+        mine = np.unique(self.part)[rank::size]
+        for done, p in enumerate(mine):
+            at = np.flatnonzero(self.part == p)
+            waveforms[at] = waveforms_of(objects.read_table(self.parts[p], ["waveform"]))[self.row[at]]
+            progress(done + 1, len(mine))
+
+
+def open_features(uris: Sequence[str]) -> TrainingTable:
+    """The features tables as one, duplicates left out and counted.
+
+    Raises InputsDiffer for one corpus twice, or other facts or feature configs; ValueError for a table that is not finished.
+    """
+    facts_of = [objects.read_json(objects.join(uri, "feature.json")) for uri in uris]
+    one_corpus_each(uris, [values["corpus"] for values in facts_of])
+    facts = from_json(CorpusFacts, the_same("what is known of the records (rate, units, mains)", uris, [v["facts"] for v in facts_of]))
+    configs = [{name: vector["config"] for name, vector in values["vectors"].items()} for values in facts_of]
+    tables, names, part, row = [], [], [], []
+    for uri in uris:
+        parts = Parts(uri)
+        for part_id, table in zip(parts.markers, parts.tables(INDEX), strict=True):
+            part += [len(names)] * table.num_rows
+            row += range(table.num_rows)
+            names.append(str(parts.uri(part_id)))
+            tables.append(table)
+    index = pa.concat_tables(tables) if tables else schema.features(1, {}).empty_table().select(INDEX)
+    if not index.num_rows:
+        raise ValueError(f"{', '.join(uris)}: no record was kept; look at bad/ for the reasons")
+    corpora = {values["corpus"]: uri for uri, values in zip(uris, facts_of, strict=True)}
+    whole = TrainingTable(
+        facts, the_same("the feature config", uris, configs), corpora, index, tuple(names), np.array(part), np.array(row), 0
+    )
+    keep = lowest_keys(index)
+    return replace(whole.take(np.flatnonzero(keep)), num_duplicates=int((~keep).sum()))
+
+
+@dataclass(frozen=True)
+class ScoresTable:
+    """One or several scores tables of one run."""
+
+    scores: pa.Table
+    identities: list[dict[str, Any]]
+    folders: list[Parts]
+    num_duplicates: int
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What the scores say of their run."""
+        return self.identities[0]["run"]
+
+    @property
+    def facts(self) -> CorpusFacts:
+        return from_json(CorpusFacts, self.identities[0]["facts"])
+
+    @property
+    def faults(self) -> tuple[str, ...] | None:
+        return None if self.run["faults"] is None else tuple(self.run["faults"])
+
+    def bad_records(self) -> pa.Table:
+        """The lines set aside, of all inputs."""
+        return pa.concat_tables([parts.read(name="bad", schema=schema.BAD_RECORDS) for parts in self.folders])
+
+    @cached_property
+    def over_sensors(self) -> "ScoresTable":
+        """The same records, each with the mean score of its unit's sensors at its time (decide/pooling.py)."""
+        return replace(self, scores=over_sensors(self.scores))
+
+    def evidence(self) -> pa.Table | None:
+        """The highest records of all parts, with their waveforms, those alone whose scores are kept; None where scoring kept none.
+
+        Their scores are those of this table, which may be means over sensors.
+        """
+        tables = []
+        for parts in self.folders:
+            kept = self.scores.filter(pc.field("corpus") == parts.plan.corpus)
+            score = dict(zip(kept["record_id"].to_pylist(), kept["score"].to_pylist(), strict=True))
+            for table in parts.tables(name="evidence"):
+                table = table.filter(pa.array([record_id in score for record_id in table["record_id"].to_pylist()], pa.bool_()))
+                own = pa.array([score[record_id] for record_id in table["record_id"].to_pylist()], pa.float32())
+                tables.append(table.set_column(table.column_names.index("score"), table.schema.field("score"), own))
+        return pa.concat_tables(tables) if tables else None
+
+
+def open_scores(uris: Sequence[str]) -> ScoresTable:
+    """The scores tables as one, duplicates left out and counted. Raises InputsDiffer for one corpus twice, or for another run or rate."""
+    folders = [Parts(uri) for uri in uris]
+    identities = [parts.plan.identity for parts in folders]
+    for uri, identity in zip(uris, identities, strict=True):
+        if "run" not in identity:
+            raise InputsDiffer(f"{uri} is no scores table, but one of features: give a folder that jobs/score.py made")
+    one_corpus_each(uris, [identity["corpus"] for identity in identities])
+    the_same("the run", uris, [identity["run"] for identity in identities])
+    the_same("what is known of the records (rate, units, mains)", uris, [identity["facts"] for identity in identities])
+    for parts in folders:
+        parts.check_accounts()
+    table = pa.concat_tables([t for parts in folders for t in parts.tables()])
+    if not table.num_rows:
+        raise ValueError(f"{', '.join(uris)}: no record was scored; look at bad/ for the reasons")
+    keep = lowest_keys(table)
+    return ScoresTable(table.filter(pa.array(keep)), identities, folders, int((~keep).sum()))
+
+
+def identity_hash(parts: Iterable[Parts]) -> str:
+    """Names the content of finished folders: the checksums of their parts."""
+    return short_hash([[marker["files"] for marker in p.markers.values()] for p in parts])
+
+
+def waveforms_of(table: pa.Table) -> np.ndarray:
+    """The waveforms of a table, (records, samples) float32, copied so that torch may have them."""
+    chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table["waveform"].chunks]
+    size = table.schema.field("waveform").type.list_size
+    return np.concatenate([np.empty(0, np.float32), *chunks]).reshape(-1, size)
+
+
+def vector_column(values: np.ndarray) -> pa.FixedSizeListArray:
+    """A (records, size) float32 array as a column of vectors."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values, np.float32).reshape(-1)), values.shape[1])
+
+
+def sensors_of(table: pa.Table) -> list[tuple[str, str]]:
+    """(unit, sensor_id) a row."""
+    return list(zip(table["unit"].to_pylist(), table["sensor_id"].to_pylist(), strict=True))
