@@ -254,7 +254,8 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, monkeypatch, caps
     with pytest.raises(SystemExit) as end, user_errors():
         objects.write_json(str(tmp_path / "plan.json"), {})
     assert end.value.code == MEND
-    assert capsys.readouterr().err == f"error: {tmp_path}/plan.json: [Errno 28] No space left on device\n"
+    line = "there is no room left: free some, raise the quota, or choose another place"
+    assert capsys.readouterr().err == f"error: {tmp_path}/plan.json: {line}\n"
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess:

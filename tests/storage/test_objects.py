@@ -133,8 +133,6 @@ def test_tables(folder):
     assert objects.read_table(uri, ["waveform", "name"]).equals(table.select(["waveform", "name"]))
     filesystem, path = objects.to_pyarrow_filesystem(uri)
     assert pq.read_table(path, filesystem=filesystem).equals(table)
-    with objects.open_parquet(uri) as file:
-        assert file.metadata.num_rows == 3
 
 
 def test_json_is_of_this_format(folder):
@@ -184,7 +182,7 @@ def test_refusals_are_one_line_and_hold_no_credentials(bucket, monkeypatch):
 
 def test_an_endpoint_with_a_password_is_refused_without_showing_it(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hush@127.0.0.1:9")
-    with pytest.raises(ValueError, match="AWS_ENDPOINT_URL holds a user") as error:
+    with pytest.raises(ValueError, match="holds a user") as error:
         objects.list_objects("s3://bucket/x")
     assert "hush" not in str(error.value)
 

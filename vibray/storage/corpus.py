@@ -11,11 +11,11 @@ from zoneinfo import ZoneInfo
 
 from pydantic import with_config
 
-from vibray.config import STRICT
+from vibray.config import STRICT, UserError
 from vibray.storage.objects import read_bytes
 
 
-class UnitError(ValueError):
+class UnitError(UserError):
     """A sensor whose unit cannot be told: the unit pattern or the table of units does not fit the corpus."""
 
 
@@ -43,22 +43,22 @@ class CorpusFacts:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.sample_rate_hz) and self.sample_rate_hz > 0):
-            raise ValueError(f"sample_rate_hz must be above 0, not {self.sample_rate_hz}")
+            raise UserError(f"sample_rate_hz must be above 0, not {self.sample_rate_hz}")
         if self.num_samples < 1:
-            raise ValueError(f"num_samples must be 1 or more, not {self.num_samples}")
+            raise UserError(f"num_samples must be 1 or more, not {self.num_samples}")
         if self.unit_pattern is not None and self.units is not None:
-            raise ValueError("the unit comes from a pattern or from a table of units, not from both")
+            raise UserError("the unit comes from a pattern or from a table of units, not from both")
         if self.unit_pattern is not None:
             try:
                 groups = re.compile(self.unit_pattern).groups
             except re.error as error:
-                raise ValueError(f"unit pattern {self.unit_pattern!r} is no regular expression: {error}") from None
+                raise UserError(f"unit pattern {self.unit_pattern!r} is no regular expression: {error}") from None
             if groups < 1:
-                raise ValueError(f"unit pattern {self.unit_pattern!r} has no group: put the unit in parentheses, as in '^(gbx\\d+)-'")
+                raise UserError(f"unit pattern {self.unit_pattern!r} has no group: put the unit in parentheses, as in '^(gbx\\d+)-'")
         try:
             ZoneInfo(self.timezone)
         except (KeyError, OSError, ValueError):
-            raise ValueError(f"{self.timezone!r} is no time zone: name one as Europe/Berlin or UTC") from None
+            raise UserError(f"{self.timezone!r} is no time zone: name one as Europe/Berlin or UTC") from None
 
     @property
     def mains_hz(self) -> float | None:
@@ -95,21 +95,21 @@ class CorpusFacts:
 
 
 def read_units(uri: str) -> tuple[tuple[str, str], ...]:
-    """The pairs (sensor_id, unit) of a CSV file with these two columns, sorted. Raises ValueError with file and line."""
+    """The pairs (sensor_id, unit) of a CSV file with these two columns, sorted. Raises UserError with file and line."""
     try:
         rows = csv.DictReader(io.StringIO(read_bytes(uri).decode("utf-8-sig"), newline=""))
         missing = {"sensor_id", "unit"} - set(rows.fieldnames or ())
         if missing:
-            raise ValueError(f"{uri}: the first line must name the columns sensor_id and unit, {' and '.join(sorted(missing))} missing")
+            raise UserError(f"{uri}: the first line must name the columns sensor_id and unit, {' and '.join(sorted(missing))} missing")
         units: dict[str, str] = {}
         for row in rows:
             sensor_id, unit = (row["sensor_id"] or "").strip(), (row["unit"] or "").strip()
             if not sensor_id or not unit:
-                raise ValueError(f"{uri}, line {rows.line_num}: sensor_id or unit is empty")
+                raise UserError(f"{uri}, line {rows.line_num}: sensor_id or unit is empty")
             if units.setdefault(sensor_id, unit) != unit:
-                raise ValueError(f"{uri}, line {rows.line_num}: sensor {sensor_id!r} is on {units[sensor_id]!r} and on {unit!r}")
+                raise UserError(f"{uri}, line {rows.line_num}: sensor {sensor_id!r} is on {units[sensor_id]!r} and on {unit!r}")
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{uri} is no CSV file in UTF-8: {error}") from None
+        raise UserError(f"{uri} is no CSV file in UTF-8: {error}") from None
     if not units:
-        raise ValueError(f"{uri} holds no sensor")
+        raise UserError(f"{uri} holds no sensor")
     return tuple(sorted(units.items()))

@@ -10,8 +10,9 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vibray.config import UserError
 from vibray.schema import KEY, ORIGIN, SENSOR
-from vibray.storage.objects import read_bytes
+from vibray.storage.objects import is_unicode, read_bytes
 from vibray.storage.records import parse_time
 
 NUM_SHOWN = 5
@@ -22,7 +23,7 @@ KEY_COLUMNS = (*KEY, *SENSOR, "measured_at")
 LABELS = pa.schema([ORIGIN.field("corpus"), ORIGIN.field("record_id"), pa.field("label", pa.string(), nullable=False)])
 
 
-class LabelError(ValueError):
+class LabelError(UserError):
     """A labels file that cannot be read, or rows of it that meet no record, more than one, or contradict each other."""
 
 
@@ -67,8 +68,8 @@ def _label(text: bytes, number: int, where: str, zone: ZoneInfo) -> Label:
     if not isinstance(row, dict):
         raise LabelError(f"{where} is not a JSON object")
     for name in ("label", "corpus", "record_id", "unit", "sensor_id"):
-        if name in row and not (isinstance(row[name], str) and row[name]):
-            raise LabelError(f"{where}: {name} must be a text that is not empty")
+        if name in row and not (isinstance(row[name], str) and row[name] and is_unicode(row[name])):
+            raise LabelError(f"{where}: {name} must be a text in Unicode that is not empty")
     if "label" not in row:
         raise LabelError(f'{where} has no label: "normal", or the name of a fault')
     time = None

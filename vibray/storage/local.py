@@ -18,7 +18,10 @@ def write(path: Path, data: bytes | memoryview, exclusive: bool) -> None:
 
     A file system without hard links cannot refuse the later of two exclusive writes of the same millisecond: there the later one stands.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:  # it speaks of the folder, and would be taken for the file
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from None
     for attempt in range(NUM_ATTEMPTS):
         temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
         try:

@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
+from vibray.config import UserError
 from vibray.schema import FORMAT_VERSION
 from vibray.storage import local, s3
-from vibray.storage.errors import ObjectChanged, ObjectExists, ObjectMissing, StorageError, storage_errors
+from vibray.storage.errors import ObjectChanged, ObjectExists, ObjectMissing, StorageError, explain, storage_errors
 from vibray.storage.streams import LocalStream, S3Stream, local_etag, written_again
 
 log = logging.getLogger(__name__)
@@ -51,29 +52,40 @@ def below(uri: str, key: str) -> str:
 
 def last_segment(uri: str) -> str:
     """The last name of a URI; of `.` and other relative paths, that of the absolute path."""
-    path = uri.split("://", 1)[1] if is_s3(uri) else str(_local(uri).absolute())
+    path = uri.split("://", 1)[1] if is_s3(uri) else str(_absolute(_local(uri)))
     name = os.path.normpath(path).rstrip("/").rsplit("/", 1)[-1]
     if not name or name == ".":
-        raise ValueError(f"{uri!r} has no last name: name a folder or an object below it")
+        raise UserError(f"{uri!r} has no last name: name a folder or an object below it")
     return name
 
 
 def is_s3(uri: str) -> bool:
-    """True for s3://, False for a local URI. Raises ValueError for any other scheme."""
+    """True for s3://, False for a local URI. Raises UserError for any other scheme."""
+    if "\0" in uri or not is_unicode(uri):
+        raise UserError(f"{uri!a} is not UTF-8, or holds a zero byte: rename it")
     if SIGNED.search(uri):
-        raise ValueError("a signed URI is refused: credentials come from the AWS environment variables")
+        raise UserError("a signed URI is refused: credentials come from the AWS environment variables")
     if uri.startswith("s3://"):
         bucket = uri[5:].split("/", 1)[0]
         if "@" in bucket:
-            raise ValueError("a URI of the form s3://key:secret@bucket is refused: credentials come from the AWS environment variables")
+            raise UserError("a URI of the form s3://key:secret@bucket is refused: credentials come from the AWS environment variables")
         if not bucket:
-            raise ValueError(f"{uri!r} names no bucket: write s3://bucket/folder")
+            raise UserError(f"{uri!r} names no bucket: write s3://bucket/folder")
         return True
     if "://" in uri and not uri.startswith("file://"):
-        raise ValueError(f"{uri.split('://')[0]}:// is not a storage vibray knows: use s3://bucket/folder, file:///folder or a plain path")
+        raise UserError(f"{uri.split('://')[0]}:// is not a storage vibray knows: use s3://bucket/folder, file:///folder or a plain path")
     if not uri:
-        raise ValueError("an empty URI: name a folder, as s3://bucket/folder or a plain path")
+        raise UserError("an empty URI: name a folder, as s3://bucket/folder or a plain path")
     return False
+
+
+def is_unicode(text: str) -> bool:
+    """False for half a surrogate pair: what JSON escapes may hold, or stands for bytes of a file name that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parent(uri: str) -> str:
@@ -83,7 +95,14 @@ def parent(uri: str) -> str:
 
 def absolute(uri: str) -> str:
     """The same place for a process with another working directory: a plain relative path becomes absolute."""
-    return uri if "://" in uri else str(Path(uri).absolute())
+    return uri if "://" in uri else str(_absolute(Path(uri)))
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.absolute()
+    except FileNotFoundError:
+        raise UserError(f"{path} is below the working directory, which was removed: change to one that exists") from None
 
 
 def _local(uri: str) -> Path:
@@ -102,9 +121,13 @@ def list_objects(uri: str, hidden: bool = False) -> list[ObjectInfo]:
     """
     with storage_errors(uri):
         found = sorted(_list_s3(uri) if is_s3(uri) else _list_local(uri), key=lambda info: info.key)
-    if not found and not _is_folder(uri):
-        raise ObjectMissing(f"{uri} does not exist: check its spelling (a folder of shards, or one shard, is meant)")
-    return [info for info in found if hidden or not any(name.startswith(("_", ".")) for name in info.key.split("/"))]
+        if not found and not _is_folder(uri):
+            raise ObjectMissing(f"{uri} does not exist: check its spelling (a folder of shards, or one shard, is meant)")
+    return [info for info in found if hidden or not _is_hidden(info.key)]
+
+
+def _is_hidden(key: str) -> bool:
+    return key != "." and any(name.startswith(("_", ".")) for name in key.split("/"))
 
 
 def _is_folder(uri: str) -> bool:
@@ -128,10 +151,16 @@ def _list_s3(uri: str) -> list[ObjectInfo]:
 
 def _list_local(uri: str) -> list[ObjectInfo]:
     root = _local(uri)
+
+    def refused(error: OSError) -> None:
+        # left out in silence, the shards of a folder would be missing from the job
+        if not isinstance(error, FileNotFoundError) and not _is_hidden(Path(error.filename).relative_to(root).as_posix()):
+            raise StorageError(explain(error, error.filename)) from error
+
     if root.is_file():
         return [_local_info(root, root.name)]
     infos, seen = [], {os.path.realpath(root)}
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=refused):
         # a link to a folder above would be walked for ever
         real = {name: os.path.realpath(Path(folder, name)) for name in folders}
         folders[:] = [name for name in folders if real[name] not in seen]
@@ -147,10 +176,8 @@ def _list_local(uri: str) -> list[ObjectInfo]:
 
 
 def _local_info(path: Path, key: str) -> ObjectInfo:
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        raise StorageError(f"the name of {os.fsencode(path)!r} is not UTF-8: rename the file") from None
+    if not is_unicode(key):
+        raise StorageError(f"the name of {os.fsencode(path)!r} is not UTF-8: rename the file")
     facts = path.stat()
     return ObjectInfo(key, facts.st_size, local_etag(facts))
 
@@ -205,32 +232,36 @@ def read_bytes(uri: str) -> bytes:
         return s3.get(*_bucket_key(uri)) if is_s3(uri) else _local(uri).read_bytes()
 
 
-def open_parquet(uri: str) -> pq.ParquetFile:
-    """A parquet file of which only the columns and row groups asked for are fetched."""
-    return pq.ParquetFile(open_read(uri))
-
-
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """A parquet table, or some of its columns in the order asked for. Raises ObjectMissing."""
-    if columns is None:
-        return pq.ParquetFile(pa.BufferReader(read_bytes(uri))).read()
-    with open_parquet(uri) as file:
-        return file.read(columns=columns, use_threads=False).select(columns)
+    """A parquet table, or some of its columns in the order asked for, and then only those are fetched.
+
+    Raises ObjectMissing, and UserError for a file that is damaged or lacks a column.
+    """
+    try:
+        if columns is None:
+            return pq.ParquetFile(pa.BufferReader(read_bytes(uri))).read()
+        with open_read(uri) as stream, pq.ParquetFile(stream) as file:
+            return file.read(columns=columns, use_threads=False).select(columns)
+    except UserError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # of damaged pages, of names in no UTF-8, of a column
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"{uri} is damaged, or another job's table: remove it and run the job that makes it again ({why})") from error
 
 
 def read_json(uri: str) -> dict[str, Any]:
-    """The values of a file written by `write_json`. Raises ObjectMissing, and ValueError for a file of another format version."""
+    """The values of a file written by `write_json`. Raises ObjectMissing, and UserError for a file of another format version."""
     data = read_bytes(uri)
     try:
         values = json.loads(data)
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
-        raise ValueError(f"{uri} is not a whole JSON object, so not one that vibray wrote to its end: remove it and start again")
+        raise UserError(f"{uri} is not a whole JSON object, so not one that vibray wrote to its end: remove it and start again")
     version = values.pop("format_version", None)
     if version != FORMAT_VERSION:
         made = "without a format version" if version is None else f"by version {ascii(version)[:40]} of the format"
-        raise ValueError(f"{uri} was made {made}; this vibray reads version {FORMAT_VERSION}")
+        raise UserError(f"{uri} was made {made}; this vibray reads version {FORMAT_VERSION}")
     return values
 
 
@@ -306,9 +337,11 @@ def abort_uploads(uri: str) -> int:
 def to_pyarrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """A pyarrow file system and the path in it, for libraries that want one."""
     if not is_s3(uri):
-        return pyarrow.fs.LocalFileSystem(), str(_local(uri).absolute())
+        return pyarrow.fs.LocalFileSystem(), str(_absolute(_local(uri)))
     import s3fs
 
+    with storage_errors(uri):
+        s3.client()  # for its checks of the endpoint
     # no instance of another process or thread: s3fs does not survive a fork
     filesystem = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False, config_kwargs=s3.CONFIG)
     return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem)), "/".join(_bucket_key(uri))

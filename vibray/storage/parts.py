@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from vibray.config import UserError
 from vibray.storage import objects, tally
 from vibray.storage.objects import join
 from vibray.storage.plan import PartPlan, Plan, PlanMismatch, make_plan, read_plan, start_plan
@@ -29,7 +30,7 @@ DATA = re.compile(r"(?:\w+/)?part-([0-9a-f]+(?:-\d+)?)\.[0-9a-f]{8}\.parquet")
 
 
 class AccountingError(ValueError):
-    """Lines read are not lines kept plus lines set aside."""
+    """Lines read are not lines kept plus lines set aside: a defect of vibray, nothing that a person can mend."""
 
 
 @tally.seconds("write_seconds")
@@ -149,7 +150,7 @@ def finish_folder(uri: str, files: Iterable[str], extra: dict[str, Any] | None =
 def check_finished(uri: str) -> dict[str, Any]:
     """The values of _done.json, every file it names compared with it.
 
-    Raises ObjectMissing where the folder was never finished, ValueError where a file is missing or another than was written.
+    Raises ObjectMissing where the folder was never finished, UserError where a file is missing or another than was written.
     """
     try:
         values = objects.read_json(join(uri, "_done.json"))
@@ -157,7 +158,7 @@ def check_finished(uri: str) -> dict[str, Any]:
         raise objects.ObjectMissing(f"{uri} is not finished (it has no _done.json): run the job that makes it again") from None
     for name, facts in values["files"].items():
         if not objects.exists(join(uri, name)) or _facts(join(uri, name)) != facts:
-            raise ValueError(f"{join(uri, name)} is not the file that was written there: make {uri} again")
+            raise UserError(f"{join(uri, name)} is not the file that was written there: make {uri} again")
     return values
 
 
@@ -169,7 +170,7 @@ def _facts(uri: str) -> dict[str, Any]:
 class Parts:
     """The finished parts of a folder, in key order and then by place in the shard: what a later job reads.
 
-    Raises ObjectMissing where the folder has no plan, ValueError where parts are missing (unless `partial`).
+    Raises ObjectMissing where the folder has no plan, UserError where parts are missing (unless `partial`).
     """
 
     def __init__(self, folder_uri: str, partial: bool = False):
@@ -178,7 +179,7 @@ class Parts:
         done = done_parts(folder_uri)
         todo = missing(self.plan, done)
         if todo and not partial:
-            raise ValueError(f"{folder_uri} is not finished ({len(todo)} of {len(self.plan.parts)} to do): run the job that makes it again")
+            raise UserError(f"{folder_uri} is not finished ({len(todo)} of {len(self.plan.parts)} to do): run the job that makes it again")
         ids = [part.part_id(number) for part in self.plan.parts for number in sorted(numbers_done(part, done))]
         self.markers = {part_id: done[part_id] for part_id in ids}
 
@@ -209,7 +210,7 @@ class Parts:
     def tables(self, columns: list[str] | None = None, name: str = "", verify: bool = False) -> Iterator[pa.Table]:
         """One table a part, or one a part that has the side table `name`; `verify` compares each file with its checksum.
 
-        Raises ValueError for a file that is not the one that was written.
+        Raises UserError for a file that is not the one that was written.
         """
         for part_id, marker in self.markers.items():
             uri = self.uri(part_id, name)
@@ -217,7 +218,7 @@ class Parts:
                 continue
             path = uri.removeprefix(self.folder_uri.rstrip("/") + "/")
             if verify and objects.sha256(objects.read_bytes(uri)) != marker["files"][path]["sha256"]:
-                raise ValueError(f"{uri} is not the file that was written there: remove it and its marker, and run the job again")
+                raise UserError(f"{uri} is not the file that was written there: remove it and its marker, and run the job again")
             yield objects.read_table(uri, columns)
 
     def read(self, columns: list[str] | None = None, name: str = "", schema: pa.Schema | None = None) -> pa.Table:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import with_config
 
-from vibray.config import STRICT, from_json, short_hash
+from vibray.config import STRICT, UserError, from_json, short_hash
 from vibray.storage import objects
 from vibray.storage.objects import ObjectInfo, below, join
 from vibray.storage.shards import read_lines, suffix
@@ -27,7 +27,7 @@ MIN_PARTS = 1000
 """Small objects share a part where there would be more parts than this: each costs a task, three requests and a marker to resume by."""
 
 
-class PlanMismatch(ValueError):
+class PlanMismatch(UserError):
     """The folder was begun by another job: another input, corpus, recipe or set of facts."""
 
 
@@ -107,12 +107,12 @@ def make_plan(
 
     `bytes_per_part` None measures the first lines of the largest plain shard, so that a part is about `lines_per_part` lines.
     `held` are the (etag, size) of the shards of an earlier plan, by key: those that are unchanged are left out.
-    Raises FileNotFoundError where there is no input, and ValueError where no object is a shard.
+    Raises FileNotFoundError where there is no input, and UserError where no object is a shard.
     """
     found = objects.list_objects(input_uri)
     shards = [info for info in found if suffix(info.key)]
     if not shards:
-        raise ValueError(f"{input_uri} holds no shard: none of its {len(found)} objects ends in .jsonl or .json (.gz, .zst)")
+        raise UserError(f"{input_uri} holds no shard: none of its {len(found)} objects ends in .jsonl or .json (.gz, .zst)")
     single = len(found) == 1 and objects.exists(input_uri)
     base_uri = objects.absolute(objects.parent(input_uri) if single else input_uri)
     ignored = tuple(info.key for info in found if not suffix(info.key))
@@ -196,19 +196,19 @@ def start_plan(folder_uri: str, plan: Callable[[], Plan], identity: dict[str, An
 def read_plan(folder_uri: str) -> Plan:
     """The plan of a folder of parts.
 
-    Raises ObjectMissing (a FileNotFoundError) where there is none, and ValueError for one that is not as it was written: ids become names
+    Raises ObjectMissing (a FileNotFoundError) where there is none, and UserError for one that is not as it was written: ids become names
     of files, so each must be the hash that it was.
     """
     uri = join(folder_uri, "plan.json")
     values = objects.read_json(uri)
     try:
         plan = from_json(Plan, values, uri)
-    except ValueError as error:
-        raise ValueError("\n".join(str(error).splitlines()[:4])[:1000]) from None
+    except UserError as error:
+        raise UserError("\n".join(str(error).splitlines()[:4])[:1000]) from None
     wrong = next((part for part in plan.parts if part.id != _id_of(part)), None)
     if wrong:
         told = f"part {ascii(wrong.id)[:80]} of {ascii(wrong.key)[:200]}"
-        raise ValueError(f"{uri} was changed since it was written: {told} has another id: use another folder")
+        raise UserError(f"{uri} was changed since it was written: {told} has another id: use another folder")
     return plan
 
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from vibray.config import UserError
 from vibray.storage import tally
 from vibray.storage.errors import ObjectChanged, ObjectExists, codes_of
 
@@ -53,14 +54,22 @@ class NotWhole(OSError):
 def client() -> Any:
     """This process's botocore client, for the AWS variables as they stand now; threads may share it.
 
-    Raises ValueError for an endpoint with a user and a password: botocore's errors show it.
+    Raises UserError for an endpoint that is no address, or holds a user and a password: botocore's errors show it.
     """
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
-        if "@" in urlsplit(os.environ.get(name, "")).netloc:
-            raise ValueError(f"{name} holds a user or a password: credentials come from the other AWS variables")
+    from botocore.exceptions import BotoCoreError
+
     settings = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
-    with _making:
-        return _client(os.getpid(), settings, NUM_ATTEMPTS, READ_TIMEOUT_S)
+    try:
+        with _making:
+            made = _client(os.getpid(), settings, NUM_ATTEMPTS, READ_TIMEOUT_S)
+        secret = "@" in urlsplit(made.meta.endpoint_url).netloc
+    except BotoCoreError:
+        raise
+    except ValueError:  # its text would show the endpoint, which may hold a password
+        raise UserError("AWS_ENDPOINT_URL, or endpoint_url of the profile, is no address: write https://host or http://host:port") from None
+    if secret:
+        raise UserError("AWS_ENDPOINT_URL, or endpoint_url of the profile, holds a user or a password: credentials come from elsewhere")
+    return made
 
 
 @lru_cache(maxsize=4)

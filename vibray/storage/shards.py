@@ -14,9 +14,9 @@ from typing import Any
 import ijson
 import zstandard
 
+from vibray.config import UserError
 from vibray.schema import Reason
 from vibray.storage import tally
-from vibray.storage.errors import StorageError
 from vibray.storage.gunzip import BrokenStream, gunzip
 from vibray.storage.objects import open_read
 
@@ -261,7 +261,7 @@ def _list_items(chunks: Iterator[bytes], limit: int) -> Iterator[RawItem | Broke
             index += 1
             feed.taken = 0
         return
-    except StorageError:
+    except UserError:
         raise
     except _Fault as fault:
         reason, detail = fault.reason, fault.detail

@@ -35,13 +35,15 @@ class LocalStream(io.FileIO):
         self.etag = found
 
     def readinto(self, buffer: Any) -> int | None:
-        count = super().readinto(buffer)
-        if local_etag(os.fstat(self.fileno())) != self.etag:
-            raise ObjectChanged(f"{self.uri} changed while it was read: start again once it is at rest")
+        with storage_errors(self.uri):
+            count = super().readinto(buffer)
+            if local_etag(os.fstat(self.fileno())) != self.etag:
+                raise ObjectChanged(f"{self.uri} changed while it was read: start again once it is at rest")
         return count
 
     def readall(self) -> bytes:
-        data = super().readall()
+        with storage_errors(self.uri):
+            data = super().readall()
         self.readinto(bytearray(1))  # for its check
         return data
 
