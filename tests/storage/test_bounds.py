@@ -25,7 +25,7 @@ def peak_mb():  # of this process: what getrusage tells begins at its parent's
 
 facts = CorpusFacts(1000.0, 4)
 plan = make_plan(sys.argv[1], "c", {})
-from vibray.storage import shards, decimals  # what any reader loads
+from vibray.storage import shards, shortcut  # what any reader loads
 before, started = peak_mb(), time.process_time()
 num_read = num_kept = 0
 reasons = Counter()

@@ -1,10 +1,11 @@
 import json
 import math
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
 from unittest.mock import patch
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -14,8 +15,7 @@ from tests.reference import records as twin
 from vibray import schema
 from vibray.config import from_json, to_json
 from vibray.schema import Reason
-from vibray.storage import decimals, shortcut
-from vibray.storage.decimals import parse_floats
+from vibray.storage import records
 from vibray.storage.records import (
     BadRecord,
     CorpusFacts,
@@ -29,17 +29,12 @@ from vibray.storage.records import (
     read_units,
     to_tables,
 )
-from vibray.storage.shortcut import cut_numbers
+from vibray.storage.shortcut import MAX_BYTES, cut_numbers, parse_floats
 
 N = 4
 FACTS = CorpusFacts(sample_rate_hz=1000.0, num_samples=N)
 FITTING = CorpusFacts(sample_rate_hz=1000.0, num_samples=N, wrong_length="fit")
 GOOD = {"data_time": "2023-12-04T15:09:34.000Z", "signal_value": "0.1,0.2,-3e1,4", "sensor_id": "s1"}
-
-
-@pytest.fixture(autouse=True)
-def _from_the_first_line_on(monkeypatch):
-    monkeypatch.setattr(shortcut, "LINES_BEFORE", 0)
 
 
 def parse(record, facts=FACTS):
@@ -326,7 +321,7 @@ def verdict(raw: bytes, facts: CorpusFacts):
 
 def exactly(raw: bytes, facts: CorpusFacts):
     """The same without the shortcut."""
-    with patch.object(shortcut, "LINES_BEFORE", math.inf):
+    with patch.object(records, "cut_numbers", lambda raw, most: None):
         return verdict(raw, facts)
 
 
@@ -437,14 +432,8 @@ def test_usual_lines_are_taken_by_the_shortcut(value, order):
         assert verdict(raw, FACTS) == exactly(raw, FACTS)
 
 
-def test_the_first_lines_of_a_process_do_without(monkeypatch):
-    monkeypatch.setattr(shortcut, "LINES_BEFORE", math.inf)
-    assert cut_numbers(json.dumps(GOOD).encode()) is None
-
-
-def read(text: str, minus_zero: bool = True) -> np.ndarray | None:
-    raw = f'"{text}"'.encode()
-    return parse_floats(raw, 1, len(raw) - 1, minus_zero)
+def read(text: str, in_string: bool = True) -> np.ndarray | None:
+    return parse_floats(f"[{text}]".encode(), in_string)
 
 
 def bits(numbers) -> list[int]:
@@ -458,7 +447,7 @@ def test_what_is_read_is_what_float_and_json_read(text):
     found = read(text)
     if found is not None:
         assert found.view(np.int32).tolist() == bits([float(field) for field in text.split(",")])
-    found = read(text, minus_zero=False)
+    found = read(text, in_string=False)
     if found is not None:
         assert found.view(np.int32).tolist() == bits([float(number) for number in json.loads(f"[{text}]")])
 
@@ -493,19 +482,50 @@ def test_a_number_that_is_read_is_the_float32_of_its_float(text):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.floats(-1e9, 1e9), min_size=1), st.sampled_from(["%.5g", "%.9g", "%.4f", "%.16g"]))
 def test_usual_numbers_are_read(values, form):
-    texts = [form % (x if abs(x) > 1e-6 else 0.0) for x in values]
+    texts = [form % x for x in values]
     found = read(",".join(texts))
-    if found is None:  # a float32 next to the middle of two, which 16 digits reach once in 10^8
-        assert form == "%.16g"
-    else:
-        assert found.view(np.int32).tolist() == bits([float(text) for text in texts])
+    assert found is not None
+    assert found.view(np.int32).tolist() == bits([float(text) for text in texts])
 
 
-def test_without_a_place_for_compiled_code_each_process_compiles(monkeypatch):
-    def njit(signature, cache=False, **options):
-        if cache:
-            raise RuntimeError("no locator available")
-        return lambda function: function.__name__
+@pytest.mark.parametrize("text", ["-0,0,1", "0,-0", "-0.0,-0 ,1e-0", "-0e5,-0,-0.5", "-0.0,0.0", "0e-0,-0"])
+def test_a_zero_keeps_its_sign_in_a_string_and_an_integer_loses_it_in_a_list(text):
+    in_string, in_list = read(text), read(text, in_string=False)
+    assert in_string is not None
+    assert in_list is not None
+    assert in_string.view(np.int32).tolist() == bits([float(field) for field in text.split(",")])
+    assert in_list.view(np.int32).tolist() == bits([float(number) for number in json.loads(f"[{text}]")])
 
-    monkeypatch.setattr(numba, "njit", njit)
-    assert decimals._compiled.__wrapped__() == "_parse"
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "1,[2]", "[1]", "1],[2", '"1"', "true", "null", "{}", "NaN", "1e400", "1e39", "18446744073709551616", "1 2", "1\x00", "é"],
+)
+def test_what_is_no_list_of_numbers_is_refused(text):
+    assert read(text) is None
+    assert read(text, in_string=False) is None
+
+
+@pytest.mark.parametrize("blank", "\t\r\n")
+def test_blanks_that_json_forbids_in_a_string_are_refused_there_alone(blank):
+    assert read(f"1,{blank}2") is None
+    assert read(f"1,{blank}2", in_string=False) is not None
+
+
+def test_more_numbers_than_wanted_or_than_the_parser_holds_are_refused():
+    assert parse_floats(b"[1,2,3]", True, 3) is not None
+    assert parse_floats(b"[1,2,3]", True, 2) is None
+    assert read("1," * (MAX_BYTES // 2) + "1") is None
+    assert read("1,2") is not None
+
+
+def test_threads_that_share_the_parser_read_every_line_right():
+    lines = [json.dumps({**GOOD, "signal_value": [i, 0.5, -3, 4]}).encode() for i in range(2000)]
+    expected = [exactly(raw, FACTS) for raw in lines]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(lambda raw: verdict(raw, FACTS), lines)) == expected
+    finally:
+        sys.setswitchinterval(interval)

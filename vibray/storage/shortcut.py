@@ -4,10 +4,11 @@ A line that is not sure to mean what it seems to is left to json, so that the sh
 """
 
 import re
-from itertools import count
 from typing import Any
 
 import numpy as np
+import simdjson
+from jaxtyping import Float32
 
 KEY = b'"signal_value"'
 
@@ -17,10 +18,14 @@ OPENING = re.compile(rb'"signal_value"[ \t]*:[ \t]*(?:("\[?)|\[)')
 MAX_NESTED = 50
 """Brackets beside the numbers: far more of them run into Python's limit of recursion, which is json's to meet."""
 
-LINES_BEFORE = 256
-"""Lines of a process that are read without: loading the compiled loop takes about as long as they do."""
+MAX_BYTES = 4 << 20
+"""Longest list of numbers that is read here: the parser keeps up to 13 times the longest that it has read."""
 
-_lines = count()
+MINUS_ZERO = re.compile(rb"(?<![eE])-0(?=[ ,\]])")
+"""An integer -0, which has a sign for float() and none in JSON."""
+
+_parser: Any = simdjson.Parser(MAX_BYTES)
+# One a process: its calls hold the GIL, and one that comes between another thread's two raises, so that its line is read exactly.
 
 
 def cut_numbers(raw: bytes, most: int | None = None) -> tuple[bytes, Any, np.ndarray] | None:
@@ -30,8 +35,6 @@ def cut_numbers(raw: bytes, most: int | None = None) -> tuple[bytes, Any, np.nda
     signal_value is the empty value: the key stands in the rest once and nothing there is escaped, so that it is then the key of that
     object, and bytes of numbers alone change neither where a string ends nor what else the line holds.
     """
-    if next(_lines) < LINES_BEFORE:
-        return None
     key = raw.find(KEY)
     opening = OPENING.match(raw, key) if key >= 0 else None
     if opening is None:
@@ -48,7 +51,33 @@ def cut_numbers(raw: bytes, most: int | None = None) -> tuple[bytes, Any, np.nda
     rest = raw[:begin] + raw[close:]
     if rest.count(KEY) != 1 or b"\\" in rest or rest.count(b"[") + rest.count(b"{") > MAX_NESTED:
         return None
-    from vibray.storage.decimals import parse_floats  # imports numba
-
-    samples = parse_floats(raw, start, stop, in_string, most)
+    samples = parse_floats(b"".join((b"[", memoryview(raw)[start:stop], b"]")), in_string, most)
     return None if samples is None else (rest, "" if in_string else [], samples)
+
+
+def parse_floats(text: bytes, in_string: bool, most: int | None = None) -> Float32[np.ndarray, " samples"] | None:
+    """The numbers of a JSON list as float32(float(number)), None where it holds none, more than `most` or anything else.
+
+    `in_string` says that the list stood in a string: tabs and ends of lines are then refused, and "-0" is -0.0.
+    """
+    # a list inside would be flattened
+    if text.rfind(b"[") > 0 or (in_string and (b"\t" in text or b"\n" in text or b"\r" in text)):
+        return None
+    try:
+        numbers = np.frombuffer(_parser.parse(text).as_buffer(of_type="d"), np.float64)
+    except (ValueError, TypeError, RuntimeError):  # no JSON, not numbers, integers of more than 64 bits
+        return None
+    if not 0 < len(numbers) <= (len(numbers) if most is None else most):
+        return None
+    if in_string and not numbers.all() and _has_minus_zero(text):
+        return parse_floats(MINUS_ZERO.sub(b"-0.0", text), False, most)
+    with np.errstate(over="ignore"):
+        samples = numbers.astype(np.float32)
+    return samples if np.isfinite(samples).all() else None
+
+
+def _has_minus_zero(text: bytes) -> bool:
+    """Whether -0 stands there without a point behind: four times as fast as MINUS_ZERO, and most zeros are 0.000."""
+    codes = np.frombuffer(text, np.uint8)
+    minus, zero, point = (codes[i : len(codes) - 2 + i] == ord(c) for i, c in enumerate("-0."))
+    return bool((minus & zero & ~point).any())
