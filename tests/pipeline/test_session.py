@@ -74,7 +74,7 @@ def free_port() -> int:
 def test_an_address_where_nothing_listens_is_given_up(monkeypatch):
     monkeypatch.setattr(session, "LISTENS_S", 0.2)
     begun = time.monotonic()
-    with pytest.raises(ClusterAway, match="nothing answers at RAY_ADDRESS=127.0.0.1:"):
+    with pytest.raises(ClusterAway, match=r"nothing answers at RAY_ADDRESS=127\.0\.0\.1:"):
         session._await(f"127.0.0.1:{free_port()}")
     assert time.monotonic() - begun < 10
     with socket.create_server(("127.0.0.1", 0)) as listening:
