@@ -29,6 +29,7 @@ In the end: winner.json, search.md, search.html. With the archive on the same li
 """
 
 from dataclasses import dataclass
+from inspect import getdoc
 from typing import TYPE_CHECKING, Annotated, Union
 
 import tyro
@@ -48,7 +49,7 @@ else:
             Annotated[
                 type(NAMED[name]()),
                 tyro.conf.subcommand(
-                    name, default=NAMED[name](), description=help_text(NAMED[name].__doc__, RECIPE_WIDTH), prefix_name=False
+                    name, default=NAMED[name](), description=help_text(getdoc(NAMED[name]), RECIPE_WIDTH), prefix_name=False
                 ),
                 tyro.conf.AvoidSubcommands,
             ]

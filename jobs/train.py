@@ -17,6 +17,7 @@ The same command again goes on where it stopped.
 """
 
 from dataclasses import dataclass
+from inspect import getdoc
 from typing import TYPE_CHECKING, Annotated, Union
 
 import tyro
@@ -34,7 +35,7 @@ else:
             Annotated[
                 type(NAMED[name]()),
                 tyro.conf.subcommand(
-                    name, default=NAMED[name](), description=help_text(NAMED[name].__doc__, RECIPE_WIDTH), prefix_name=False
+                    name, default=NAMED[name](), description=help_text(getdoc(NAMED[name]), RECIPE_WIDTH), prefix_name=False
                 ),
                 tyro.conf.AvoidSubcommands,
             ]

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -165,7 +166,7 @@ def print_table(folder: str, figures: dict[str, Any]) -> None:
     ]
     print()
     for what, figure in rows:
-        print(f"{what:<22}{figure}")
+        print(textwrap.fill(f"{what:<22}{figure}", 100, subsequent_indent=" " * 22, break_on_hyphens=False))
     print(f"\nAUROC on the test set, {default['counts']['labelled']} records, half of them faulty:")
     for name, area, words in areas:
         print(f"{name:<22}{area:.3f}  {words}")

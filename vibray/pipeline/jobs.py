@@ -3,7 +3,6 @@
 Nothing here imports Ray, torch, scikit-learn or matplotlib, so that `--help` answers at once.
 """
 
-import inspect
 import shutil
 import textwrap
 from dataclasses import dataclass, field
@@ -38,7 +37,7 @@ def help_text(doc: str | None, width: int | None = None) -> str:
     columns = width or min(100, shutil.get_terminal_size().columns)
     lines: list[str] = []
     paragraph: list[str] = []
-    for line in (*inspect.cleandoc(doc or "").splitlines(), ""):
+    for line in (*(doc or "").splitlines(), ""):
         if line and not line.startswith(" "):
             paragraph.append(line)
             continue
