@@ -59,7 +59,7 @@ def asked(module: ModuleType) -> type:
     return typing.get_type_hints(module.main)["job"]
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", commands(), ids=lambda command: command[7:80])
 def test_a_command_is_one_that_its_job_takes(command):
     for name, value in VARIABLES.items():
         command = command.replace(name, value)
@@ -98,7 +98,7 @@ def test_every_folder_and_file_that_matters_has_its_line():
     for path in sorted((ROOT / "vibray").iterdir()):
         if path.name.startswith("_") or path.name == "README.md":
             continue
-        assert f"`{path.name}{'/' if path.is_dir() else ''}`" in text, path.name
+        assert f"\n| `{path.name}{'/' if path.is_dir() else ''}` |" in text, path.name
 
 
 @pytest.mark.parametrize("path", READMES, ids=lambda path: path.parent.name)
