@@ -14,7 +14,7 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from vibray.config import from_json, short_hash, to_json
+from vibray.config import UserError, from_json, short_hash, to_json
 from vibray.decide.state import SensorHistory, state_statistics, states
 from vibray.features.scaling import Scaling, Sensor
 from vibray.models.classifier import NO_FAULT, UNKNOWN_FAULT, Classifier
@@ -50,7 +50,7 @@ UNKNOWN = "unknown"
 """The fault of a record that is abnormal by a fault nobody labelled."""
 
 
-class RunMismatch(ValueError):
+class RunMismatch(UserError):
     """A run and an input do not belong together; the message shows both."""
 
 
@@ -338,7 +338,7 @@ def write_metrics(uri: str, lines: list[dict[str, Any]]) -> None:
 def load(uri: str) -> Run:
     """A finished run, its files checked against their checksums; ensembles with their members.
 
-    Raises ObjectMissing for a folder that is no finished run, ValueError where a file is not what training wrote.
+    Raises ObjectMissing for a folder that is no finished run, UserError where a file is not what training wrote.
     """
     check_finished(uri)
     facts_of_run = objects.read_json(objects.join(uri, "recipe.json"))

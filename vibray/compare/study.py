@@ -18,7 +18,7 @@ from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.trial import TrialState, create_trial
 
 from vibray.compare.space import Params, Space, propose
-from vibray.config import short_hash, to_json
+from vibray.config import UserError, short_hash, to_json
 from vibray.recipes import Recipe
 from vibray.storage import objects
 from vibray.storage.plan import begin_folder, check_begun
@@ -39,7 +39,7 @@ STARTUP_TRIALS = 10
 """Trials drawn at random before TPE has something to learn from."""
 
 
-class SearchError(ValueError):
+class SearchError(UserError):
     """The arguments of a search do not fit one another, its corpus or its folder."""
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt64
 from pydantic import with_config
 from torch import Tensor
 
-from vibray.config import STRICT, from_json, to_json
+from vibray.config import STRICT, UserError, from_json, to_json
 from vibray.features.operating import MAD_TO_STD, OperatingPoint
 from vibray.signal.reservoir import Reservoir
 
@@ -57,15 +57,15 @@ class ScalingConfig:
     def __post_init__(self) -> None:
         low, high = self.quantiles
         if not 0 <= low < high <= 1:
-            raise ValueError(f"scaling: quantiles must be 0 <= lower < upper <= 1, not {self.quantiles}")
+            raise UserError(f"scaling: quantiles must be 0 <= lower < upper <= 1, not {self.quantiles}")
         if min(self.columns_per_record, self.fleet_records, self.records_per_sensor, self.min_records) < 1:
-            raise ValueError("scaling: columns_per_record, fleet_records, records_per_sensor and min_records must be at least 1")
+            raise UserError("scaling: columns_per_record, fleet_records, records_per_sensor and min_records must be at least 1")
         if self.records_per_sensor < self.min_records:
-            raise ValueError(f"scaling: records_per_sensor {self.records_per_sensor} is below min_records {self.min_records}")
+            raise UserError(f"scaling: records_per_sensor {self.records_per_sensor} is below min_records {self.min_records}")
         if self.operating and (self.by != "sensor" or self.per != "element" or self.operating_bound <= 0 or min(self.operating) < 0):
-            raise ValueError('scaling: operating names elements of a vector, by="sensor", per="element", with an operating_bound above 0')
+            raise UserError('scaling: operating names elements of a vector, by="sensor", per="element", with an operating_bound above 0')
         if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"scaling: clip must be above 0, not {self.clip}")
+            raise UserError(f"scaling: clip must be above 0, not {self.clip}")
 
 
 class ScalingFit:
@@ -77,14 +77,14 @@ class ScalingFit:
     A sample is the records with the smallest `key_hash`, so workers and order do not matter. To use a sensor's first records instead of
     a sample of its history, pass a number that grows with their time as `key_hash`.
 
-    Raises ValueError where per="row" meets a shape that is not (channels, rows, columns).
+    Raises UserError where per="row" meets a shape that is not (channels, rows, columns).
     """
 
     def __init__(self, config: ScalingConfig, shape: tuple[int, ...]) -> None:
         self.config, self.shape = config, shape
         self.counts: Counter[Sensor] = Counter()
         if config.operating and (len(shape) != 1 or max(config.operating) >= shape[0]):
-            raise ValueError(f"scaling: operating {config.operating} are elements of a vector, the feature's shape is {shape}")
+            raise UserError(f"scaling: operating {config.operating} are elements of a vector, the feature's shape is {shape}")
         self.observed_shape = tuple(_observed(torch.empty(1, *shape), config).shape[1:])
         self.fleet = Reservoir(config.fleet_records, self.observed_shape)
         self.sensors: dict[Sensor, Reservoir] = {}
@@ -92,12 +92,12 @@ class ScalingFit:
     def update(self, x: Float[Tensor, " batch *shape"], sensors: Sequence[Sensor], key_hash: UInt64[np.ndarray, " batch"]) -> None:
         """Takes a batch of raw feature values. Every record comes once.
 
-        Raises ValueError on another shape, on as many sensors as there are not records, and on values that are not finite.
+        Raises ValueError on another shape and on as many sensors as there are not records, UserError on values that are not finite.
         """
         if tuple(x.shape[1:]) != self.shape or len(sensors) != len(x):
             raise ValueError(f"scaling of {self.shape} was given {len(sensors)} sensors and values of shape {tuple(x.shape)}")
         if not x.isfinite().all():
-            raise ValueError("scaling: a feature value is NaN or infinite: " + ", ".join(_not_finite(x, sensors)))
+            raise UserError("scaling: a feature value is NaN or infinite: " + ", ".join(_not_finite(x, sensors)))
         rows = _observed(x, self.config).to("cpu", torch.float32).numpy()
         self.fleet.offer(key_hash, rows)
         self.counts.update(sensors)
@@ -115,9 +115,9 @@ class ScalingFit:
             self._sensor(sensor).merge(reservoir)
 
     def finish(self) -> "Scaling":
-        """The fitted scaling. Raises ValueError where no record came."""
+        """The fitted scaling. Raises UserError where no record came."""
         if not self.counts:
-            raise ValueError("scaling: there is no record to fit it on")
+            raise UserError("scaling: there is no record to fit it on")
         fleet = torch.from_numpy(self.fleet.rows)
         constant = _constant(fleet, self.config)
         location, scale = _statistics(_transformed(fleet, constant, self.config), self.config)
@@ -201,14 +201,14 @@ class Scaling:
     def statistics_of(self, x: Float[Tensor, " records *shape"]) -> tuple[Float[Tensor, "*statistic"], Float[Tensor, "*statistic"]]:
         """(location, scale) of a new sensor from its records, by the formulas and the constant s of training.
 
-        They are the fleet's unless by="sensor". Raises ValueError on fewer than min_records records.
+        They are the fleet's unless by="sensor". Raises UserError on fewer than min_records records.
         """
         if len(x) < self.config.min_records:
-            raise ValueError(f"scaling: a sensor needs {self.config.min_records} records to be calibrated, not {len(x)}")
+            raise UserError(f"scaling: a sensor needs {self.config.min_records} records to be calibrated, not {len(x)}")
         if self.config.by != "sensor":
             return self.location[0], self.scale[0]
         if not x.isfinite().all():
-            raise ValueError("scaling: a feature value of the sensor to be calibrated is NaN or infinite")
+            raise UserError("scaling: a feature value of the sensor to be calibrated is NaN or infinite")
         observed = _observed(x, self.config).to("cpu", torch.float32)
         location, scale = _statistics(_transformed(observed, self.constant, self.config), self.config)
         return location, torch.where(scale > 0, scale, self.scale[0])
@@ -216,11 +216,11 @@ class Scaling:
     def extend(self, sensors: Sequence[Sensor], location: Float[Tensor, "sensors ..."], scale: Float[Tensor, "sensors ..."]) -> "Scaling":
         """A new scaling that also knows `sensors`; their statistics, from `statistics_of`, may come flattened.
 
-        Raises ValueError on a sensor that is known already or comes twice, on another size, and on a scale that is not above 0.
+        Raises UserError on a sensor that is known already or comes twice, and on a scale that is not above 0; ValueError on another size.
         """
         again = [sensor for sensor, count in Counter(sensors).items() if count > 1 or sensor in self._row]
         if again:
-            raise ValueError(
+            raise UserError(
                 f"scaling: {_name(again[0])} ({len(again)} in all) has statistics already; calibrate only sensors new to the run"
             )
         size = self.location[0].numel()
@@ -228,7 +228,7 @@ class Scaling:
             shapes = f"{tuple(location.shape)} and {tuple(scale.shape)}"
             raise ValueError(f"scaling: {len(sensors)} sensors of {size} statistics each, but they are of shape {shapes}")
         if not (location.isfinite().all() and scale.isfinite().all() and (scale > 0).all()):
-            raise ValueError("scaling: a calibration's location must be finite, its scale finite and above 0; make the calibration again")
+            raise UserError("scaling: a calibration's location must be finite, its scale finite and above 0; make the calibration again")
         tables = [self.location, self.scale]
         if self.config.by == "sensor":
             table_shape = (len(sensors), *self.location.shape[1:])
@@ -254,14 +254,14 @@ class Scaling:
 
     @classmethod
     def load(cls, config: ScalingConfig, shape: tuple[int, ...], state: dict[str, Tensor], facts: dict[str, Any]) -> "Scaling":
-        """The scaling that `state` and `facts` came from. Raises ValueError where they belong to another config or shape."""
+        """The scaling that `state` and `facts` came from. Raises UserError where they belong to another config or shape."""
         # read, not compared as JSON: a config that was written before a field was thought of has that field's default
         if from_json(ScalingConfig, facts["config"], "scaling") != config or facts["shape"] != list(shape):
-            raise ValueError(f"scaling was fitted as {facts['config']} for {facts['shape']}, not as {to_json(config)} for {list(shape)}")
+            raise UserError(f"scaling was fitted as {facts['config']} for {facts['shape']}, not as {to_json(config)} for {list(shape)}")
         sensors = tuple((unit, sensor_id) for unit, sensor_id in facts["sensors"])
         counts = {(unit, sensor_id): count for unit, sensor_id, count in facts["num_records"]}
         if len(state["location"]) != 1 + len(sensors) * (config.by == "sensor"):
-            raise ValueError(f"scaling: {len(state['location'])} rows of statistics for {len(sensors)} sensors: the files are of two runs")
+            raise UserError(f"scaling: {len(state['location'])} rows of statistics for {len(sensors)} sensors: the files are of two runs")
         scaling = cls(config, shape, sensors, counts, state["location"], state["scale"], state["constant"])
         if "operating_slope" in state:
             own = state["operating_slope"], state["operating_spread"]
@@ -274,7 +274,7 @@ def _observed(x: Float[Tensor, " batch *shape"], config: ScalingConfig) -> Float
     if config.per == "element":
         return x
     if x.ndim != 4:
-        raise ValueError(f'scaling: per="row" is for images (channels, rows, columns), not for {tuple(x.shape[1:])}; choose per="element"')
+        raise UserError(f'scaling: per="row" is for images (channels, rows, columns), not for {tuple(x.shape[1:])}; choose per="element"')
     width = x.shape[-1]
     num = min(config.columns_per_record, width)
     return x[..., [(2 * i + 1) * width // (2 * num) for i in range(num)]]

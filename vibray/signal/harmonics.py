@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Complex128, Float, Float64, Int64
 from torch import Tensor
 
+from vibray.config import UserError
 from vibray.signal.stft import CPU_SAMPLES, in_parts, periodic_hann, squared_magnitude
 from vibray.signal.waveform import centred
 
@@ -77,18 +78,18 @@ class MainsLine(NamedTuple):
 def check_mains(mains_hz: float | None, sample_rate_hz: float, num_samples: int) -> float:
     """The mains frequency, if a record of this rate and length lets it be estimated.
 
-    Raises ValueError where mains_hz is not given, where the record has fewer than MIN_CYCLES cycles or where 2 f0 is not below Nyquist.
+    Raises UserError where mains_hz is not given, where the record has fewer than MIN_CYCLES cycles or where 2 f0 is not below Nyquist.
     """
     if mains_hz is None:
-        raise ValueError("this feature needs the mains frequency: featurize with --mains 50 or --mains 60")
+        raise UserError("this feature needs the mains frequency: featurize with --mains 50 or --mains 60")
     needed = math.ceil(MIN_CYCLES * sample_rate_hz / (mains_hz - MAINS_TOLERANCE_HZ))
     if num_samples < needed:
-        raise ValueError(
+        raise UserError(
             f"{MIN_CYCLES} cycles of {mains_hz:g} Hz mains need {needed} samples at {sample_rate_hz:g} Hz; a record has {num_samples}: "
             "take longer records, or the spectral vector"
         )
     if sample_rate_hz <= 4 * (mains_hz + MAINS_TOLERANCE_HZ):
-        raise ValueError(f"twice the mains frequency of {mains_hz:g} Hz is above Nyquist at {sample_rate_hz:g} Hz")
+        raise UserError(f"twice the mains frequency of {mains_hz:g} Hz is above Nyquist at {sample_rate_hz:g} Hz")
     return mains_hz
 
 
