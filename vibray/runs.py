@@ -18,7 +18,7 @@ from vibray.config import UserError, from_json, short_hash, to_json
 from vibray.decide.state import SensorHistory, state_statistics, states
 from vibray.features.scaling import Scaling, Sensor
 from vibray.models.classifier import NO_FAULT, UNKNOWN_FAULT, Classifier
-from vibray.models.ensemble import MAD_TO_STD, Ensemble
+from vibray.models.ensemble import Ensemble
 from vibray.models.fitted import Fitted
 from vibray.models.inference import CpuScores, folded
 from vibray.recipes import (
@@ -38,6 +38,7 @@ from vibray.recipes import (
 )
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX, NORMAL, State
 from vibray.signal.harmonics import mains_frequency
+from vibray.signal.robust import median_mad
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import check_finished, finish_folder
@@ -287,8 +288,7 @@ def mains_snr_db(waveforms: Float[np.ndarray, "batch samples"], facts: CorpusFac
 
 def score_statistics(scores: np.ndarray) -> torch.Tensor:
     """Median and 1.4826 MAD of the training scores: what an ensemble standardises a member by."""
-    median = np.median(scores)
-    return torch.tensor([median, MAD_TO_STD * np.median(np.abs(scores - median))], dtype=torch.float64)
+    return torch.tensor(median_mad(scores), dtype=torch.float64)
 
 
 # ---------------------------------------------------------------- the folder

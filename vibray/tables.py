@@ -113,7 +113,7 @@ class TrainingTable:
 def open_features(uris: Sequence[str]) -> TrainingTable:
     """The features tables as one, duplicates left out and counted.
 
-    Raises InputsDiffer for one corpus twice, or other facts or feature configs; UserError for a table that is not finished or holds no record.
+    Raises InputsDiffer for one corpus twice, or other facts or feature configs; UserError for a table that is not finished or empty.
     """
     facts_of = [objects.read_json(objects.join(uri, "feature.json")) for uri in uris]
     one_corpus_each(uris, [values["corpus"] for values in facts_of])

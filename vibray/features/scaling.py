@@ -13,8 +13,8 @@ from pydantic import with_config
 from torch import Tensor
 
 from vibray.config import STRICT, UserError, from_json, to_json
-from vibray.features.operating import MAD_TO_STD, OperatingPoint
 from vibray.signal.reservoir import Reservoir
+from vibray.signal.robust import median_mad
 
 Sensor = tuple[str, str]
 """(unit, sensor_id)"""
@@ -44,13 +44,6 @@ class ScalingConfig:
     """A sensor's statistics are those of so many of its records, drawn by their key's hash."""
     min_records: int = 20
     """A sensor with fewer records is not known: it has the fleet's statistics."""
-    operating: tuple[int, ...] = ()
-    """Elements of a vector whose mean, scaled by sensor, says at which operating point (load, season) a record was taken: of the spectral
-    vector 144, the band of twice the mains frequency. What goes with it in the fleet is taken off every other element. (): nothing is. It
-    brought nothing to detectors with a covariance (DECISIONS.md)."""
-    operating_bound: float = 2.0
-    """The operating point is cut to [-operating_bound, operating_bound] before anything is taken off: a fault may raise the mains lines
-    themselves, and what lies beyond the healthy range must not be explained away."""
     clip: float | None = None
     """Scaled values are cut to [-clip, clip]. None: not cut."""
 
@@ -62,8 +55,6 @@ class ScalingConfig:
             raise UserError("scaling: columns_per_record, fleet_records, records_per_sensor and min_records must be at least 1")
         if self.records_per_sensor < self.min_records:
             raise UserError(f"scaling: records_per_sensor {self.records_per_sensor} is below min_records {self.min_records}")
-        if self.operating and (self.by != "sensor" or self.per != "element" or self.operating_bound <= 0 or min(self.operating) < 0):
-            raise UserError('scaling: operating names elements of a vector, by="sensor", per="element", with an operating_bound above 0')
         if self.clip is not None and self.clip <= 0:
             raise UserError(f"scaling: clip must be above 0, not {self.clip}")
 
@@ -83,8 +74,6 @@ class ScalingFit:
     def __init__(self, config: ScalingConfig, shape: tuple[int, ...]) -> None:
         self.config, self.shape = config, shape
         self.counts: Counter[Sensor] = Counter()
-        if config.operating and (len(shape) != 1 or max(config.operating) >= shape[0]):
-            raise UserError(f"scaling: operating {config.operating} are elements of a vector, the feature's shape is {shape}")
         self.observed_shape = tuple(_observed(torch.empty(1, *shape), config).shape[1:])
         self.fleet = Reservoir(config.fleet_records, self.observed_shape)
         self.sensors: dict[Sensor, Reservoir] = {}
@@ -130,16 +119,7 @@ class ScalingFit:
             locations.append(own_location)
             scales.append(torch.where(own_scale > 0, own_scale, scale))
         counts = dict(sorted(self.counts.items()))
-        scaling = Scaling(self.config, self.shape, known, counts, torch.stack(locations), torch.stack(scales), constant)
-        scaling.operating = self._operating_point(scaling) if known and self.config.operating else None
-        return scaling
-
-    def _operating_point(self, scaling: "Scaling") -> OperatingPoint:
-        """From about `fleet_records` records of the known sensors, as many of each."""
-        share = -(-self.config.fleet_records // len(scaling.sensors))
-        rows = {sensor: torch.from_numpy(self.sensors[sensor].rows[:share]) for sensor in scaling.sensors}
-        y = torch.cat([scaling.centred(x, [sensor] * len(x)) for sensor, x in rows.items()])
-        return OperatingPoint.fitted(self.config.operating, self.config.operating_bound, y)
+        return Scaling(self.config, self.shape, known, counts, torch.stack(locations), torch.stack(scales), constant)
 
     def _sensor(self, sensor: Sensor) -> Reservoir:
         if sensor not in self.sensors:
@@ -166,7 +146,6 @@ class Scaling:
     ) -> None:
         self.config, self.shape, self.sensors, self.counts = config, shape, sensors, counts
         self.location, self.scale, self.constant = location, scale, constant
-        self.operating: OperatingPoint | None = None
         self._row = {sensor: i + 1 for i, sensor in enumerate(sensors)}
 
     def __call__(self, x: Float[Tensor, " batch *shape"], sensors: Sequence[Sensor] | None = None) -> Float[Tensor, " batch *shape"]:
@@ -177,22 +156,14 @@ class Scaling:
         if tuple(x.shape[1:]) != self.shape or (sensors is not None and len(sensors) != len(x)):
             given = "" if sensors is None else f"{len(sensors)} sensors and "
             raise ValueError(f"scaling of {self.shape} was given {given}values of shape {tuple(x.shape)}")
-        y = self.centred(x, sensors)
-        if self.operating is not None and sensors is not None:
-            known = torch.from_numpy(self.known(sensors)).to(x.device)  # the fleet's median is no machine's operating point
-            y = torch.where(known[:, None], self.operating(y), y)
+        y = _transformed(x.to(torch.float32), self.constant.to(x.device), self.config)
+        if self.config.by != "none":
+            rows = [0]  # one row for the whole batch, by broadcasting
+            if self.config.by == "sensor" and sensors is not None:
+                rows = [self._row.get(sensor, 0) for sensor in sensors]
+            y = (y - self.location[rows].to(x.device)) / self.scale[rows].to(x.device)
         bound = self.config.clip or _FLOAT32.max
         return y.clamp(-bound, bound)
-
-    def centred(self, x: Float[Tensor, " batch *shape"], sensors: Sequence[Sensor] | None) -> Float[Tensor, " batch *shape"]:
-        """Transformed, centred and scaled; neither the operating point is taken off nor anything cut."""
-        y = _transformed(x.to(torch.float32), self.constant.to(x.device), self.config)
-        if self.config.by == "none":
-            return y
-        rows = [0]  # one row for the whole batch, by broadcasting
-        if self.config.by == "sensor" and sensors is not None:
-            rows = [self._row.get(sensor, 0) for sensor in sensors]
-        return (y - self.location[rows].to(x.device)) / self.scale[rows].to(x.device)
 
     def known(self, sensors: Sequence[Sensor]) -> Bool[np.ndarray, " batch"]:
         """True for a sensor of the training corpus with at least min_records records, or of a calibration."""
@@ -233,15 +204,11 @@ class Scaling:
         if self.config.by == "sensor":
             table_shape = (len(sensors), *self.location.shape[1:])
             tables = [torch.cat([a, b.to(a).reshape(table_shape)]) for a, b in zip(tables, (location, scale), strict=True)]
-        extended = Scaling(self.config, self.shape, (*self.sensors, *sensors), self.counts, tables[0], tables[1], self.constant)
-        extended.operating = self.operating
-        return extended
+        return Scaling(self.config, self.shape, (*self.sensors, *sensors), self.counts, tables[0], tables[1], self.constant)
 
     def state(self) -> dict[str, Tensor]:
         """What was fitted, for safetensors."""
-        own = {"location": self.location, "scale": self.scale, "constant": self.constant}
-        point = self.operating
-        return own if point is None else own | {"operating_slope": point.slope, "operating_spread": point.spread}
+        return {"location": self.location, "scale": self.scale, "constant": self.constant}
 
     def facts(self) -> dict[str, Any]:
         """What a reader of JSON wants to know: config, shape, the sensors in the order of the tables, records a sensor in training."""
@@ -262,11 +229,7 @@ class Scaling:
         counts = {(unit, sensor_id): count for unit, sensor_id, count in facts["num_records"]}
         if len(state["location"]) != 1 + len(sensors) * (config.by == "sensor"):
             raise UserError(f"scaling: {len(state['location'])} rows of statistics for {len(sensors)} sensors: the files are of two runs")
-        scaling = cls(config, shape, sensors, counts, state["location"], state["scale"], state["constant"])
-        if "operating_slope" in state:
-            own = state["operating_slope"], state["operating_spread"]
-            scaling.operating = OperatingPoint(config.operating, config.operating_bound, *own)
-        return scaling
+        return cls(config, shape, sensors, counts, state["location"], state["scale"], state["constant"])
 
 
 def _observed(x: Float[Tensor, " batch *shape"], config: ScalingConfig) -> Float[Tensor, "batch ..."]:
@@ -306,8 +269,7 @@ def _statistics(y: Float[Tensor, "records ..."], config: ScalingConfig) -> tuple
     # one statistic a row in memory: numpy's median is many times slower along a strided axis
     values = np.ascontiguousarray(y.double().reshape(len(y), math.prod(shape), -1).permute(1, 0, 2).numpy()).reshape(math.prod(shape), -1)
     if config.statistic == "median_mad":
-        location = np.median(values, axis=1)
-        scale = MAD_TO_STD * np.median(np.abs(values - location[:, None]), axis=1)
+        location, scale = median_mad(values)
     else:
         low, high = np.quantile(values, config.quantiles, axis=1)
         location, scale = (low + high) / 2, (high - low) / 2

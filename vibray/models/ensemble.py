@@ -4,16 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from pydantic import with_config
 from torch import Tensor
 
 from vibray.config import STRICT, UserError
-
-MAD_TO_STD = 1.4826
-"""The MAD of a normal distribution times this is its standard deviation."""
+from vibray.signal.robust import median_mad
 
 
 @with_config(STRICT)
@@ -51,8 +48,7 @@ class Ensemble:
         table = self._table(scores).cpu().numpy()
         if not table.shape[1]:
             raise ValueError("ensemble: there are no training scores to fit it on")
-        location = np.median(table, axis=1)
-        scale = MAD_TO_STD * np.median(np.abs(table - location[:, None]), axis=1)
+        location, scale = median_mad(table)
         self.load({"location": torch.from_numpy(location), "scale": torch.from_numpy(scale)})
 
     def fuse(self, scores: Mapping[str, Float[Tensor, " batch"]]) -> Float64[Tensor, " batch"]:

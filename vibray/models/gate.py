@@ -10,8 +10,8 @@ from pydantic import with_config
 from torch import Tensor
 
 from vibray.config import STRICT, UserError
-from vibray.models.ensemble import MAD_TO_STD
 from vibray.models.fitted import check_field, require, vectors
+from vibray.signal.robust import MAD_TO_STD
 
 FOLDS = 5
 LEVELS = 1001
