@@ -1,8 +1,9 @@
 """A run: what training fitted, in memory and as a folder. All that was fitted is here, nothing is computed from the batch at hand."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
@@ -49,6 +51,9 @@ CHUNK = 64
 
 UNKNOWN = "unknown"
 """The fault of a record that is abnormal by a fault nobody labelled."""
+
+
+Waveforms = Float[Tensor, "batch samples"] | Float[np.ndarray, "batch samples"]
 
 
 class RunMismatch(UserError):
@@ -182,28 +187,23 @@ class Run:
     def faults(self) -> tuple[str, ...] | None:
         return self.model.faults if isinstance(self.model, Diagnosing) else None
 
-    def score(
-        self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, sensors: Sequence[Sensor] | None = None
-    ) -> Float[Tensor, " batch"]:
+    def score(self, waveforms: Waveforms, sample_rate_hz: float, sensors: Sequence[Sensor] | None = None) -> Float[Tensor, " batch"]:
         """Anomaly scores, higher = more abnormal. `sensors` are (unit, sensor_id); None or unknown: against the fleet's baseline.
 
-        Raises RunMismatch where rate or length are not those of the training corpus.
+        No record gives no score. Raises RunMismatch where rate or length are not those of the training corpus.
         """
         return self.outputs(waveforms, sample_rate_hz, sensors)["score"]
 
     @torch.inference_mode()
-    def outputs(
-        self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, sensors: Sequence[Sensor] | None = None
-    ) -> dict[str, Tensor]:
+    def outputs(self, waveforms: Waveforms, sample_rate_hz: float, sensors: Sequence[Sensor] | None = None) -> dict[str, Tensor]:
         """`score`, a column a member of an ensemble, a classifier's probabilities and fault number, by their names in the scores table."""
         self.check(sample_rate_hz, waveforms.shape[1])
+        w = torch.tensor(np.ascontiguousarray(waveforms)) if isinstance(waveforms, np.ndarray) else waveforms
         chunks = []
-        for start in range(0, len(waveforms), CHUNK):
+        for start in range(0, max(1, len(w)), CHUNK):  # of no record too: its columns are those of any other batch
             part = slice(start, start + CHUNK)
-            chunks.append(
-                self.model.outputs(Inputs(waveforms[part].to(self.device), self.facts), None if sensors is None else sensors[part])
-            )
-        return {name: torch.cat([chunk[name] for chunk in chunks]).cpu() for name in chunks[0]} if chunks else {}
+            chunks.append(self.model.outputs(Inputs(w[part].to(self.device), self.facts), None if sensors is None else sensors[part]))
+        return {name: torch.cat([chunk[name] for chunk in chunks]).cpu() for name in chunks[0]}
 
     def check(self, sample_rate_hz: float, num_samples: int) -> None:
         """Raises RunMismatch where a record of this rate and length is none this run was trained for."""
@@ -341,6 +341,23 @@ def load(uri: str) -> Run:
     Raises ObjectMissing for a folder that is no finished run, UserError where a file is not what training wrote.
     """
     check_finished(uri)
+    with _damage(uri):
+        return _read(uri)
+
+
+@contextmanager
+def _damage(uri: str) -> Iterator[None]:
+    """What goes wrong where files are whole but say other things than training writes: another version's, or put there by hand."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UserError(f"{uri} does not hold what this vibray's training writes ({told}): train the run again") from error
+
+
+def _read(uri: str) -> Run:
     facts_of_run = objects.read_json(objects.join(uri, "recipe.json"))
     recipe = from_json(AnyRecipe, facts_of_run["recipe"], objects.join(uri, "recipe.json"))
     facts = from_json(CorpusFacts, facts_of_run["facts"], objects.join(uri, "recipe.json"))
@@ -363,13 +380,16 @@ def load(uri: str) -> Run:
 def _load_detector(recipe: ClassicalRecipe | DeepRecipe, facts: CorpusFacts, tensors: dict[str, Tensor], scaling: dict) -> Detecting:
     feature = build_feature(recipe.feature, facts.mains_hz)
     fitted = Scaling.load(recipe.scaling, feature.shape, part_of(tensors, "scaling"), scaling)
+    x = fitted(torch.zeros(1, *feature.shape))  # statistics of another shape are told here, not by the first record
     own = part_of(tensors, "detector")
     if isinstance(recipe, DeepRecipe):
         net = build_deep(recipe.detector, feature.shape)
         net.load_state_dict(own)
         return Detecting(recipe, fitted, net.eval(), tensors["training_scores"])
-    detector = build_classical(recipe.detector, build_vector(recipe.feature, facts.mains_hz))
+    vector = build_vector(recipe.feature, facts.mains_hz)
+    detector = build_classical(recipe.detector, vector)
     detector.load(own)
+    detector.score(x[:, columns_of(vector, recipe.detector.blocks)])
     return Detecting(recipe, fitted, detector, tensors["training_scores"])
 
 
@@ -382,6 +402,7 @@ def _load_classifier(
         if config is not None:
             shapes[name] = build_feature(config, facts.mains_hz).shape
             fitted[name] = Scaling.load(scaling, shapes[name], part_of(tensors, f"{name}_scaling"), scalings[name])
+            fitted[name](torch.zeros(1, *shapes[name]))
     net = build_classifier(recipe, len(faults), shapes)
     net.load_state_dict(part_of(tensors, "net"))
     return Diagnosing(recipe, faults, cast(Classifier, net.eval()), fitted.get("image"), fitted.get("vector"))

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.torch import load, save
 
 from tests.reference.robust import b64, log_bands, median_mad
-from vibray.config import from_json, to_json
+from vibray.config import UserError, from_json, to_json
 from vibray.features.scaling import Scaling, ScalingConfig, ScalingFit
 from vibray.models.classical import MahalanobisConfig, build
 
@@ -172,13 +172,13 @@ def test_calibration_adds_sensors_by_the_same_formulas() -> None:
     assert extended.known([B]).all() and not without.known([B]).any()
     torch.testing.assert_close(extended(x[:4], sensors[:4]), without(x[:4], sensors[:4]))
 
-    with pytest.raises(ValueError, match=r"sensor 1 of unit t2 .* already"):
+    with pytest.raises(UserError, match=r"sensor 1 of unit t2 .* already"):
         extended.extend([B], location[None], scale[None])
-    with pytest.raises(ValueError, match=r"needs 5 records .* not 4"):
+    with pytest.raises(UserError, match=r"needs 5 records .* not 4"):
         without.statistics_of(own[:4])
-    with pytest.raises(ValueError, match="above 0"):
+    with pytest.raises(UserError, match="above 0"):
         without.extend([NEW], location[None], 0 * scale[None])
-    with pytest.raises(ValueError, match="statistics each"):
+    with pytest.raises(UserError, match="statistics each"):
         without.extend([NEW], location[None, :1], scale[None, :1])
 
 
@@ -207,7 +207,7 @@ def test_saved_and_loaded_it_is_the_same(by: str) -> None:
     back = Scaling.load(from_json(ScalingConfig, to_json(config)), (3,), load(save(scaling.state())), facts)
     assert torch.equal(back(x, sensors), scaling(x, sensors))
     assert back.facts() == scaling.facts() and back.known([NEW, A, RARE]).tolist() == [True, True, False]
-    with pytest.raises(ValueError, match="was fitted as"):
+    with pytest.raises(UserError, match="was fitted as"):
         Scaling.load(ScalingConfig(transform="log"), (3,), scaling.state(), facts)
 
 
@@ -222,18 +222,18 @@ def test_a_scaling_that_was_saved_before_a_field_was_added_still_loads() -> None
 def test_what_is_wrong_is_said() -> None:
     x, sensors = corpus()
     fit = ScalingFit(SENSOR, (3,))
-    with pytest.raises(ValueError, match="no record"):
+    with pytest.raises(UserError, match="no record"):
         fit.finish()
     x[5, 1] = torch.nan
-    with pytest.raises(ValueError, match="row 5 of the batch, sensor 1 of unit t1"):
+    with pytest.raises(UserError, match="row 5 of the batch, sensor 1 of unit t1"):
         fit.update(x, sensors, keys(len(x)))
     with pytest.raises(ValueError, match="was given 2 sensors"):
         fit.update(x[:3], sensors[:2], keys(3))
     with pytest.raises(ValueError, match="one config and shape"):
         fit.merge(ScalingFit(SENSOR, (4,)))
-    with pytest.raises(ValueError, match="is for images"):
+    with pytest.raises(UserError, match="is for images"):
         ScalingFit(ScalingConfig(per="row"), (3,))
-    with pytest.raises(ValueError, match="quantiles"):
+    with pytest.raises(UserError, match="quantiles"):
         ScalingConfig(quantiles=(0.9, 0.1))
 
 

@@ -173,7 +173,7 @@ def own_params(recipe: Recipe, space: Space) -> Params | None:
     asked = _Fixed(values)
     try:
         found = propose(asked, recipe, space)
-    except (KeyError, ValueError):
+    except (KeyError, UserError):
         return None
     return asked.taken if found == recipe and all(space[name].holds(value) for name, value in asked.taken.items()) else None
 

@@ -21,6 +21,7 @@ from vibray.compare.space import Params, Space, propose
 from vibray.config import UserError, short_hash, to_json
 from vibray.recipes import Recipe
 from vibray.storage import objects
+from vibray.storage.errors import HalfWritten
 from vibray.storage.plan import begin_folder, check_begun
 
 T = TypeVar("T")
@@ -105,7 +106,7 @@ class Folder:
         for info in infos:
             try:
                 found[int(info.key.removesuffix(".json"))] = objects.read_json(objects.join(self.uri, folder, info.key))
-            except ValueError as error:
+            except HalfWritten as error:
                 if folder == "trials":
                     raise
                 log.warning("%s; its trial is drawn again", error)  # killed in the middle of the write: nothing ran yet

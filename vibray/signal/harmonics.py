@@ -166,7 +166,9 @@ class LineSpectrum:
         """As the function `comb`."""
         multiples = tuple(m for m in multiples if m * high_hz < self.sample_rate_hz / 2)
         if not multiples:
-            raise ValueError(f"no line of a comb from {low_hz:g} Hz is below Nyquist at {self.sample_rate_hz:g} Hz")
+            raise UserError(
+                f"no line of a comb from {low_hz:g} Hz is below Nyquist at {self.sample_rate_hz:g} Hz: featurize with --mains none"
+            )
         noise = self.noise()
         search = _search(self.sample_rate_hz, self.num_samples, low_hz, high_hz, multiples, noise.device)
         power = squared_magnitude(self.half_bins.index_select(-1, search.half_bins + REACH)) / 2 + TINY_POWER
@@ -258,7 +260,7 @@ def comb(
 
     First the maximum of sum ln(1 + line power / noise) on a grid, so that one loud foreign line cannot decide; then the summit of the
     summed line power nearest to it: joint least squares for lines that the window keeps apart.
-    Raises ValueError where not even the first multiple is below Nyquist.
+    Raises UserError where not even the first multiple is below Nyquist.
     """
     highest_hz = min(multiples[-1] * high_hz, sample_rate_hz / 2)
     found = waveforms.new_empty((2, len(waveforms)), dtype=torch.float64)

@@ -42,8 +42,9 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch_size < 1 or self.patience < 1:
-            raise UserError(f"optim: epochs >= 0, batch_size >= 1 and patience >= 1 are needed, not {self}")
-        if not self.lr > 0 or not self.weight_decay >= 0:
+            given = f"{self.epochs}, {self.batch_size} and {self.patience}"
+            raise UserError(f"optim: epochs >= 0, batch_size >= 1 and patience >= 1 are needed, not {given}")
+        if not 0 < self.lr < math.inf or not 0 <= self.weight_decay < math.inf:
             raise UserError(f"optim: lr > 0 and weight_decay >= 0 are needed, not {self.lr} and {self.weight_decay}")
 
 
