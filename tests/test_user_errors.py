@@ -49,7 +49,7 @@ def test_every_exception_is_the_users_to_mend_or_says_why_not():
     [
         ("train.py --features x --run y cwt-svdd --optim.epochs -1", "epochs >= 0"),
         ("train.py --features x --run y cwt-svdd --optim.lr inf", "lr > 0"),
-        ("train.py --features x --run y --scaling.clip -1", "clip must be above 0, not -1"),
+        ("train.py --features x --run y fused --scaling.clip -1", "clip must be above 0, not -1"),
         ("train.py --features x --run y ensemble --members.svdd.detector.nu 2", "nu is a share"),
         ("synthesize.py --output a --labels b --num-records 0", "a fleet needs at least one record"),
         ("search.py --features x --search y cwt-vae --detector.beta -1", "beta must not be negative"),

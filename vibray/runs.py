@@ -199,8 +199,10 @@ class Run:
         """`score`, a column a member of an ensemble, a classifier's probabilities and fault number, by their names in the scores table."""
         self.check(sample_rate_hz, waveforms.shape[1])
         w = torch.tensor(np.ascontiguousarray(waveforms)) if isinstance(waveforms, np.ndarray) else waveforms
+        if not len(w):  # nets know no batch of none; the columns are those of any other
+            return {name: column[:0] for name, column in self.outputs(w.new_zeros(1, w.shape[1]), sample_rate_hz).items()}
         chunks = []
-        for start in range(0, max(1, len(w)), CHUNK):  # of no record too: its columns are those of any other batch
+        for start in range(0, len(w), CHUNK):
             part = slice(start, start + CHUNK)
             chunks.append(self.model.outputs(Inputs(w[part].to(self.device), self.facts), None if sensors is None else sensors[part]))
         return {name: torch.cat([chunk[name] for chunk in chunks]).cpu() for name in chunks[0]}
