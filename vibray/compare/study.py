@@ -18,7 +18,7 @@ from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.trial import TrialState, create_trial
 
 from vibray.compare.space import Params, Space, propose
-from vibray.config import UserError, short_hash, to_json
+from vibray.config import UserError, first_line, short_hash, to_json
 from vibray.recipes import Recipe
 from vibray.storage import objects
 from vibray.storage.errors import HalfWritten
@@ -200,7 +200,7 @@ class Mirror:
             directions = DIRECTIONS[:num_objectives]
             self.study = optuna.create_study(storage=self.storage, study_name=name, directions=directions, load_if_exists=True)
         except Exception as error:
-            raise SearchError(f"--storage {url}: {str(error).splitlines()[0]}") from error
+            raise SearchError(f"--storage {url}: {first_line(error)}") from error
         self.there = {trial.user_attrs.get("number") for trial in self.study.get_trials(deepcopy=False)}
         self.num_objectives = num_objectives
 
@@ -212,7 +212,7 @@ class Mirror:
             self.study.add_trial(frozen(values, self.num_objectives))
             self.there.add(values["number"])
         except Exception as error:  # whatever a database driver raises
-            log.warning("trial %d is not in the mirror: %s", values["number"], str(error).splitlines()[0])
+            log.warning("trial %d is not in the mirror: %s", values["number"], first_line(error))
 
     def close(self) -> None:
         """Ends the connections."""
