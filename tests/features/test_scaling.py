@@ -178,7 +178,7 @@ def test_calibration_adds_sensors_by_the_same_formulas() -> None:
         without.statistics_of(own[:4])
     with pytest.raises(UserError, match="above 0"):
         without.extend([NEW], location[None], 0 * scale[None])
-    with pytest.raises(UserError, match="statistics each"):
+    with pytest.raises(ValueError, match="statistics each"):
         without.extend([NEW], location[None, :1], scale[None, :1])
 
 

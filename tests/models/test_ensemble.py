@@ -86,7 +86,7 @@ def test_what_is_wrong_is_said_by_name() -> None:
     with pytest.raises(ValueError, match="no training scores"):
         ensemble.fit({name: s[:0] for name, s in new.items()})
     for action in (lambda e: e.fuse(new), lambda e: e.state()):
-        with pytest.raises(UserError, match="ensemble"):
+        with pytest.raises(ValueError, match="ensemble"):
             action(Ensemble(EnsembleConfig()))
 
 
