@@ -139,8 +139,8 @@ def test_a_net_that_is_shown_injected_faults_is_the_same_on_two_workers(features
     recipe = cwt_svdd()
     scaling = replace(recipe.scaling, min_records=4)
     recipe = replace(recipe, scaling=scaling, optim=replace(recipe.optim, epochs=2, batch_size=16))
-    for workers in (1, 2):
-        train(TrainJob((features,), str(tmp_path / f"run{workers}"), recipe, num_workers=workers))
+    for workers in (1, 2):  # one without Ray: test_without_ray.py tells that a worker of Ray Train has its bytes
+        train(TrainJob((features,), str(tmp_path / f"run{workers}"), recipe, num_workers=workers, local=workers == 1))
     lines = metrics(tmp_path / "run2")
     assert [line["stage"] for line in lines] == ["train", "train", "guards"]
     assert {"loss", "records_per_s", "embedding_std", "participation", "distance", "fault_distance"} <= set(lines[0])
@@ -150,15 +150,15 @@ def test_a_net_that_is_shown_injected_faults_is_the_same_on_two_workers(features
     np.testing.assert_allclose(one.radius.numpy(), two.radius.numpy(), rtol=1e-3)
 
 
-def test_deep_sad_learns_from_labels(tmp_path, local_ray):
+def test_deep_sad_learns_from_labels(tmp_path):
     labels = write_shard(tmp_path / "raw" / "a.jsonl.gz", 48, seed=6)
-    featurize(FeaturizeJob(str(tmp_path / "raw"), str(tmp_path / "features"), **corpus_fields(FACTS)))
+    featurize(FeaturizeJob(str(tmp_path / "raw"), str(tmp_path / "features"), local=True, **corpus_fields(FACTS)))
     recipe = deep_sad()
     recipe = replace(recipe, optim=replace(recipe.optim, epochs=1, batch_size=16))
     with pytest.raises(ValueError, match="needs --labels"):
         train(TrainJob((str(tmp_path / "features"),), str(tmp_path / "run"), recipe))
     path = str(write_labels(tmp_path / "labels.jsonl", labels[:20]))
-    train(TrainJob((str(tmp_path / "features"),), str(tmp_path / "run"), recipe, labels=path))
+    train(TrainJob((str(tmp_path / "features"),), str(tmp_path / "run"), recipe, labels=path, local=True))
     model = runs.load(str(tmp_path / "run")).model
     assert isinstance(model, Detecting) and isinstance(model.detector, DeepSvdd)
     assert model.detector.whitening.abs().sum() > 0

@@ -6,6 +6,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tests.pipeline.lines import FACTS, RATE_HZ, corpus_fields, tiny_svdd, write_shard
 from vibray.fitting.jobs import TrainJob
 from vibray.pipeline.calibrate import calibrate
@@ -15,6 +17,8 @@ from vibray.pipeline.score import score
 from vibray.pipeline.train import train
 from vibray.recipes import banded
 from vibray.storage.parts import Parts
+
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 ROOT = Path(__file__).parents[2]
 
