@@ -10,8 +10,6 @@ import torch
 from tests.pipeline.lines import FACTS, RATE_HZ, corpus_fields, write_labels, write_shard
 from vibray import runs
 from vibray.decide.thresholds import ConformalConfig, PercentileConfig
-from vibray.features.cwt_image import CwtImage, CwtImageConfig
-from vibray.features.seed_image import SeedImage, SeedImageConfig
 from vibray.fitting.data import TrainingError
 from vibray.fitting.jobs import TrainJob
 from vibray.pipeline import session
@@ -334,17 +332,3 @@ def test_the_default_on_real_gearbox_records(gfd, tmp_path):
     assert result["auroc_by_member"]["mahalanobis"] > 0.97
     assert result["auroc_by_member"]["rms"] < 0.6
     assert set(Parts(str(tmp_path / "scores")).read(["state"])["state"].to_pylist()) == {"unknown"}
-
-
-@pytest.mark.parametrize(("name", "feature"), [("default", CwtImage(CwtImageConfig())), ("seed", SeedImage(SeedImageConfig()))])
-def test_images_are_stored_where_they_are_asked_for(tmp_path, name, feature):
-    write_shard(tmp_path / "raw" / "a.jsonl", 5, seed=1)
-    featurize(FeaturizeJob(str(tmp_path / "raw"), str(tmp_path / "features"), **corpus_fields(FACTS)))
-    parts = Parts(str(tmp_path / "features"))
-    table, stored = parts.read(["record_id", "waveform"]), parts.read(name="images")
-    assert stored["record_id"].to_pylist() == table["record_id"].to_pylist()
-    expected = feature(torch.from_numpy(np.array(table["waveform"].to_pylist(), np.float32)), RATE_HZ).numpy()
-    for row, own in zip(stored.to_pylist(), expected, strict=True):
-        found = np.frombuffer(row["image"], np.float16).reshape(row["shape"])
-        assert found.shape == ((2, 128, 224) if name == "default" else (1, 224, 224))  # three equal channels are stored as one
-        np.testing.assert_allclose(found, own[: len(found)], rtol=2e-3, atol=1e-4)

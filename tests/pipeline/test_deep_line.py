@@ -34,14 +34,14 @@ def test_the_demo_over_s3_as_a_newcomer_types_it(bucket, tmp_path):
     command = [sys.executable, "jobs/demo.py", "--folder", f"{bucket}/demo", "--num-units", "5", "--epochs", "2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "AUROC mahalanobis (baseline)" in done.stdout
+    assert "default (fused)" in done.stdout.split("AUROC on the test set")[1].splitlines()[1]
     for reason in Reason:
         assert f" {reason}" in done.stdout
 
-    pool = Parts(f"{bucket}/demo/scores/pool")
+    pool = Parts(f"{bucket}/demo/scores/pool-default")
     assert set(pool.reasons) == {str(reason) for reason in Reason}
     assert pool.total("num_kept") == 320
-    with np.load(io.BytesIO(objects.read_bytes(f"{bucket}/demo/decisions/pool/pseudo_labels.npz")), allow_pickle=False) as saved:
+    with np.load(io.BytesIO(objects.read_bytes(f"{bucket}/demo/decisions/ensemble/pseudo_labels.npz")), allow_pickle=False) as saved:
         assert len(saved["indices"]) == 320
     assert runs.load(f"{bucket}/demo/runs/classifier").faults == (
         "core_looseness",

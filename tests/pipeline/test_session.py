@@ -44,7 +44,7 @@ def test_what_an_autoscaler_may_add_counts(local_ray, monkeypatch):
     monkeypatch.setenv("VIBRAY_MAX_CPUS", "1")  # less than is there
     monkeypatch.setenv("VIBRAY_MAX_GPUS", "four")
     assert session.num_cpus() == 2
-    with pytest.raises(ClusterError, match="VIBRAY_MAX_GPUS=four: write the number"):
+    with pytest.raises(ClusterError, match="VIBRAY_MAX_GPUS=four: write a number"):
         session.num_gpus()
 
 

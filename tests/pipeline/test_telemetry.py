@@ -37,8 +37,9 @@ def counted(monkeypatch):
         def set(self, value, tags):
             amounts["/".join([self.name, *tags.values()])] = value
 
-    monkeypatch.setattr(telemetry, "Counter", Counter)
-    monkeypatch.setattr(telemetry, "Gauge", Counter)
+    monkeypatch.setattr("ray.util.metrics.Counter", Counter)
+    monkeypatch.setattr("ray.util.metrics.Gauge", Counter)
+    monkeypatch.setattr(telemetry, "running_ray", lambda: "a Ray that has an exporter")
     return amounts
 
 

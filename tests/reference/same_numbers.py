@@ -142,7 +142,7 @@ class Line:
 
     def _new_machines(self) -> None:
         """Sensors that training did not see, and the gate of the ensemble."""
-        for name in ("fused", "ensemble"):
+        for name in ("fused", "baselines"):
             where = ["--input", self.at("raw", "new"), "--calibration", self.at("calibrations", name), "--sample-rate-hz", "8192"]
             self.job("calibrate", "--run", self.at("runs", name), *where, "--records-per-sensor", "20")
             self.score(name, "new", f"new-{name}", "--calibration", self.at("calibrations", name))

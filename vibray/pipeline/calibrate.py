@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +13,12 @@ from vibray.config import UserError
 from vibray.decide.state import history_of, state_statistics
 from vibray.features.scaling import Sensor
 from vibray.pipeline.jobs import CalibrateJob
-from vibray.pipeline.local import read_here, works_alone
+from vibray.pipeline.local import num_parts, read_here, works_alone
 from vibray.pipeline.score import run_identity
 from vibray.pipeline.telemetry import Watch
 from vibray.runs import CHUNK, Inputs, Run, load, mains_snr_db
 from vibray.storage import objects
+from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import finish_folder
 from vibray.storage.plan import Plan, make_plan
 from vibray.storage.reading import ReadPart
@@ -44,15 +44,16 @@ def calibrate(job: CalibrateJob) -> None:
     if _finished(calibration_uri, identity):
         print(f"{calibration_uri} is finished already: nothing to do")
         return
-    if works_alone(job.local, len(plan.parts)):
-        todo = [(part, frozenset[int]()) for part in plan.parts]
-        records = earliest(plan, (first_of_unknown(read, run, k) for read in read_here(plan, run.facts, todo)), k)
+    known = known_sensors(run)
+    todo = [(part, frozenset[int]()) for part in plan.parts]
+    if works_alone(job.local, num_parts(todo)):
+        records = earliest(plan, (first_of_unknown(read, known, k) for read in read_here(plan, run.facts, todo)), k)
     else:
         from vibray.pipeline import session
 
         with session.started():
             session.check_nodes([objects.join(run_uri, "_done.json")])
-            records = earliest(plan, _on_ray(plan, run, k), k)
+            records = earliest(plan, _on_ray(plan, run.facts, known, k), k)
     table, too_few = calibration_table(run, records)
     for (unit, sensor_id), count in sorted(too_few.items()):
         print(f"warning: sensor {sensor_id} of unit {unit} has {count} records, too few for a baseline: it stays uncalibrated")
@@ -86,22 +87,26 @@ def earliest(plan: Plan, parts: Iterator[ReadPart], k: int) -> dict[Sensor, pa.T
     return kept
 
 
-def first_of_unknown(read: ReadPart, run: Run, k: int) -> ReadPart:
+def known_sensors(run: Run) -> frozenset[Sensor]:
+    """Sensors that have a baseline in every scaling of the run: what a worker must know of it. The run itself stays here: unpickling a
+    ResNet imports torchvision, which fails beside a CPU build of torch."""
+    return frozenset.intersection(*(frozenset(scaling.sensors) for _, scaling in run.model.scalings().values()))
+
+
+def first_of_unknown(read: ReadPart, known: frozenset[Sensor], k: int) -> ReadPart:
     """Leaves of a part only the earliest records of sensors the run does not know, so that little travels to the driver."""
-    unknown = read.records.filter(pa.array(~run.known(sensors_of(read.records)))) if read.records.num_rows else read.records
+    unknown = read.records.filter(pa.array([sensor not in known for sensor in sensors_of(read.records)], pa.bool_()))
     tables = [first_records([table], k) for _, table in by_sensor(unknown)]
     return dataclasses.replace(read, records=pa.concat_tables([unknown.slice(0, 0), *tables]).combine_chunks())
 
 
-def _on_ray(plan: Plan, run: Run, k: int) -> Iterator[ReadPart]:
+def _on_ray(plan: Plan, facts: CorpusFacts, known: frozenset[Sensor], k: int) -> Iterator[ReadPart]:
     """The same of all parts, by Ray's workers: one streamed pass over the input."""
-    import ray
-
     from vibray.pipeline.reading import WORK_CPUS, read_parts, unpack
 
-    dataset = read_parts(plan, run.facts, [(part, frozenset()) for part in plan.parts]).map_batches(
+    dataset = read_parts(plan, facts, [(part, frozenset()) for part in plan.parts]).map_batches(
         _batch_of_unknown,  # type: ignore[arg-type] (Ray's type knows no generators of tables)
-        fn_kwargs={"run": ray.put(run), "k": k},
+        fn_kwargs={"known": known, "k": k},
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=WORK_CPUS,
@@ -110,14 +115,11 @@ def _on_ray(plan: Plan, run: Run, k: int) -> Iterator[ReadPart]:
         yield from unpack(batch)
 
 
-def _batch_of_unknown(batch: pa.Table, run: Any, k: int) -> Iterator[pa.Table]:
-    import ray
-
+def _batch_of_unknown(batch: pa.Table, known: frozenset[Sensor], k: int) -> Iterator[pa.Table]:
     from vibray.pipeline.reading import pack, unpack
 
-    held: Any = ray.get(run)
     for read in unpack(batch):
-        yield pack(first_of_unknown(read, held, k))
+        yield pack(first_of_unknown(read, known, k))
 
 
 def by_sensor(records: pa.Table) -> Iterator[tuple[Sensor, pa.Table]]:

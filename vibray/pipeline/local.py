@@ -13,6 +13,9 @@ from vibray.storage.corpus import CorpusFacts
 from vibray.storage.plan import Plan, Todo
 from vibray.storage.reading import ReadPart, read_shard
 
+CHAIN_BYTES = 64 << 20
+"""Of a compressed shard: the lines of one part are seldom more (2,000 of 32 kB)."""
+
 
 def running_ray() -> Any | None:
     """The module ray, where this process has started or joined one."""
@@ -23,6 +26,11 @@ def running_ray() -> Any | None:
 def works_alone(local: bool, num_parts: int) -> bool:
     """True where a job works in this process: where it was told to (--local), or where one part is all there is and no Ray was named."""
     return local or (num_parts <= 1 and not os.environ.get("RAY_ADDRESS") and running_ray() is None)
+
+
+def num_parts(todo: Todo) -> int:
+    """How many parts are to do; of a compressed object, which is one chain of them, by its size."""
+    return sum(1 + (part.size // CHAIN_BYTES if part.chain else 0) for part, _ in todo)
 
 
 def device_here(nets: bool) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import torch
 
-from vibray.pipeline.local import device_here, read_here, works_alone
+from vibray.pipeline.local import device_here, num_parts, read_here, works_alone
 from vibray.pipeline.telemetry import Watch, told
 from vibray.storage import objects, tally
 from vibray.storage.corpus import CorpusFacts
@@ -68,7 +68,7 @@ class PartsJob:
         todo = missing(plan, done_parts(self.folder_uri))
         if not todo:
             print(f"{self.folder_uri} is finished already: nothing to do")
-        elif works_alone(self.local, len(todo)):
+        elif works_alone(self.local, num_parts(todo)):
             work = partial(work_on, stage=stage, arguments=arguments(Place(device_here(self.nets), 1)))
             self._watch(plan, todo, (work(read) for read in tally.timed("read_seconds", read_here(plan, self.facts, todo))))
         else:
@@ -77,6 +77,8 @@ class PartsJob:
             with session.started():
                 session.check_nodes([*needed, objects.join(self.folder_uri, "plan.json"), objects.below(plan.base_uri, todo[0][0].key)])
                 use_gpu = self.nets and session.num_gpus() > 0
+                if use_gpu:
+                    session.await_room("GPU", 1)
                 place = Place("cuda", max(1, session.cores_beside_a_gpu())) if use_gpu else Place("cpu", 1)
                 work = partial(work_on, stage=stage, arguments=arguments(place))
                 self._watch(plan, todo, reading.stream(plan, self.facts, todo, work, use_gpu))

@@ -140,6 +140,7 @@ def _search(
         print("dry run: nothing was written")
         return
     most = min(job.max_concurrent_trials or 10**6, session.num_groups(job.num_workers))
+    session.await_room("GPU" if session.num_gpus() else "CPU", job.num_workers)
     folder.begin(plan)
     session.check_nodes([objects.join(job.search, "search.json")])
     num_objectives = 1 + job.with_cost

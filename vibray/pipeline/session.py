@@ -12,15 +12,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import ray.data
+from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vibray.config import versions
 from vibray.pipeline.ending import ClusterAway, ClusterError, interruptible
+from vibray.pipeline.progress import LINE_S
 from vibray.storage import objects
+
+log = logging.getLogger(__name__)
+
+WAIT_MINUTES = 15.0
+"""For which nodes that an autoscaler may bring are waited for, unless VIBRAY_WAIT_MINUTES says otherwise."""
 
 LISTENS_S = 30.0
 """For which a cluster that is named is given time to answer."""
@@ -124,10 +131,11 @@ def _silenced() -> Iterator[None]:
 
 
 def check_nodes(uris: Sequence[str]) -> None:
-    """One small task a node: the same versions everywhere, and every URI within reach.
+    """One small task a node: the same versions everywhere, and every URI within reach. Waits for the first node where there is none yet.
 
-    Raises ClusterError with one line that names the node.
+    Raises ClusterError with one line that names the node, and what `await_room` raises.
     """
+    await_room("CPU", 1)
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
     probe = ray.remote(num_cpus=0.1, max_retries=1)(_node_facts)
     facts = ray.get(
@@ -182,6 +190,27 @@ def num_groups(num_workers: int) -> int:
     return there // num_workers
 
 
+def await_room(kind: Literal["CPU", "GPU"], count: int) -> None:
+    """Waits until the cluster has so many cores or GPUs, asking an autoscaler for them; says every quarter of a minute what it waits for.
+
+    Raises ClusterAway where they have not come after VIBRAY_WAIT_MINUTES.
+    """
+    if ray.cluster_resources().get(kind, 0) >= count:
+        return
+    minutes, begun = _number("VIBRAY_WAIT_MINUTES", WAIT_MINUTES), time.monotonic()
+    wanted = placement_group([{kind: 1.0}] * count)  # what an autoscaler sees
+    try:
+        while not wanted.wait(min(LINE_S, 60 * minutes)):
+            waited = time.monotonic() - begun
+            there = ray.cluster_resources().get(kind, 0)
+            words = f"{count} {kind}s of nodes that the autoscaler may bring, {there:g} are there"
+            if waited >= 60 * minutes:
+                raise ClusterAway(f"waited {minutes:g} minutes (VIBRAY_WAIT_MINUTES) for {words}")
+            log.info("waiting for %s; %.0f s so far, at most %g minutes (VIBRAY_WAIT_MINUTES)", words, waited, minutes)
+    finally:
+        remove_placement_group(wanted)
+
+
 def unordered(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
     """What `function` returns for each tuple of arguments, as the tasks end; a few more are in flight than there are cores."""
     task = ray.remote(num_cpus=1, max_retries=3)(function)
@@ -197,10 +226,18 @@ def unordered(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]
 
 def _may_grow_to(variable: str) -> int:
     """What an autoscaler may come to is known to it alone: Ray tells a job of nodes that are there, and none asks for a GPU that is not."""
-    said = os.environ.get(variable, "0")
-    if not said.isdecimal():
-        raise ClusterError(f"{variable}={said}: write the number that the cluster may grow to")
-    return int(said)
+    return int(_number(variable, 0))
+
+
+def _number(variable: str, default: float) -> float:
+    said = os.environ.get(variable, "")
+    try:
+        value = float(said) if said else default
+    except ValueError:
+        value = -1.0
+    if not value >= 0:
+        raise ClusterError(f"{variable}={said}: write a number, 0 or more")
+    return value
 
 
 def _node_facts(address: str, uris: tuple[str, ...]) -> NodeFacts:

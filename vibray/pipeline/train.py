@@ -213,6 +213,7 @@ class _Plan:
         with session.started(num_cpus=self.job.num_workers if self.job.num_workers > 1 else None):
             if _nets(self.recipe):
                 session.num_groups(self.job.num_workers)
+                session.await_room("GPU" if session.num_gpus() else "CPU", self.job.num_workers)
             self._run()
 
     def _run(self) -> None:
