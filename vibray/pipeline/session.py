@@ -226,7 +226,7 @@ def unordered(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]
 
 def _may_grow_to(variable: str) -> int:
     """What an autoscaler may come to is known to it alone: Ray tells a job of nodes that are there, and none asks for a GPU that is not."""
-    return int(_number(variable, 0))
+    return int(_number(variable, 0.0))
 
 
 def _number(variable: str, default: float) -> float:
