@@ -4,12 +4,38 @@ import logging
 import os
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vibray.storage import s3
 
 BUCKETS = count()
+NUM_PROCESSES = 2
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Plain `pytest` takes two processes where pytest-xdist is there. A file, a test, `-m slow` or --pdb takes this one, as -n 0 does.
+
+    Not in addopts: there `-n 2` would make `-p no:xdist` an error, and a single test wait for two processes to begin.
+    """
+    option = config.option
+    everything = config.args_source is config.ArgsSource.TESTPATHS and "not slow" in option.markexpr
+    undecided = getattr(option, "numprocesses", 0) is None and option.dist == "no" and not option.tx and not hasattr(config, "workerinput")
+    if everything and undecided and not (option.usepdb or option.collectonly):
+        option.numprocesses = NUM_PROCESSES
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Unless --dist asks for another."""
+    if config.option.dist != "load":
+        return None
+    from tests.schedule import ByFile
+
+    config.option.loadscopereorder = False  # as collected, not by how many tests a file has
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
 
+PATIENCE_S = 300
+"""For a node to answer: seconds where nothing else runs, minutes on a busy machine."""
+
 
 def free_port() -> int:
     """A port outside of the range of Ray's workers."""
@@ -42,7 +45,7 @@ class Cluster:
     def start_head(self, num_cpus: int) -> None:
         """The head; its dashboard answers when this returns."""
         head = self._start("--head", f"--port={self.port}", f"--dashboard-port={self.dashboard}", f"--num-cpus={num_cpus}")
-        for _ in range(120):
+        for _ in range(PATIENCE_S):
             if head.poll() is not None or self.answers("/api/version"):
                 break
             time.sleep(1)
@@ -52,7 +55,7 @@ class Cluster:
         """One more node; it has joined when this returns."""
         worker = self._start(f"--address=127.0.0.1:{self.port}", f"--num-cpus={num_cpus}", **environment)
         number = len(self.nodes) - 1
-        for _ in range(120):
+        for _ in range(2 * PATIENCE_S):
             if worker.poll() is not None or "Ray runtime started" in self.log(number):
                 break
             time.sleep(0.5)

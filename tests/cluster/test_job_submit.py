@@ -32,13 +32,13 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def corpus(local_ray, tmp_path_factory):
+def corpus(tmp_path_factory):
     """(folder of shards, run): 3 plain shards and a gzip'd one of 40 records each, 2 lines of every shard being no records."""
     folder = tmp_path_factory.mktemp("corpus")
     for i, name in enumerate(("a.jsonl", "b.jsonl", "c.jsonl", "d.jsonl.gz")):
         write_shard(folder / "raw" / name, 40, bad=2, seed=i)
-    featurize(FeaturizeJob(str(folder / "raw"), str(folder / "features"), **corpus_fields(FACTS)))
-    train(TrainJob((str(folder / "features"),), str(folder / "run"), banded()))
+    featurize(FeaturizeJob(str(folder / "raw"), str(folder / "features"), local=True, **corpus_fields(FACTS)))
+    train(TrainJob((str(folder / "features"),), str(folder / "run"), banded(), local=True))
     return folder / "raw", folder / "run"
 
 

@@ -1,7 +1,6 @@
 """The KubeRay files against a strict schema of our own, and against the whole CRD where one is at hand."""
 
 import copy
-import importlib
 import json
 import os
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import tyro
 import yaml
 
 from vibray.pipeline import logs
+from vibray.pipeline.jobs import ScoreJob
 
 DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 
@@ -116,7 +116,7 @@ def test_the_job_is_one_of_ours_and_says_what_the_cluster_may_grow_to(monkeypatc
     spec = load("rayjob.yaml")["spec"]
     python, script, *flags = spec["entrypoint"].split()
     assert (python, script) == ("python", "jobs/score.py")
-    args = tyro.cli(importlib.import_module("jobs.score").Score, args=flags)
+    args = tyro.cli(ScoreJob, args=flags)
     assert args.run.startswith("s3://")
     assert args.sample_rate_hz == 8192
     assert not args.dry_run

@@ -2,13 +2,17 @@
 
 import gzip
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vibray.features.cwt_image import CwtImageConfig
+from vibray.models.backbone import TrunkConfig
+from vibray.models.deep_svdd import DeepSvddConfig
+from vibray.recipes import DeepRecipe, plain_svdd
 from vibray.storage.corpus import CorpusFacts
 
 NUM_SAMPLES = 2048
@@ -76,3 +80,12 @@ def write_units(raw: Path) -> list[dict]:
     for u in range(NUM_UNITS):
         labels += write_shard(raw / f"{u}.jsonl", UNIT_RECORDS, seed=u, unit=f"t{u}", gain=1.0 + u, fault_share=0.35)
     return labels
+
+
+def tiny_svdd(epochs: int) -> DeepRecipe:
+    """A Deep SVDD that trains in seconds."""
+    recipe = plain_svdd()
+    image = CwtImageConfig(rows=32, columns=32, min_hz=60.0)
+    optim = replace(recipe.optim, epochs=epochs, batch_size=16)
+    detector = DeepSvddConfig(trunk=TrunkConfig(width=4), hidden=16, latent_dim=8)
+    return replace(recipe, feature=image, detector=detector, pretrain=replace(recipe.pretrain, epochs=1, batch_size=16), optim=optim)

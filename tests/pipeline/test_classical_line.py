@@ -33,21 +33,6 @@ from vibray.tables import InputsDiffer, open_features, open_scores
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
-@pytest.fixture(scope="module")
-def line(tmp_path_factory, local_ray):
-    """A featurized pool, a trained run, scores of pool and test: what most tests start from."""
-    folder = tmp_path_factory.mktemp("line")
-    write_shard(folder / "pool" / "a.jsonl.gz", 60, bad=3, seed=1)
-    write_shard(folder / "pool" / "b.jsonl", 40, seed=2)
-    labels = write_shard(folder / "test" / "a.jsonl", 60, seed=3, fault_share=0.5)
-    write_labels(folder / "test_labels.jsonl", labels)
-    featurize(FeaturizeJob(str(folder / "pool"), str(folder / "features"), lines_per_part=25, **corpus_fields(FACTS)))
-    train(TrainJob((str(folder / "features"),), str(folder / "run"), banded()))
-    for name in ("pool", "test"):
-        score(ScoreJob(str(folder / "run"), str(folder / name), str(folder / f"scores-{name}"), sample_rate_hz=RATE_HZ, lines_per_part=25))
-    return folder
-
-
 def scored(folder) -> dict[str, float]:
     table = Parts(str(folder)).read(["record_id", "score"])
     return dict(zip(table["record_id"].to_pylist(), table["score"].to_pylist(), strict=True))

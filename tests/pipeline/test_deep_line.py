@@ -11,18 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.pipeline.lines import FACTS, corpus_fields, write_labels, write_shard
+from tests.pipeline.lines import FACTS, corpus_fields, tiny_svdd, write_labels, write_shard
 from vibray import runs
 from vibray.config import UserError
-from vibray.features.cwt_image import CwtImageConfig
 from vibray.fitting.jobs import TrainJob
 from vibray.models.backbone import TrunkConfig
-from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
+from vibray.models.deep_svdd import DeepSvdd
 from vibray.pipeline.demo import local_s3
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import FeaturizeJob
 from vibray.pipeline.train import train
-from vibray.recipes import DeepRecipe, cwt_svdd, deep_sad, plain_svdd
+from vibray.recipes import cwt_svdd, deep_sad
 from vibray.runs import Detecting
 from vibray.schema import Reason
 from vibray.storage import objects
@@ -84,35 +83,6 @@ def test_without_its_server_the_demo_says_what_to_install(monkeypatch):
         pass
 
 
-def tiny(epochs: int) -> DeepRecipe:
-    """A Deep SVDD that trains in seconds."""
-    recipe = plain_svdd()
-    image = CwtImageConfig(rows=32, columns=32, min_hz=60.0)
-    optim = replace(recipe.optim, epochs=epochs, batch_size=16)
-    detector = DeepSvddConfig(trunk=TrunkConfig(width=4), hidden=16, latent_dim=8)
-    return replace(recipe, feature=image, detector=detector, pretrain=replace(recipe.pretrain, epochs=1, batch_size=16), optim=optim)
-
-
-@pytest.fixture(scope="module")
-def features(tmp_path_factory, local_ray):
-    folder = tmp_path_factory.mktemp("deep")
-    write_shard(folder / "raw" / "a.jsonl.gz", 53, seed=5)
-    featurize(FeaturizeJob(str(folder / "raw"), str(folder / "features"), **corpus_fields(FACTS)))
-    return str(folder / "features")
-
-
-@pytest.fixture(scope="module")
-def one_and_two(features, tmp_path_factory) -> list[Path]:
-    """The same training on one worker and on two; the second tells an MLflow database of it, where mlflow is installed."""
-    folder = tmp_path_factory.mktemp("one-and-two")
-    for workers in (1, 2):
-        with pytest.MonkeyPatch.context() as patch:
-            if workers == 2:
-                patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-            train(TrainJob((features,), str(folder / f"run{workers}"), tiny(2), num_workers=workers))
-    return [folder / "run1", folder / "run2"]
-
-
 def metrics(run: Path) -> list[dict]:
     return [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
 
@@ -170,8 +140,8 @@ def test_a_net_that_is_shown_injected_faults_is_the_same_on_two_workers(features
     recipe = cwt_svdd()
     scaling = replace(recipe.scaling, min_records=4)
     recipe = replace(recipe, scaling=scaling, optim=replace(recipe.optim, epochs=2, batch_size=16))
-    for workers in (1, 2):
-        train(TrainJob((features,), str(tmp_path / f"run{workers}"), recipe, num_workers=workers))
+    for workers in (1, 2):  # one without Ray: test_without_ray.py tells that a worker of Ray Train has its bytes
+        train(TrainJob((features,), str(tmp_path / f"run{workers}"), recipe, num_workers=workers, local=workers == 1))
     lines = metrics(tmp_path / "run2")
     assert [line["stage"] for line in lines] == ["train", "train", "guards"]
     assert {"loss", "records_per_s", "embedding_std", "participation", "distance", "fault_distance"} <= set(lines[0])
@@ -181,15 +151,15 @@ def test_a_net_that_is_shown_injected_faults_is_the_same_on_two_workers(features
     np.testing.assert_allclose(one.radius.numpy(), two.radius.numpy(), rtol=1e-3)
 
 
-def test_deep_sad_learns_from_labels(tmp_path, local_ray):
+def test_deep_sad_learns_from_labels(tmp_path):
     labels = write_shard(tmp_path / "raw" / "a.jsonl.gz", 48, seed=6)
-    featurize(FeaturizeJob(str(tmp_path / "raw"), str(tmp_path / "features"), **corpus_fields(FACTS)))
+    featurize(FeaturizeJob(str(tmp_path / "raw"), str(tmp_path / "features"), local=True, **corpus_fields(FACTS)))
     recipe = deep_sad()
     recipe = replace(recipe, optim=replace(recipe.optim, epochs=1, batch_size=16))
     with pytest.raises(UserError, match="needs --labels"):
         train(TrainJob((str(tmp_path / "features"),), str(tmp_path / "run"), recipe))
     path = str(write_labels(tmp_path / "labels.jsonl", labels[:20]))
-    train(TrainJob((str(tmp_path / "features"),), str(tmp_path / "run"), recipe, labels=path))
+    train(TrainJob((str(tmp_path / "features"),), str(tmp_path / "run"), recipe, labels=path, local=True))
     model = runs.load(str(tmp_path / "run")).model
     assert isinstance(model, Detecting) and isinstance(model.detector, DeepSvdd)
     assert model.detector.whitening.abs().sum() > 0
@@ -198,7 +168,7 @@ def test_deep_sad_learns_from_labels(tmp_path, local_ray):
 @pytest.mark.slow
 def test_a_training_that_a_guard_refuses_leaves_its_metrics(features, tmp_path):
     """They tell when it went wrong: a net with biases that weight decay draws to one point."""
-    recipe = replace(tiny(1), detector=replace(tiny(1).detector, trunk=TrunkConfig(width=4, bias=True)))
+    recipe = replace(tiny_svdd(1), detector=replace(tiny_svdd(1).detector, trunk=TrunkConfig(width=4, bias=True)))
     optim = replace(recipe.optim, epochs=30, lr=2e-2, weight_decay=1e-1, schedule="constant")
     recipe = replace(recipe, pretrain=replace(recipe.pretrain, epochs=0), optim=optim)
     with pytest.raises(UserError, match="of no use"):
@@ -211,7 +181,7 @@ def test_a_training_that_a_guard_refuses_leaves_its_metrics(features, tmp_path):
 
 
 def test_an_error_in_the_recipe_is_told_once_and_not_tried_again(features, tmp_path):
-    recipe = tiny(1)
+    recipe = tiny_svdd(1)
     broken = replace(recipe, optim=replace(recipe.optim, lr=1e30))
     with pytest.raises(UserError, match="no longer finite"):
         train(TrainJob((features,), str(tmp_path / "run"), broken))
