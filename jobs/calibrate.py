@@ -1,6 +1,7 @@
-"""Calibrate the sensors that a run does not know: robust statistics of their earliest records, for jobs/score.py --calibration.
+"""Calibrate the sensors that a run does not know, by robust statistics of their earliest records; jobs/score.py --calibration takes them.
 
-python jobs/calibrate.py --run s3://b/runs/a --input s3://b/raw/new-site --calibration s3://b/calibrations/new-site --sample-rate-hz 8192
+  python jobs/calibrate.py --run s3://b/runs/a --input s3://b/raw/new-site \\
+      --calibration s3://b/calibrations/new-site --sample-rate-hz 8192
 """
 
 import tyro

@@ -1,7 +1,8 @@
 """The whole line on a generated fleet of transformers, with embedded storage and an embedded Ray: a few minutes on two cores.
 
-  python jobs/demo.py                 everything under ./demo
-  python jobs/demo.py --s3            the same through an S3 endpoint on this machine's loopback (pip install -e '.[test]')
+  python jobs/demo.py         everything under ./demo
+  python jobs/demo.py --s3    the same through an S3 endpoint on this machine's
+                              loopback (pip install -e '.[test]')
 
 Images are small and the networks narrow, so the figures show that the line works, not what it can do. The same command again skips
 what is done; remove the folder to start anew.

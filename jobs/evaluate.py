@@ -1,11 +1,14 @@
 """Judge a scores table against labels: areas by fault and unit, their spread over units, and what a cut keeps of its nominal rate.
 
-  python jobs/evaluate.py --scores s3://b/scores/test --labels test_labels.jsonl --decisions s3://b/decisions/2024-mad --output test.json
+  python jobs/evaluate.py --scores s3://b/scores/test --labels test.jsonl \\
+      --decisions s3://b/decisions/2024-mad --output test.json
 
 AUROC, AUPRC with prevalence, partial AUROC up to a false-positive rate of .1; at the cut recall and realised false-alarm rate, of the
 records labelled normal, with exact intervals beside the nominal rate. No cut is chosen here: --decisions brings it.
+
 Where several sensors of a unit have records of one time, the areas of their mean scores stand beside those of the records; cuts that were
 made on such means (label --pool-sensors) are judged on them.
+
 A classifier is judged at a probability of .5 unless --decisions brings cuts; macro-F1 is over the faults labelled in both sets.
 """
 

@@ -1,9 +1,16 @@
 """Cuts, pseudo-labels and alarms of units from a scores table. Cheap and repeatable: the scores are read, never edited.
 
-  python jobs/label.py --scores s3://b/scores/2024 --decisions s3://b/decisions/2024-mad mad --anomaly 4
-  python jobs/label.py --scores s3://b/scores/2024 --decisions s3://b/decisions/2024-pot --by unit pot --q 0.001
-  python jobs/label.py --scores s3://b/scores/2024 --decisions s3://b/decisions/2024-units --pool-sensors percentile
-  python jobs/label.py --scores s3://b/scores/may --decisions s3://b/decisions/may --persist 3 5 --unit-reference s3://b/scores/2024 mad
+  python jobs/label.py --scores s3://b/scores/2024 \\
+      --decisions s3://b/decisions/2024-mad mad --anomaly 4
+  python jobs/label.py --scores s3://b/scores/2024 \\
+      --decisions s3://b/decisions/2024-pot --by unit pot --q 0.001
+  python jobs/label.py --scores s3://b/scores/2024 \\
+      --decisions s3://b/decisions/2024-units --pool-sensors percentile
+  python jobs/label.py --scores s3://b/scores/may \\
+      --decisions s3://b/decisions/may --persist 3 5 \\
+      --unit-reference s3://b/scores/2024 mad
+
+The method comes last; `jobs/label.py pot --help` shows its fields.
 
 Without trusted normals a cut picks a rate of the corpus, not a false-alarm probability; --labels with --normals-only (or the method
 conformal) fits it on records that a person calls normal. MAD is a rule and promises no rate.

@@ -1,8 +1,9 @@
 """One self-contained HTML report of a scores table; alarms.csv and unit_alarms.csv beside it.
 
-Alarms of units and the drift of sensors are shown where the decisions were made on these very scores.
+  python jobs/report.py --scores s3://b/scores/2024 \\
+      --report report/index.html --decisions s3://b/decisions/2024-mad
 
-python jobs/report.py --scores s3://b/scores/2024 --report report/index.html --decisions s3://b/decisions/2024-mad
+Alarms of units and the drift of sensors are shown where the decisions were made on these very scores.
 """
 
 import tyro

@@ -1,6 +1,7 @@
 """Score raw shards with a finished run: one pass, part by part, every record exactly once.
 
-  python jobs/score.py --run s3://b/runs/a --input s3://b/raw/2024 --scores s3://b/scores/2024 --sample-rate-hz 8192
+  python jobs/score.py --run s3://b/runs/a --input s3://b/raw/2024 \\
+      --scores s3://b/scores/2024 --sample-rate-hz 8192
 
 The run folder knows recipe, unit pattern, time zone and mains. The same command again goes on where it stopped. A classifier's run
 fills the diagnoses: abnormal_probability (which is the score), the fault and its probability.

@@ -2,8 +2,9 @@
 
 Example, 100,000 records of 40 transformers with 5 % faults, 1 % of broken lines on top:
 
-  python jobs/synthesize.py --output s3://bucket/raw/fleet --labels s3://bucket/labels/fleet.jsonl \\
-      --num-records 100000 --num-units 40 --broken-share 0.01 --shard-records 2000 --compression gz
+  python jobs/synthesize.py --output s3://b/raw/fleet \\
+      --labels s3://b/labels/fleet.jsonl --num-records 100000 \\
+      --num-units 40 --broken-share 0.01 --shard-records 2000 --compression gz
 
 Read it with --sample-rate-hz 8192 --unit-pattern '^(u\\d+)-'. The same command again goes on where it stopped.
 """

@@ -3,21 +3,28 @@
 The recipe's name comes last on the line, its overrides after it; without one the default is trained:
 
   python jobs/train.py --features s3://b/features/a --run s3://b/runs/a
-  python jobs/train.py --features s3://b/features/a --run s3://b/runs/svdd --num-workers 4 cwt-svdd --optim.epochs 80
-  python jobs/train.py --features s3://b/features/a s3://b/features/labelled --run s3://b/runs/classifier \\
-      --labels labels.jsonl --pseudo-labels s3://b/decisions/a --init-from s3://b/runs/svdd classifier
+  python jobs/train.py --features s3://b/features/a --run s3://b/runs/svdd \\
+      --num-workers 4 cwt-svdd --optim.epochs 80
+  python jobs/train.py --features s3://b/features/a s3://b/features/labelled \\
+      --run s3://b/runs/classifier --labels labels.jsonl \\
+      --pseudo-labels s3://b/decisions/a --init-from s3://b/runs/svdd classifier
 
-The same command again goes on where it stopped. `python jobs/train.py RECIPE --help` shows what a recipe lets you change.
+What a recipe lets you change: its name, then --help.
+
+  python jobs/train.py cwt-svdd --help
+
+The same command again goes on where it stopped.
 """
 
 from dataclasses import dataclass
+from inspect import getdoc
 from typing import TYPE_CHECKING, Annotated, Union
 
 import tyro
 
 from vibray.fitting.jobs import TrainJob
 from vibray.pipeline.ending import user_errors
-from vibray.pipeline.jobs import help_text
+from vibray.pipeline.jobs import RECIPE_WIDTH, help_text
 from vibray.recipes import NAMED, Recipe
 
 if TYPE_CHECKING:
@@ -27,7 +34,9 @@ else:
         tuple(
             Annotated[
                 type(NAMED[name]()),
-                tyro.conf.subcommand(name, default=NAMED[name](), description=help_text(NAMED[name].__doc__), prefix_name=False),
+                tyro.conf.subcommand(
+                    name, default=NAMED[name](), description=help_text(getdoc(NAMED[name]), RECIPE_WIDTH), prefix_name=False
+                ),
                 tyro.conf.AvoidSubcommands,
             ]
             for name in NAMED

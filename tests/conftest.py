@@ -40,11 +40,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def gfd() -> Path:
-    """The folder of real gearbox records that VIBRAY_GFD names."""
-    folder = os.environ.get("VIBRAY_GFD")
-    if not folder or not Path(folder, "unlabelled").is_dir():
-        pytest.skip("VIBRAY_GFD names no folder of gearbox records (README: your own records, step by step)")
-    return Path(folder)
+    """The folder of real gearbox records below the one that VIBRAY_CORPORA names."""
+    folder = Path(os.environ.get("VIBRAY_CORPORA", ""), "gfd").absolute()
+    if not os.environ.get("VIBRAY_CORPORA") or not (folder / "unlabelled").is_dir():
+        pytest.skip("VIBRAY_CORPORA names no folder with gfd/, the gearbox records (tests/README.md)")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vibray.config import from_json, short_hash, to_json
+from vibray.config import UserError, from_json, short_hash, to_json
 from vibray.models.classical import MahalanobisConfig
 from vibray.models.fused import Fused
 from vibray.recipes import NAMED, AnyRecipe, ClassicalRecipe, DeepRecipe, EnsembleRecipe, build_classical, build_vector, columns_of, small
@@ -37,7 +37,7 @@ def test_an_unknown_field_is_refused_wherever_it_stands(name):
     assert places
     for place in places:
         place["unheard_of"] = 1
-        with pytest.raises(ValueError, match="unheard_of"):
+        with pytest.raises(UserError, match="unheard_of"):
             from_json(AnyRecipe, values, "recipe.json")
         del place["unheard_of"]
 
@@ -45,7 +45,7 @@ def test_an_unknown_field_is_refused_wherever_it_stands(name):
 def test_text_is_not_taken_for_a_number():
     values = to_json(NAMED["cwt-svdd"]())
     values["optim"]["epochs"] = "80"
-    with pytest.raises(ValueError, match=r"recipe\.json.*\n.*epochs"):
+    with pytest.raises(UserError, match=r"recipe\.json.*\n.*epochs"):
         from_json(AnyRecipe, values, "recipe.json")
 
 
@@ -56,7 +56,7 @@ def test_columns_are_blocks_or_names_and_nothing_else():
     assert [feature.columns()[i] for i in columns_of(feature, ("rms",))] == ["rms"]
     assert columns_of(feature, ()) == list(range(feature.shape[0]))
     assert len(columns_of(feature, ("bands",))) == 64
-    with pytest.raises(ValueError, match=r"'band'.*bands"):
+    with pytest.raises(UserError, match=r"'band'.*bands"):
         columns_of(feature, ("band",))
 
 
@@ -67,7 +67,7 @@ def test_the_default_has_a_part_for_the_lines_where_the_corpus_has_a_mains_frequ
     assert all(isinstance(detector, Fused) for detector in parts.values())
     sizes = {mains: detector.sizes for mains, detector in parts.items() if isinstance(detector, Fused)}
     assert sizes == {None: [64, 64, 16, 48], 50.0: [64, 64, 16, 48, 30]}
-    with pytest.raises(ValueError, match="--mains"):
+    with pytest.raises(UserError, match="--mains"):
         build_classical(MahalanobisConfig(blocks=("lines",)), build_vector(recipe.feature, None))
 
 

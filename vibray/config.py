@@ -17,6 +17,11 @@ class UserError(ValueError):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line; the name of its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 STRICT = ConfigDict(extra="forbid")
 """Every config carries `@with_config(STRICT)`: a plain dataclass would let unknown fields pass silently."""
 

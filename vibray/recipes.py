@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, with_config
 
-from vibray.config import STRICT
+from vibray.config import STRICT, UserError
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.features.harmonic import Harmonic, HarmonicConfig
 from vibray.features.hetero_image import HeteroImage, HeteroImageConfig
@@ -72,9 +72,9 @@ class DeepRecipe:
     def __post_init__(self) -> None:
         objective = "none" if isinstance(self.detector, VaeConfig) else self.detector.objective
         if self.exposure is not None and objective != "hypersphere":
-            raise ValueError(f"deep: injected faults (exposure) go with the objective hypersphere, not with {objective}")
+            raise UserError(f"deep: injected faults (exposure) go with the objective hypersphere, not with {objective}")
         if isinstance(self.detector, DeepSvddConfig) and objective == "hypersphere" and self.exposure is None:
-            raise ValueError("deep: without labels the objective hypersphere needs injected faults: set exposure")
+            raise UserError("deep: without labels the objective hypersphere needs injected faults: set exposure")
 
 
 @with_config(STRICT)
@@ -158,7 +158,7 @@ def build_classifier(recipe: ClassifierRecipe, num_faults: int, shapes: Mapping[
 def columns_of(feature: Vector, names: tuple[str, ...]) -> list[int]:
     """Column numbers of a vector feature's blocks, or of single columns, in the order named; none named: all.
 
-    Raises ValueError for a name that the feature has not.
+    Raises UserError for a name that the feature has not.
     """
     if not names:
         return list(range(feature.shape[0]))
@@ -166,15 +166,15 @@ def columns_of(feature: Vector, names: tuple[str, ...]) -> list[int]:
     places |= {name: list(range(*block.indices(feature.shape[0]))) for name, block in feature.blocks.items()}
     unknown = [name for name in names if name not in places]
     if unknown:
-        raise ValueError(f"the feature has no block or column {unknown[0]!r}: its blocks are {', '.join(feature.blocks)}")
+        raise UserError(f"the feature has no block or column {unknown[0]!r}: its blocks are {', '.join(feature.blocks)}")
     return [i for name in names for i in places[name]]
 
 
 def build_classical(config: AnyClassical, feature: Vector) -> Fitted:
-    """The detector of a config for the columns that `columns_of` finds of its blocks. Raises ValueError where there are none."""
+    """The detector of a config for the columns that `columns_of` finds of its blocks. Raises UserError where there are none."""
     sizes = [len(columns_of(feature, (name,))) for name in config.blocks] or [feature.shape[0]]
     if not any(sizes):
-        raise ValueError(f"{config.kind}: without a mains frequency there is nothing in {', '.join(config.blocks)}: featurize with --mains")
+        raise UserError(f"{config.kind}: without a mains frequency there is nothing in {', '.join(config.blocks)}: featurize with --mains")
     return build(config, *sizes)
 
 

@@ -1,8 +1,9 @@
 """A run: what training fitted, in memory and as a folder. All that was fitted is here, nothing is computed from the batch at hand."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -10,15 +11,16 @@ import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from vibray.config import from_json, short_hash, to_json
+from vibray.config import UserError, from_json, short_hash, to_json
 from vibray.decide.state import SensorHistory, state_statistics, states
 from vibray.features.scaling import Scaling, Sensor
 from vibray.models.classifier import NO_FAULT, UNKNOWN_FAULT, Classifier
-from vibray.models.ensemble import MAD_TO_STD, Ensemble
+from vibray.models.ensemble import Ensemble
 from vibray.models.fitted import Fitted
 from vibray.models.inference import CpuScores, folded
 from vibray.recipes import (
@@ -38,6 +40,7 @@ from vibray.recipes import (
 )
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX, NORMAL, State
 from vibray.signal.harmonics import mains_frequency
+from vibray.signal.robust import median_mad
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import check_finished, finish_folder
@@ -50,7 +53,10 @@ UNKNOWN = "unknown"
 """The fault of a record that is abnormal by a fault nobody labelled."""
 
 
-class RunMismatch(ValueError):
+Waveforms = Float[Tensor, "batch samples"] | Float[np.ndarray, "batch samples"]
+
+
+class RunMismatch(UserError):
     """A run and an input do not belong together; the message shows both."""
 
 
@@ -181,28 +187,25 @@ class Run:
     def faults(self) -> tuple[str, ...] | None:
         return self.model.faults if isinstance(self.model, Diagnosing) else None
 
-    def score(
-        self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, sensors: Sequence[Sensor] | None = None
-    ) -> Float[Tensor, " batch"]:
+    def score(self, waveforms: Waveforms, sample_rate_hz: float, sensors: Sequence[Sensor] | None = None) -> Float[Tensor, " batch"]:
         """Anomaly scores, higher = more abnormal. `sensors` are (unit, sensor_id); None or unknown: against the fleet's baseline.
 
-        Raises RunMismatch where rate or length are not those of the training corpus.
+        No record gives no score. Raises RunMismatch where rate or length are not those of the training corpus.
         """
         return self.outputs(waveforms, sample_rate_hz, sensors)["score"]
 
     @torch.inference_mode()
-    def outputs(
-        self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, sensors: Sequence[Sensor] | None = None
-    ) -> dict[str, Tensor]:
+    def outputs(self, waveforms: Waveforms, sample_rate_hz: float, sensors: Sequence[Sensor] | None = None) -> dict[str, Tensor]:
         """`score`, a column a member of an ensemble, a classifier's probabilities and fault number, by their names in the scores table."""
         self.check(sample_rate_hz, waveforms.shape[1])
+        w = torch.tensor(np.ascontiguousarray(waveforms)) if isinstance(waveforms, np.ndarray) else waveforms
+        if not len(w):  # nets know no batch of none; the columns are those of any other
+            return {name: column[:0] for name, column in self.outputs(w.new_zeros(1, w.shape[1]), sample_rate_hz).items()}
         chunks = []
-        for start in range(0, len(waveforms), CHUNK):
+        for start in range(0, len(w), CHUNK):
             part = slice(start, start + CHUNK)
-            chunks.append(
-                self.model.outputs(Inputs(waveforms[part].to(self.device), self.facts), None if sensors is None else sensors[part])
-            )
-        return {name: torch.cat([chunk[name] for chunk in chunks]).cpu() for name in chunks[0]} if chunks else {}
+            chunks.append(self.model.outputs(Inputs(w[part].to(self.device), self.facts), None if sensors is None else sensors[part]))
+        return {name: torch.cat([chunk[name] for chunk in chunks]).cpu() for name in chunks[0]}
 
     def check(self, sample_rate_hz: float, num_samples: int) -> None:
         """Raises RunMismatch where a record of this rate and length is none this run was trained for."""
@@ -287,8 +290,7 @@ def mains_snr_db(waveforms: Float[np.ndarray, "batch samples"], facts: CorpusFac
 
 def score_statistics(scores: np.ndarray) -> torch.Tensor:
     """Median and 1.4826 MAD of the training scores: what an ensemble standardises a member by."""
-    median = np.median(scores)
-    return torch.tensor([median, MAD_TO_STD * np.median(np.abs(scores - median))], dtype=torch.float64)
+    return torch.tensor(median_mad(scores), dtype=torch.float64)
 
 
 # ---------------------------------------------------------------- the folder
@@ -338,9 +340,26 @@ def write_metrics(uri: str, lines: list[dict[str, Any]]) -> None:
 def load(uri: str) -> Run:
     """A finished run, its files checked against their checksums; ensembles with their members.
 
-    Raises ObjectMissing for a folder that is no finished run, ValueError where a file is not what training wrote.
+    Raises ObjectMissing for a folder that is no finished run, UserError where a file is not what training wrote.
     """
     check_finished(uri)
+    with _damage(uri):
+        return _read(uri)
+
+
+@contextmanager
+def _damage(uri: str) -> Iterator[None]:
+    """What goes wrong where files are whole but say other things than training writes: another version's, or put there by hand."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UserError(f"{uri} does not hold what this vibray's training writes ({told}): train the run again") from error
+
+
+def _read(uri: str) -> Run:
     facts_of_run = objects.read_json(objects.join(uri, "recipe.json"))
     recipe = from_json(AnyRecipe, facts_of_run["recipe"], objects.join(uri, "recipe.json"))
     facts = from_json(CorpusFacts, facts_of_run["facts"], objects.join(uri, "recipe.json"))
@@ -363,13 +382,16 @@ def load(uri: str) -> Run:
 def _load_detector(recipe: ClassicalRecipe | DeepRecipe, facts: CorpusFacts, tensors: dict[str, Tensor], scaling: dict) -> Detecting:
     feature = build_feature(recipe.feature, facts.mains_hz)
     fitted = Scaling.load(recipe.scaling, feature.shape, part_of(tensors, "scaling"), scaling)
+    x = fitted(torch.zeros(1, *feature.shape))  # statistics of another shape are told here, not by the first record
     own = part_of(tensors, "detector")
     if isinstance(recipe, DeepRecipe):
         net = build_deep(recipe.detector, feature.shape)
         net.load_state_dict(own)
         return Detecting(recipe, fitted, net.eval(), tensors["training_scores"])
-    detector = build_classical(recipe.detector, build_vector(recipe.feature, facts.mains_hz))
+    vector = build_vector(recipe.feature, facts.mains_hz)
+    detector = build_classical(recipe.detector, vector)
     detector.load(own)
+    detector.score(x[:, columns_of(vector, recipe.detector.blocks)])
     return Detecting(recipe, fitted, detector, tensors["training_scores"])
 
 
@@ -382,6 +404,7 @@ def _load_classifier(
         if config is not None:
             shapes[name] = build_feature(config, facts.mains_hz).shape
             fitted[name] = Scaling.load(scaling, shapes[name], part_of(tensors, f"{name}_scaling"), scalings[name])
+            fitted[name](torch.zeros(1, *shapes[name]))
     net = build_classifier(recipe, len(faults), shapes)
     net.load_state_dict(part_of(tensors, "net"))
     return Diagnosing(recipe, faults, cast(Classifier, net.eval()), fitted.get("image"), fitted.get("vector"))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vibray import schema
-from vibray.config import from_json, short_hash
+from vibray.config import UserError, from_json, short_hash
 from vibray.decide.duplicates import lowest_keys
 from vibray.decide.pooling import over_sensors
 from vibray.decide.state import SensorHistory, history_of
@@ -23,7 +23,7 @@ from vibray.storage.parts import Parts
 INDEX = [*schema.ORIGIN.names, "rms", "mains_snr_db"]
 
 
-class InputsDiffer(ValueError):
+class InputsDiffer(UserError):
     """Two inputs cannot be used together: one corpus twice, or another rate or feature config."""
 
 
@@ -113,7 +113,7 @@ class TrainingTable:
 def open_features(uris: Sequence[str]) -> TrainingTable:
     """The features tables as one, duplicates left out and counted.
 
-    Raises InputsDiffer for one corpus twice, or other facts or feature configs; ValueError for a table that is not finished.
+    Raises InputsDiffer for one corpus twice, or other facts or feature configs; UserError for a table that is not finished or empty.
     """
     facts_of = [objects.read_json(objects.join(uri, "feature.json")) for uri in uris]
     one_corpus_each(uris, [values["corpus"] for values in facts_of])
@@ -129,7 +129,7 @@ def open_features(uris: Sequence[str]) -> TrainingTable:
             tables.append(table)
     index = pa.concat_tables(tables) if tables else schema.features(1, {}).empty_table().select(INDEX)
     if not index.num_rows:
-        raise ValueError(f"{', '.join(uris)}: no record was kept; look at bad/ for the reasons")
+        raise UserError(f"{', '.join(uris)}: no record was kept; look at bad/ for the reasons")
     corpora = {values["corpus"]: uri for uri, values in zip(uris, facts_of, strict=True)}
     whole = TrainingTable(
         facts, the_same("the feature config", uris, configs), corpora, index, tuple(names), np.array(part), np.array(row), 0
@@ -199,7 +199,7 @@ def open_scores(uris: Sequence[str]) -> ScoresTable:
         parts.check_accounts()
     table = pa.concat_tables([t for parts in folders for t in parts.tables()])
     if not table.num_rows:
-        raise ValueError(f"{', '.join(uris)}: no record was scored; look at bad/ for the reasons")
+        raise UserError(f"{', '.join(uris)}: no record was scored; look at bad/ for the reasons")
     keep = lowest_keys(table)
     return ScoresTable(table.filter(pa.array(keep)), identities, folders, int((~keep).sum()))
 

@@ -52,6 +52,11 @@ def test_what_the_image_copies_exists() -> None:
     assert [source for source in sources if not (ROOT / source).exists()] == []
 
 
+def test_the_image_names_no_package_index() -> None:
+    assert "://" not in DOCKERFILE
+    assert re.findall(r"^ARG (.*)$", DOCKERFILE, re.MULTILINE) == ["TORCH_INDEX"]  # without a default
+
+
 def test_the_image_does_not_run_as_root() -> None:
     assert re.findall(r"^USER (\S+)$", DOCKERFILE, re.MULTILINE)[-1:] == ["ray"]
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vibray.config import from_json, to_json
+from vibray.config import UserError, from_json, to_json
 from vibray.decide.cuts import Cuts, CutsError, GroupCuts, GroupedCuts, realised_rate
 
 
@@ -38,7 +38,7 @@ def test_to_json_and_back():
     assert from_json(Cuts, to_json(cuts)) == cuts
     grouped = GroupedCuts(cuts, "sensor", 200, (GroupCuts(("u", "1"), 300, cuts), GroupCuts(("u", "2"), 3, None, "few")))
     assert from_json(GroupedCuts, to_json(grouped)) == grouped
-    with pytest.raises(ValueError, match="extra"):
+    with pytest.raises(UserError, match="extra"):
         from_json(Cuts, to_json(cuts) | {"extra": 1})
-    with pytest.raises(ValueError, match="not below"):
+    with pytest.raises(UserError, match="not below"):
         from_json(Cuts, to_json(cuts) | {"normal_below": 1.0})

@@ -6,6 +6,7 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from tests.reference.pairs import auroc_by_pairs, average_precision_by_steps, partial_area_by_steps
+from vibray.config import UserError
 from vibray.decide.areas import _weighted_areas, auprc, auroc, auroc_std, bootstrap_by_unit, partial_auroc, proportion_interval
 from vibray.decide.cuts import Cuts, GroupCuts, GroupedCuts
 from vibray.decide.metrics import Diagnoses, at_alarm, evaluation, fault_f1
@@ -210,9 +211,9 @@ def test_one_class_alone_is_none_with_a_reason(labels):
 
 
 def test_what_cannot_be_evaluated_is_refused():
-    with pytest.raises(ValueError, match="nothing can be evaluated"):
+    with pytest.raises(UserError, match="nothing can be evaluated"):
         evaluation([0.1], [None], ["u"])
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(UserError, match="NaN"):
         evaluation([float("nan")], ["normal"], ["u"])
     with pytest.raises(ValueError, match="2 scores"):
         evaluation([0.1, 0.2], ["normal"], ["u"])

@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
+from vibray.config import UserError
 from vibray.decide.state import SensorHistory, centred_rms, has_mains_line, state_statistics, states
 from vibray.schema import State
 
@@ -154,7 +155,7 @@ def test_still_and_empty_records_have_finite_statistics():
 
 
 def test_short_records_and_missing_histories_are_refused():
-    with pytest.raises(ValueError, match="at least 64 samples, not 63"):
+    with pytest.raises(UserError, match="at least 64 samples, not 63"):
         state_statistics(np.zeros((1, 63), np.float32), RATE)
     with pytest.raises(ValueError, match="1 histories for 2 records"):
         states(state_statistics(batch(HUM, HUM), RATE), None, [None])

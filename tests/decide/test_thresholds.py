@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import with_config
 from scipy import stats
 
-from vibray.config import STRICT, from_json, to_json
+from vibray.config import STRICT, UserError, from_json, to_json
 from vibray.decide.cuts import Cuts, CutsError, CutsWarning, realised_rate
 from vibray.decide.pareto import Pareto
 from vibray.decide.thresholds import (
@@ -375,7 +375,7 @@ class Labelling:
 def test_configs_to_json_and_back(config):
     values = to_json(Labelling(config))
     assert from_json(Labelling, values) == Labelling(config)
-    with pytest.raises(ValueError, match="unknown_field"):
+    with pytest.raises(UserError, match="unknown_field"):
         from_json(Labelling, {"method": values["method"] | {"unknown_field": 1}})
 
 

@@ -7,6 +7,7 @@ import torch
 
 from tests.reference.cwt import analytic_image
 from tests.reference.harmonics import transformer
+from vibray.config import UserError
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 
 DEFAULT = CwtImage(CwtImageConfig())
@@ -55,7 +56,7 @@ def test_a_short_burst_shows_in_the_maximum_wherever_it_falls() -> None:
 def test_rates_and_lengths(rate: float, length: int) -> None:
     x = batch(np.random.default_rng(4).standard_normal(length))
     if length / rate < 2.7 / 40:  # 1,024 samples at 25.6 and 48 kHz, 2,048 at 48 kHz
-        with pytest.raises(ValueError, match="smallest min_hz that works"):
+        with pytest.raises(UserError, match="smallest min_hz that works"):
             DEFAULT(x, rate)
         return
     image = DEFAULT(x, rate)
@@ -64,24 +65,24 @@ def test_rates_and_lengths(rate: float, length: int) -> None:
 
 
 def test_check_names_the_row_the_length_and_what_would_do() -> None:
-    with pytest.raises(ValueError, match=r"row 127 \(max_hz 3700\).*8000 Hz.*largest max_hz that works is 3680"):
+    with pytest.raises(UserError, match=r"row 127 \(max_hz 3700\).*8000 Hz.*largest max_hz that works is 3680"):
         DEFAULT.check(8000.0, 8192)
-    with pytest.raises(ValueError, match=r"row 0 \(min_hz 40\).*1024 samples.*smallest min_hz that works is 67.5"):
+    with pytest.raises(UserError, match=r"row 0 \(min_hz 40\).*1024 samples.*smallest min_hz that works is 67.5"):
         DEFAULT.check(25600.0, 1024)
     CwtImage(CwtImageConfig(min_hz=67.5)).check(25600.0, 1024)
     awkward = 2.7 * 48000 / 4999
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UserError) as caught:
         CwtImage(CwtImageConfig(min_hz=awkward - 0.01)).check(48000.0, 4999)
     CwtImage(CwtImageConfig(min_hz=float(str(caught.value).rsplit(" ", 1)[1]))).check(48000.0, 4999)
-    with pytest.raises(ValueError, match=r"224 columns need 896 samples; a record has 895.*at most 223 columns"):
+    with pytest.raises(UserError, match=r"224 columns need 896 samples; a record has 895.*at most 223 columns"):
         CwtImage(CwtImageConfig(min_hz=100.0)).check(8192.0, 895)
-    with pytest.raises(ValueError, match="row 127"):
+    with pytest.raises(UserError, match="row 127"):
         DEFAULT(torch.zeros(1, 8192), 8000.0)
 
 
 @pytest.mark.parametrize("change", [{"rows": 1}, {"columns": 0}, {"min_hz": 0.0}, {"min_hz": 4000.0}])
 def test_impossible_configs_are_refused(change: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="cwt_image"):
+    with pytest.raises(UserError, match="cwt_image"):
         replace(CwtImageConfig(), **change)
 
 

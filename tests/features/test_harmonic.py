@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.reference.harmonics import HEALTHY, transformer
+from vibray.config import UserError
 from vibray.features.harmonic import Harmonic, HarmonicConfig
 
 HARMONIC = Harmonic(HarmonicConfig(mains_hz=50.0))
@@ -43,7 +44,7 @@ def test_rates_and_lengths(rate: float, length: int) -> None:
     record = torch.from_numpy(transformer(49.93, rate, length, lines=even | odd))[None]
     needed = math.ceil(8 * rate / 49.5)
     if length < needed:
-        with pytest.raises(ValueError, match=f"need {needed} samples at {rate:g} Hz; a record has {length}"):
+        with pytest.raises(UserError, match=f"need {needed} samples at {rate:g} Hz; a record has {length}"):
             HARMONIC(record, rate)
         return
     vector = HARMONIC(record, rate)[0]
@@ -78,11 +79,11 @@ def test_names_frequencies_and_blocks() -> None:
 
 def test_check() -> None:
     HARMONIC.check(4041.0, 4096)
-    with pytest.raises(ValueError, match="line 40 of 50 Hz mains needs more than 4040 Hz"):
+    with pytest.raises(UserError, match="line 40 of 50 Hz mains needs more than 4040 Hz"):
         HARMONIC.check(4040.0, 4096)
-    with pytest.raises(ValueError, match="8 cycles of 50 Hz"):
+    with pytest.raises(UserError, match="8 cycles of 50 Hz"):
         HARMONIC.check(8192.0, 1024)
-    with pytest.raises(ValueError, match="--mains 50 or --mains 60"):
+    with pytest.raises(UserError, match="--mains 50 or --mains 60"):
         Harmonic(HarmonicConfig())(torch.zeros(1, 8192), 8192.0)
 
 

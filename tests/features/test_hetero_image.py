@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.reference.harmonics import transformer
+from vibray.config import UserError
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.features.hetero_image import HeteroImage, HeteroImageConfig, folded
 
@@ -84,15 +85,15 @@ def test_long_columns_average_as_many_frames_as_they_need() -> None:
 
 
 def test_check() -> None:
-    with pytest.raises(ValueError, match="--mains 50 or --mains 60"):
+    with pytest.raises(UserError, match="--mains 50 or --mains 60"):
         HeteroImage(HeteroImageConfig()).check(8192.0, 8192)
-    with pytest.raises(ValueError, match="8 cycles of 50 Hz"):
+    with pytest.raises(UserError, match="8 cycles of 50 Hz"):
         DEFAULT.check(48000.0, 7000)
-    with pytest.raises(ValueError, match="max_hz"):
+    with pytest.raises(UserError, match="max_hz"):
         DEFAULT.check(8000.0, 8192)
-    with pytest.raises(ValueError, match="stft_window 4096 is longer"):
+    with pytest.raises(UserError, match="stft_window 4096 is longer"):
         HeteroImage(HeteroImageConfig(mains_hz=50.0, stft_window=4096)).check(8192.0, 2048)
-    with pytest.raises(ValueError, match="stft_window"):
+    with pytest.raises(UserError, match="stft_window"):
         HeteroImageConfig(stft_window=7)
 
 

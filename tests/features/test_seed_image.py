@@ -7,6 +7,7 @@ import torch
 
 from tests.reference.cwt import seed_image
 from tests.reference.waveforms import kinds
+from vibray.config import UserError
 from vibray.features.seed_image import SeedImage, SeedImageConfig
 
 SEED = SeedImage(SeedImageConfig())
@@ -69,8 +70,8 @@ def test_batch_mates_pickling_and_nearly_constant_records() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match="224 columns need as many samples; a record has 223"):
+    with pytest.raises(UserError, match="224 columns need as many samples; a record has 223"):
         SEED.check(8192.0, 223)
     for change in ({"num_scales": 0}, {"wavelet": "db4"}):
-        with pytest.raises(ValueError, match="seed_image"):
+        with pytest.raises(UserError, match="seed_image"):
             replace(SeedImageConfig(), **change)

@@ -7,6 +7,7 @@ import torch
 
 from tests.bench.vectors import time_statistics
 from tests.reference import spectral as reference
+from vibray.config import UserError
 from vibray.features.spectral import Spectral, SpectralConfig
 
 DEFAULT = Spectral(SpectralConfig())
@@ -107,7 +108,7 @@ def test_without_a_mains_frequency_there_are_no_lines_and_all_else_is_the_same()
     with_lines = Spectral(SpectralConfig(mains_hz=50.0))
     assert DEFAULT.shape == (463,) and with_lines.shape == (493,)
     assert torch.equal(with_lines(x, 8192.0)[:, :463], DEFAULT(x, 8192.0))
-    with pytest.raises(ValueError, match=r"50 Hz is above Nyquist .*--mains none"):
+    with pytest.raises(UserError, match=r"50 Hz is above Nyquist .*--mains none"):
         with_lines.check(200.0, 8192)
 
 
@@ -115,9 +116,9 @@ def test_other_sizes_and_those_that_cannot_be() -> None:
     config = SpectralConfig(stft_window=64, stft_hop=16, welch_window=256, num_bands=32, windows=(), movement_bands=8)
     small = Spectral(config)
     assert small.shape == (239,) and small(torch.randn(2, 256), 1000.0).shape == (2, 239)
-    with pytest.raises(ValueError, match="need 1024 samples; a record has 1023"):
+    with pytest.raises(UserError, match="need 1024 samples; a record has 1023"):
         DEFAULT.check(8192.0, 1023)
-    with pytest.raises(ValueError, match="octave_min_hz 40 is not below"):
+    with pytest.raises(UserError, match="octave_min_hz 40 is not below"):
         DEFAULT.check(80.0, 8192)
     for change in (
         {"stft_window": 127},
@@ -127,7 +128,7 @@ def test_other_sizes_and_those_that_cannot_be() -> None:
         {"windows": (128, 2)},
         {"steady_window": 1000},
     ):
-        with pytest.raises(ValueError, match="spectral"):
+        with pytest.raises(UserError, match="spectral"):
             replace(SpectralConfig(), **change)
 
 

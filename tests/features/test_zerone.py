@@ -6,6 +6,7 @@ import torch
 
 from tests.reference import zerone as reference
 from tests.reference.harmonics import transformer
+from vibray.config import UserError
 from vibray.features.zerone import Zerone, ZeroneConfig, pooled_over_sensors
 
 ZERONE = Zerone(ZeroneConfig())
@@ -72,7 +73,7 @@ def test_names_and_blocks_cover_the_vector() -> None:
 
 @pytest.mark.parametrize(("rate", "length"), [(8001.9, 8192), (8192.0, 8191), (10000.0, 16384)])
 def test_anything_else_is_refused(rate: float, length: int) -> None:
-    with pytest.raises(ValueError, match="8192 samples at 8002 Hz or more"):
+    with pytest.raises(UserError, match="8192 samples at 8002 Hz or more"):
         ZERONE(torch.zeros(1, length), rate)
 
 

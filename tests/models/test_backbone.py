@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from vibray.config import UserError
 from vibray.models.backbone import LAYERS, BatchNorm, Decoder, Trunk, TrunkConfig, batch_norms, freeze_statistics, map_shape
 
 TINY = TrunkConfig(width=4)
@@ -64,7 +65,7 @@ def test_shapes_of_map_and_decoder(shape):
 
 
 def test_a_vector_is_no_image():
-    with pytest.raises(ValueError, match="choose an image"):
+    with pytest.raises(UserError, match="choose an image"):
         map_shape((1200,))
 
 
@@ -130,5 +131,5 @@ def test_an_empty_slice_passes_and_leaves_gradients_of_zero():
 
 @pytest.mark.parametrize("width", [0, -4])
 def test_a_width_that_is_none_is_refused(width):
-    with pytest.raises(ValueError, match="width must be at least 1"):
+    with pytest.raises(UserError, match="width must be at least 1"):
         TrunkConfig(width=width)

@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from sklearn import covariance, decomposition, ensemble, neighbors
 from sklearn.metrics import roc_auc_score
 
-from vibray.config import to_json
+from vibray.config import UserError, to_json
 from vibray.models.classical import (
     AnyClassical,
     ClassicalConfig,
@@ -171,7 +171,7 @@ def test_isolation_forest_is_scikit_learns(n: int, samples_per_tree: int) -> Non
 def test_rms_is_the_column_itself() -> None:
     x = vectors(10, 1)
     np.testing.assert_array_equal(fitted(RmsConfig(), x).score(x), x[:, 0].double())
-    with pytest.raises(ValueError, match="one column"):
+    with pytest.raises(UserError, match="one column"):
         build(RmsConfig(), 2)
 
 
@@ -322,7 +322,7 @@ def test_fused_says_what_is_wrong() -> None:
         lambda: FusedMahalanobisConfig(clip=(1.0, 6.0)),
         lambda: FusedMahalanobisConfig(max_records=10),
     ):
-        with pytest.raises(ValueError, match="must be"):
+        with pytest.raises(UserError, match="must be"):
             make()
     config = FusedMahalanobisConfig(blocks=("all",), clip=(-50.0, 50.0))
     with pytest.raises(TooFewRecords, match=r"at least 20 records .* not 19"):
@@ -359,13 +359,13 @@ def test_too_few_records_names_the_number(config: AnyClassical, needed: int) -> 
 def test_what_cannot_be_fitted_or_scored_is_said() -> None:
     x = vectors(50)
     x[:, 2] = x[:, 1]
-    with pytest.raises(ValueError, match="no inverse"):
+    with pytest.raises(UserError, match="no inverse"):
         fitted(MahalanobisConfig(covariance="empirical"), x)
-    with pytest.raises(ValueError, match="no inverse"):
+    with pytest.raises(UserError, match="no inverse"):
         fitted(MahalanobisConfig(), torch.ones(50, 6))
-    with pytest.raises(ValueError, match="0 directions"):
+    with pytest.raises(UserError, match="0 directions"):
         fitted(PcaConfig(), torch.ones(50, 6))
-    with pytest.raises(ValueError, match="leave no residual"):
+    with pytest.raises(UserError, match="leave no residual"):
         build(PcaConfig(num_components=6), 6)
     for make in (
         lambda: KnnConfig(max_records=5),
@@ -373,13 +373,13 @@ def test_what_cannot_be_fitted_or_scored_is_said() -> None:
         lambda: TrimConfig(share=0.7),
         lambda: IsolationForestConfig(num_trees=0),
     ):
-        with pytest.raises(ValueError, match="must be"):
+        with pytest.raises(UserError, match="must be"):
             make()
     for config in (MahalanobisConfig(), KnnConfig(), IsolationForestConfig(num_trees=3)):
         detector = fitted(config, vectors(50))
         with pytest.raises(ValueError, match="6 columns was given 5"):
             detector.score(vectors(3, 5))
-        with pytest.raises(ValueError, match="1 of 3 feature vectors"):
+        with pytest.raises(UserError, match="1 of 3 feature vectors"):
             detector.score(vectors(3).index_fill(0, torch.tensor(1), torch.nan))
         with pytest.raises(ValueError, match="finished"):
             detector.update(vectors(3), keys(3))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from vibray.config import UserError
 from vibray.models.backbone import TrunkConfig, batch_norms
 from vibray.models.classifier import NO_FAULT, UNKNOWN_FAULT, Classifier, ClassifierConfig, Logits, dropout
 
@@ -31,7 +32,7 @@ def test_inputs():
 @pytest.mark.parametrize("inputs", ["image", "vector", "union"])
 def test_shapes_that_do_not_fit_the_inputs_are_refused(inputs):
     given = {"image": {"vector_size": 5}, "vector": {"image_shape": (1, 32, 32)}, "union": {"image_shape": (1, 32, 32)}}[inputs]
-    with pytest.raises(ValueError, match="was given"):
+    with pytest.raises(UserError, match="was given"):
         Classifier(ClassifierConfig(inputs=inputs), 2, **given)
 
 
@@ -104,12 +105,12 @@ def test_unfreezing_by_name():
     assert model.encoder is not None
     assert all(norm.training for norm in batch_norms(model.encoder.layer4))
     assert not any(norm.training for norm in batch_norms(model.encoder.layer3))
-    with pytest.raises(ValueError, match="no part 'layer5'"):
+    with pytest.raises(UserError, match="no part 'layer5'"):
         model.unfreeze(["layer5"])
-    with pytest.raises(ValueError, match="on an image"):
+    with pytest.raises(UserError, match="on an image"):
         net("vector").unfreeze(["layer4"])
 
 
 def test_a_dropout_that_is_no_share_is_refused():
-    with pytest.raises(ValueError, match=r"must lie in \[0, 1\)"):
+    with pytest.raises(UserError, match=r"must lie in \[0, 1\)"):
         ClassifierConfig(dropout=(1.0, 0.2))

@@ -3,7 +3,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from vibray.config import from_json, to_json
+from vibray.config import UserError, from_json, to_json
 from vibray.models.backbone import TrunkConfig
 from vibray.models.deep_svdd import Autoencoder, DeepSvdd, DeepSvddConfig, Embedded, hypersphere_loss, soft_boundary_loss
 
@@ -83,11 +83,11 @@ def test_the_decoder_is_small_beside_the_encoder():
 
 def test_config_to_json_and_back_and_refusals():
     assert from_json(DeepSvddConfig, to_json(CONFIG)) == CONFIG
-    with pytest.raises(ValueError, match="objektive"):
+    with pytest.raises(UserError, match="objektive"):
         from_json(DeepSvddConfig, {**to_json(CONFIG), "objektive": "one-class"})
-    with pytest.raises(ValueError, match="nu is a share"):
+    with pytest.raises(UserError, match="nu is a share"):
         DeepSvddConfig(nu=0.0)
-    with pytest.raises(ValueError, match="choose an image"):
+    with pytest.raises(UserError, match="choose an image"):
         DeepSvdd(CONFIG, (1200,))
 
 
@@ -139,5 +139,5 @@ def test_a_trunk_over_time_has_no_bias_and_its_map_averages_to_its_features():
 
 
 def test_a_soft_boundary_has_no_mahalanobis_score():
-    with pytest.raises(ValueError, match="soft boundary"):
+    with pytest.raises(UserError, match="soft boundary"):
         DeepSvddConfig(objective="soft-boundary", metric="mahalanobis")

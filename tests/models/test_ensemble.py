@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load, save
 
 from tests.reference.robust import median_mad
-from vibray.config import from_json, to_json
+from vibray.config import UserError, from_json, to_json
 from vibray.models.ensemble import Ensemble, EnsembleConfig
 
 
@@ -69,7 +69,7 @@ def test_saved_and_loaded_it_is_the_same() -> None:
     back.load(load(save(ensemble.state())))
     assert torch.equal(back.fuse(new), ensemble.fuse(new))
     assert torch.equal(pickle.loads(pickle.dumps(ensemble)).fuse(new), ensemble.fuse(new))
-    with pytest.raises(ValueError, match="of 2 members"):
+    with pytest.raises(UserError, match="of 2 members"):
         Ensemble(EnsembleConfig(weights=(("knn", 1.0),))).load(ensemble.state())
 
 
@@ -79,9 +79,9 @@ def test_what_is_wrong_is_said_by_name() -> None:
         ensemble.fuse({"svdd": new["svdd"]})
     with pytest.raises(ValueError, match=r"unknown \['knn'\]"):
         ensemble.fuse(new | {"knn": new["vae"]})
-    with pytest.raises(ValueError, match="svdd has scores that are NaN"):
+    with pytest.raises(UserError, match="svdd has scores that are NaN"):
         ensemble.fuse(new | {"svdd": new["svdd"].index_fill(0, torch.tensor(2), torch.nan)})
-    with pytest.raises(ValueError, match="member vae are the same"):
+    with pytest.raises(UserError, match="member vae are the same"):
         ensemble.fit(new | {"vae": torch.ones(5)})
     with pytest.raises(ValueError, match="no training scores"):
         ensemble.fit({name: s[:0] for name, s in new.items()})
@@ -92,5 +92,5 @@ def test_what_is_wrong_is_said_by_name() -> None:
 
 @pytest.mark.parametrize("weights", [(), (("a", 1.0), ("a", 1.0)), (("a", -1.0), ("b", 2.0)), (("a", 0.0),)])
 def test_weights_that_mean_nothing_are_refused(weights: tuple[tuple[str, float], ...]) -> None:
-    with pytest.raises(ValueError, match="ensemble"):
+    with pytest.raises(UserError, match="ensemble"):
         EnsembleConfig(weights=weights)

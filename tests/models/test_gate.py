@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from vibray.config import UserError
 from vibray.models.fitted import TooFewRecords
 from vibray.models.gate import Gate, GateConfig, agreement
 
@@ -64,7 +65,7 @@ def test_too_few_records_and_scores_that_are_all_alike_are_refused():
     with pytest.raises(TooFewRecords, match="200"):
         Gate(GateConfig(), DIMS).fit(x, y, keys)
     x, y, keys = made(300)
-    with pytest.raises(ValueError, match="half of these are the same"):
+    with pytest.raises(UserError, match="half of these are the same"):
         Gate(GateConfig(), DIMS).fit(x, torch.ones(300), keys)
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
+from vibray.config import UserError
 from vibray.models import vae
 from vibray.models.backbone import TrunkConfig
 from vibray.models.vae import Decoded, Vae, VaeConfig
@@ -62,7 +63,7 @@ def test_with_beta_0_it_is_an_autoencoder():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="beta must not be negative"):
+    with pytest.raises(UserError, match="beta must not be negative"):
         VaeConfig(beta=-1.0)
-    with pytest.raises(ValueError, match="choose an image"):
+    with pytest.raises(UserError, match="choose an image"):
         Vae(VaeConfig(), (1200,))

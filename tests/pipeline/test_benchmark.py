@@ -181,7 +181,7 @@ def test_a_cell_that_fails_is_told_and_stops_no_other(job, tmp_path):
     """One label is of one kind: a regression cannot be fitted."""
     own = replace(job, benchmark=str(tmp_path / "b"), recipes=("rms",), contamination=(0.1,), label_budgets=(1,))
     own = replace(own, main_contamination=0.1)
-    with pytest.raises(BenchmarkError, match=r"2 of 8 cells failed.*\n.*labels-only-f0-s0-c0.1-l1: ValueError"):
+    with pytest.raises(BenchmarkError, match=r"2 of 8 cells failed.*\n.*labels-only-f0-s0-c0.1-l1: UserError: .*both kinds"):
         benchmark(own)
     assert len(figures(tmp_path / "b")) == 6
     assert len(list((tmp_path / "b" / "failed").iterdir())) == 2

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.pipeline.lines import FACTS, RATE_HZ, corpus_fields, write_labels, write_shard
+from vibray.config import UserError
 from vibray.decide.thresholds import PercentileConfig
 from vibray.fitting.jobs import TrainJob
 from vibray.models.ensemble import EnsembleConfig
@@ -135,5 +136,5 @@ def test_a_file_of_the_gate_that_is_another_is_noticed(line, tmp_path):
         objects.write_bytes(str(tmp_path / name), objects.read_bytes(str(line / "gate" / name)))
     facts = json.loads(objects.read_bytes(str(tmp_path / "gate.json")))
     (tmp_path / "model.safetensors").write_bytes(b"something else")
-    with pytest.raises(ValueError, match=r"model\.safetensors is not the file that was written there"):
+    with pytest.raises(UserError, match=r"model\.safetensors is not the file that was written there"):
         load_cascade(str(tmp_path), SHARE, facts["run"]["content"])

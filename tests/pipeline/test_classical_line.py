@@ -9,6 +9,7 @@ import torch
 
 from tests.pipeline.lines import FACTS, RATE_HZ, corpus_fields, write_labels, write_shard
 from vibray import runs
+from vibray.config import UserError
 from vibray.decide.thresholds import ConformalConfig, PercentileConfig
 from vibray.fitting.data import TrainingError
 from vibray.fitting.jobs import TrainJob
@@ -83,7 +84,7 @@ def test_a_stopped_scoring_goes_on_and_changes_nothing(line, tmp_path, capsys):
     gone = sorted((tmp_path / "scores" / "_done").iterdir())[1:3]
     for marker in gone:  # killed between data and marker
         marker.unlink()
-    with pytest.raises(ValueError, match="not finished"):
+    with pytest.raises(UserError, match="not finished"):
         open_scores([str(tmp_path / "scores")])
     score(job)
     assert scored(tmp_path / "scores") == before
@@ -147,7 +148,7 @@ def test_a_finished_training_says_so(line, capsys):
 
 
 def test_training_wants_features_that_fit(line, tmp_path):
-    with pytest.raises(ValueError, match="8192 samples"):
+    with pytest.raises(UserError, match="8192 samples"):
         train(TrainJob((str(line / "features"),), str(tmp_path / "run"), zerone_mahalanobis()))
     with pytest.raises(InputsDiffer, match="both corpus 'pool'"):
         open_features([str(line / "features"), str(line / "features")])

@@ -12,7 +12,7 @@ import pytest
 
 from tests.decide.fleet import at_one_time, fleet, replaced
 from vibray import schema
-from vibray.config import to_json
+from vibray.config import UserError, to_json
 from vibray.decide.thresholds import ConformalConfig, MadConfig, PercentileConfig, PotConfig
 from vibray.decide.unit_alarms import UnitConfig
 from vibray.decide.units import read_units
@@ -136,7 +136,7 @@ def test_without_a_usable_normal_there_is_nothing_to_fit_on(method, by):
     table = fleet(1, 1, 60)
     off = replaced(table, "state", ["off"] * 30 + ["energised"] * 30)
     said: list[str | None] = ["normal"] * 30 + ["tone"] * 10 + [None] * 20
-    with pytest.raises(ValueError, match="--labels names no normal record that can be used"):
+    with pytest.raises(UserError, match="--labels names no normal record that can be used"):
         fit_cuts(off, method, by, said, True, 10)
     assert overall_of(fit_cuts(table, PercentileConfig(), by, said, True, 10)).num_scores == 30
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.pipeline.lines import FACTS, corpus_fields, tiny_svdd, write_labels, write_shard
 from vibray import runs
+from vibray.config import UserError
 from vibray.fitting.jobs import TrainJob
 from vibray.models.backbone import TrunkConfig
 from vibray.models.deep_svdd import DeepSvdd
@@ -78,7 +79,7 @@ def test_the_demo_brings_its_own_endpoint():
 
 def test_without_its_server_the_demo_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "moto.server", None)
-    with pytest.raises(ValueError, match=r"pip install -e '\.\[test\]'"), local_s3():
+    with pytest.raises(UserError, match=r"pip install -e '\.\[test\]'"), local_s3():
         pass
 
 
@@ -155,7 +156,7 @@ def test_deep_sad_learns_from_labels(tmp_path):
     featurize(FeaturizeJob(str(tmp_path / "raw"), str(tmp_path / "features"), local=True, **corpus_fields(FACTS)))
     recipe = deep_sad()
     recipe = replace(recipe, optim=replace(recipe.optim, epochs=1, batch_size=16))
-    with pytest.raises(ValueError, match="needs --labels"):
+    with pytest.raises(UserError, match="needs --labels"):
         train(TrainJob((str(tmp_path / "features"),), str(tmp_path / "run"), recipe))
     path = str(write_labels(tmp_path / "labels.jsonl", labels[:20]))
     train(TrainJob((str(tmp_path / "features"),), str(tmp_path / "run"), recipe, labels=path, local=True))
@@ -170,7 +171,7 @@ def test_a_training_that_a_guard_refuses_leaves_its_metrics(features, tmp_path):
     recipe = replace(tiny_svdd(1), detector=replace(tiny_svdd(1).detector, trunk=TrunkConfig(width=4, bias=True)))
     optim = replace(recipe.optim, epochs=30, lr=2e-2, weight_decay=1e-1, schedule="constant")
     recipe = replace(recipe, pretrain=replace(recipe.pretrain, epochs=0), optim=optim)
-    with pytest.raises(ValueError, match="of no use"):
+    with pytest.raises(UserError, match="of no use"):
         train(TrainJob((features,), str(tmp_path / "run"), recipe))
     assert not (tmp_path / "run" / "_done.json").exists()
     *epochs, guards = metrics(tmp_path / "run")
@@ -182,6 +183,6 @@ def test_a_training_that_a_guard_refuses_leaves_its_metrics(features, tmp_path):
 def test_an_error_in_the_recipe_is_told_once_and_not_tried_again(features, tmp_path):
     recipe = tiny_svdd(1)
     broken = replace(recipe, optim=replace(recipe.optim, lr=1e30))
-    with pytest.raises(ValueError, match="no longer finite"):
+    with pytest.raises(UserError, match="no longer finite"):
         train(TrainJob((features,), str(tmp_path / "run"), broken))
     assert not (tmp_path / "run" / "_done.json").exists()

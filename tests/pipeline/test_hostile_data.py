@@ -11,6 +11,7 @@ import pytest
 
 from tests.pipeline.lines import FACTS, RATE_HZ, START, corpus_fields, waveform
 from vibray import runs
+from vibray.config import UserError
 from vibray.decide.thresholds import PercentileConfig
 from vibray.fitting.jobs import TrainJob
 from vibray.pipeline.featurize import featurize
@@ -119,7 +120,7 @@ def test_a_plan_whose_ids_are_paths_is_refused(tmp_path):
     values = json.loads(plan.read_text())
     for change in ({"id": "../../evil"}, {"key": "b.jsonl"}, {"start": 1}, {"etag": "x"}):
         plan.write_text(json.dumps({**values, "parts": [{**values["parts"][0], **change}]}))
-        with pytest.raises(ValueError, match="was changed since it was written"):
+        with pytest.raises(UserError, match="was changed since it was written"):
             read_plan(str(tmp_path / "out"))
 
 
@@ -152,11 +153,11 @@ def test_a_pickle_in_the_place_of_weights_is_not_unpickled(line, tmp_path):
     for path in (line / "run").iterdir():
         (run / path.name).write_bytes(path.read_bytes())
     (run / "model.safetensors").write_bytes(pickle.dumps(Payload()))
-    with pytest.raises(ValueError, match=r"model\.safetensors is not the file"):
+    with pytest.raises(UserError, match=r"model\.safetensors is not the file"):
         runs.load(str(run))
     files = objects.read_json(str(run / "_done.json"))["files"]
     finish_folder(str(run), files, {"members": []})  # as one who may write checksums, too
-    with pytest.raises(Exception, match=r"(?i)header|safetensor"):
+    with pytest.raises(UserError, match=r"(?i)header|safetensor"):
         runs.load(str(run))
     assert not Path("/tmp/vibray-evil-unpickled").exists()
 

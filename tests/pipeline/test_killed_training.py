@@ -152,3 +152,17 @@ def test_the_same_command_after_a_killed_driver_goes_on(features, undisturbed, t
         finished(process, run)
     assert seen == sorted(seen)
     assert_as_if_nothing_had_happened(run, undisturbed)
+
+
+@pytest.mark.parametrize(("sent", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+def test_who_ends_a_training_is_told_how_to_go_on(features, tmp_path, sent, code, word):
+    run = tmp_path / "run"
+    with training(features, run) as process:
+        await_epoch(process, run, "train", 1)
+        process.send_signal(sent)
+        assert process.wait(timeout=PATIENCE_S) == code
+    said = (tmp_path / "run.log").read_text()
+    assert said.splitlines()[-1] == f"{word}: run the same command again to go on where it stopped"
+    assert "Traceback" not in said
+    with training(features, run) as process:
+        finished(process, run)

@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 
+from vibray.config import UserError
 from vibray.pipeline import logs
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCY-planted"
@@ -78,5 +79,5 @@ def test_a_planted_secret_is_taken_out(switch, variable, monkeypatch, capsys):
 
 def test_a_value_that_means_nothing_is_refused(monkeypatch):
     monkeypatch.setenv(logs.SWITCH, "xml")
-    with pytest.raises(ValueError, match="VIBRAY_LOG=xml: write text or json"), logs.told("score"):
+    with pytest.raises(UserError, match="VIBRAY_LOG=xml: write text or json"), logs.told("score"):
         pass

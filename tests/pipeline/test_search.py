@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -17,11 +18,13 @@ from vibray.compare.jobs import SearchJob
 from vibray.compare.space import SpaceError
 from vibray.compare.study import Folder, SearchError
 from vibray.config import short_hash
+from vibray.fitting.jobs import TrainJob
 from vibray.models.backbone import TrunkConfig
 from vibray.pipeline.ending import ClusterError
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import FeaturizeJob
 from vibray.pipeline.search import describe, search
+from vibray.pipeline.train import train
 from vibray.recipes import DeepRecipe, cwt_svdd, fused, knn
 from vibray.storage import objects
 from vibray.storage.parts import Parts
@@ -135,6 +138,50 @@ def test_every_fold_of_a_trial_is_a_run_like_any_other_and_scores_as_the_trial_d
             assert above == pytest.approx(trial["folds"][fold]["auroc"], abs=0.02)
         assert len(trial["thresholds"]) == 19
         assert trial["best_setting"]["f1"] == max(row["f1"] for row in trial["thresholds"] if row["f1"] is not None)
+
+
+@pytest.mark.parametrize("recipe", [fused(), tiny(2)], ids=["classical", "deep"])
+def test_a_training_on_a_trial_s_rows_is_the_trial_s_run(job, tmp_path, recipe):
+    """What jobs/train.py makes of the records of a fold's other units is, to the bit, what the trial made of them: detector, scaling, the
+    scores' statistics, and of a net the epochs and the guards."""
+    own = replace(job, search=str(tmp_path / "s"), recipe=recipe, num_trials=1, train_winner=True)
+    search(own)
+    corpus = opened_of(job, own.labels).corpus
+    others = {unit[1:] for unit in np.unique(corpus.records.unit[corpus.fold != 0])}
+    (tmp_path / "raw").mkdir()
+    for number in others:  # under their own names: a record's key decides what is drawn
+        shutil.copy(Path(job.features[0]).parent / "raw" / f"{number}.jsonl", tmp_path / "raw" / f"{number}.jsonl")
+    features = str(tmp_path / "features")
+    featurize(FeaturizeJob(str(tmp_path / "raw"), features, corpus="raw", vectors=("spectral",), **corpus_fields(FACTS)))
+    rows = [json.loads(line) for line in Path(job.labels or "").read_text().splitlines()]
+    labels = write_labels(tmp_path / "labels.jsonl", [row for row in rows if row["unit"][1:] in others])
+    train(TrainJob((features,), str(tmp_path / "run"), recipe, labels=str(labels), search_pool=True))
+
+    trained, trial = (runs.load(uri) for uri in (str(tmp_path / "run"), objects.join(Folder(own.search).trials()[0]["run"], "fold-0")))
+    assert isinstance(trained.model, runs.Detecting) and isinstance(trial.model, runs.Detecting)
+    ours, theirs = trained.model.tensors(), trial.model.tensors()
+    known = len(trained.model.scaling.sensors)
+    assert trial.model.scaling.sensors[:known] == trained.model.scaling.sensors
+    assert set(ours) == set(theirs)
+    for name, tensor in ours.items():
+        # the trial's scaling knows the held-out sensors besides
+        their = theirs[name][: len(tensor)] if name in ("scaling.location", "scaling.scale") else theirs[name]
+        assert torch.equal(tensor, their), name
+    lines = [[json.loads(line) for line in objects.read_bytes(f"{uri}/metrics.jsonl").splitlines()] for uri in run_uris(tmp_path, own)]
+    assert [without_times(line) for line in lines[0]] == [without_times(line) for line in lines[1]]
+
+    winner = runs.load(objects.join(own.search, "winner"))
+    num_unlabelled = int((corpus.records.label == "").sum())
+    assert isinstance(winner.model, runs.Detecting)
+    assert sum(winner.model.scaling.counts.values()) == num_unlabelled  # the rows that the trials' rule picks
+
+
+def run_uris(folder: Path, job: SearchJob) -> tuple[str, str]:
+    return str(folder / "run"), objects.join(Folder(job.search).trials()[0]["run"], "fold-0")
+
+
+def without_times(line: dict) -> dict:
+    return {name: value for name, value in line.items() if "second" not in name and "per_s" not in name}
 
 
 def test_what_fails_is_a_trial_with_its_reason(job, tmp_path, capsys):

@@ -1,12 +1,21 @@
 """What is found out before any work: versions and reach, in one line."""
 
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
 import pytest
 
 from vibray.config import versions
 from vibray.pipeline import session
-from vibray.pipeline.ending import ClusterError
+from vibray.pipeline.ending import AGAIN, ClusterAway, ClusterError
 from vibray.pipeline.session import NodeFacts, compare_nodes
 
+ROOT = Path(__file__).parents[2]
 HERE = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0"}
 
 
@@ -54,3 +63,82 @@ def test_versions_are_what_is_installed():
 
     assert versions()["ray"] == ray.__version__
     assert torch.__version__.startswith(versions()["torch"])
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def test_an_address_where_nothing_listens_is_given_up(monkeypatch):
+    monkeypatch.setattr(session, "LISTENS_S", 0.2)
+    begun = time.monotonic()
+    with pytest.raises(ClusterAway, match=r"nothing answers at RAY_ADDRESS=127\.0\.0\.1:"):
+        session._await(f"127.0.0.1:{free_port()}")
+    assert time.monotonic() - begun < 10
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        session._await(f"127.0.0.1:{listening.getsockname()[1]}")
+    session._await("auto")  # Ray finds out by itself
+
+
+@pytest.mark.slow
+def test_a_job_ends_within_a_minute_where_no_cluster_answers(tmp_path):
+    command = [sys.executable, "jobs/synthesize.py", "--output", str(tmp_path / "raw"), "--labels", str(tmp_path / "labels.jsonl")]
+    address = f"127.0.0.1:{free_port()}"
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "RAY_ADDRESS": address}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == AGAIN
+    (line,) = done.stderr.splitlines()
+    assert address in line and "the same command again" in line
+
+
+def test_settings_of_ray_data_are_put_back(local_ray):
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    before = context.enable_progress_bars, context.print_on_execution_start, context.raise_original_map_exception
+    with session.quiet_data():
+        assert context.raise_original_map_exception
+        assert not context.enable_progress_bars
+    assert (context.enable_progress_bars, context.print_on_execution_start, context.raise_original_map_exception) == before
+
+
+def test_nodes_that_do_not_come_end_the_wait(local_ray, monkeypatch):
+    monkeypatch.setenv("VIBRAY_MAX_GPUS", "2")
+    monkeypatch.setenv("VIBRAY_WAIT_MINUTES", "0.02")
+    monkeypatch.setattr(session, "LINE_S", 0.5)
+    said = []
+    monkeypatch.setattr(session.log, "info", lambda text, *words: said.append(text % words))
+    with pytest.raises(ClusterAway, match=r"waited 0.02 minutes .* for 2 GPUs of nodes that the autoscaler may bring, 0 are there"):
+        session.await_room("GPU", 2)
+    assert said and said[0].startswith("waiting for 2 GPUs of nodes")
+    session.await_room("CPU", 2)  # they are there
+
+
+@pytest.mark.slow
+def test_a_node_that_comes_is_waited_for():
+    """A cluster of its own, whose first node with a core comes after three seconds."""
+    done = subprocess.run([sys.executable, "-m", "tests.pipeline.test_session"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "came" in done.stdout
+
+
+def main() -> None:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    ray.init(address=cluster.address, log_to_driver=False)
+    coming = threading.Timer(3, lambda: cluster.add_node(num_cpus=1))
+    coming.start()
+    session.await_room("CPU", 1)
+    print("came", ray.cluster_resources()["CPU"])
+    coming.join()
+    ray.shutdown()
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()

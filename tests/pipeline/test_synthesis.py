@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from vibray.config import to_json
+from vibray.config import UserError, to_json
 from vibray.pipeline.jobs import SynthesizeJob
 from vibray.pipeline.synthesize import SynthesisPlan, shard_bytes, synthesize, write_shard
 from vibray.signal.synthetic import FleetConfig, fleet_lines, label_row
@@ -80,7 +80,7 @@ def test_readers_list_shards_and_nothing_else(tmp_path: Path, written: list[str]
 def test_another_fleet_in_the_folder_is_refused(tmp_path: Path, written: list[str]) -> None:
     run(tmp_path)
     before = files(tmp_path)
-    with pytest.raises(ValueError, match="holds another fleet"):
+    with pytest.raises(UserError, match="holds another fleet"):
         run(tmp_path, fleet=replace(FLEET, seed=1))
     assert files(tmp_path) == before
 
@@ -88,13 +88,13 @@ def test_another_fleet_in_the_folder_is_refused(tmp_path: Path, written: list[st
 def test_a_folder_with_something_else_is_refused(tmp_path: Path, written: list[str]) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "mine.jsonl").write_text("{}")
-    with pytest.raises(ValueError, match=r"mine\.jsonl"):
+    with pytest.raises(UserError, match=r"mine\.jsonl"):
         run(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["raw/labels.jsonl", "raw", "raw/../raw/labels.jsonl"])
 def test_labels_below_the_shards_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="lies under --output"):
+    with pytest.raises(UserError, match="lies under --output"):
         synthesize(SynthesizeJob(str(tmp_path / "raw"), str(tmp_path / name), FLEET))
 
 

@@ -196,10 +196,9 @@ def ablations() -> dict[str, ClassicalRecipe]:
     found |= {"with movement": of(*parts, "movement"), "with log_mean": of(*parts, "log_mean")}
     found["no trimming"] = of(*parts, trim=None)
     found["trimmed by 5 %"] = of(*parts, trim=TrimConfig(share=0.05))
-    by_sensor, by_hum = ScalingConfig(by="sensor"), ScalingConfig(by="sensor", operating=(144,))
+    by_sensor = ScalingConfig(by="sensor")
     for name, recipe in {"fused": recipes.fused(), "kNN": recipes.knn(), "iforest by sensor": recipes.iforest()}.items():
         found[name] = replace(recipe, scaling=by_sensor)
-        found[f"{name}, operating point off"] = replace(recipe, scaling=by_hum)
     found |= {f"clip {clip}": of(*parts, clip=clip) for clip in ((-1e9, 1e9), (-10.0, 10.0), (-6.0, 6.0), (-3.0, 6.0), (-2.0, 10.0))}
     return found
 

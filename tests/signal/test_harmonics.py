@@ -15,6 +15,7 @@ from tests.reference.harmonics import (
     noise_variance_around,
     transformer,
 )
+from vibray.config import UserError
 from vibray.signal.harmonics import (
     MAINS_MULTIPLES,
     LineSpectrum,
@@ -199,13 +200,13 @@ def test_short_records_have_a_mains_line_too(length: int) -> None:
 
 def test_check_mains() -> None:
     assert check_mains(50.0, 8192.0, 8192) == 50
-    with pytest.raises(ValueError, match="--mains 50 or --mains 60"):
+    with pytest.raises(UserError, match="--mains 50 or --mains 60"):
         check_mains(None, 8192.0, 8192)
     needed = math.ceil(8 * 8192 / 49.5)
     check_mains(50.0, 8192.0, needed)
-    with pytest.raises(ValueError, match=f"need {needed} samples"):
+    with pytest.raises(UserError, match=f"need {needed} samples"):
         check_mains(50.0, 8192.0, needed - 1)
-    with pytest.raises(ValueError, match="above Nyquist"):
+    with pytest.raises(UserError, match="above Nyquist"):
         check_mains(50.0, 200.0, 8192)
-    with pytest.raises(ValueError, match="no line of a comb"):
+    with pytest.raises(UserError, match="no line of a comb"):
         comb(torch.zeros(1, 1000), 100.0, 90.0, 135.0, (1, 2))

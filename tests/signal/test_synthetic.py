@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.reference.b64 import difficulty, table
-from vibray.config import from_json, to_json
+from vibray.config import UserError, from_json, to_json
 from vibray.schema import NORMAL, Reason
 from vibray.signal.broken import LINE_REASONS
 from vibray.signal.faults import FAULTS
@@ -27,7 +27,8 @@ from vibray.signal.synthetic import (
     waveform,
 )
 from vibray.signal.transformer import line_sum, sensor, transfer, unit
-from vibray.storage.records import BadRecord, CorpusFacts, Record, parse_line
+from vibray.storage.corpus import CorpusFacts
+from vibray.storage.records import BadRecord, Record, parse_line
 
 FLEET = FleetConfig(num_records=60)
 CALM = FleetConfig(disturbance_share=0.0)
@@ -322,7 +323,7 @@ def test_config_to_json_and_back() -> None:
     ],
 )
 def test_impossible_fleets_are_refused(wrong: dict) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(UserError):
         FleetConfig(**wrong)
 
 

@@ -16,19 +16,8 @@ from vibray import schema
 from vibray.config import from_json, to_json
 from vibray.schema import Reason
 from vibray.storage import records
-from vibray.storage.records import (
-    BadRecord,
-    CorpusFacts,
-    Record,
-    UnitError,
-    content_hash,
-    count_reasons,
-    longest_run,
-    parse_line,
-    parse_object,
-    read_units,
-    to_tables,
-)
+from vibray.storage.corpus import CorpusFacts, UnitError, read_units
+from vibray.storage.records import BadRecord, Record, content_hash, count_reasons, longest_run, parse_line, parse_object, to_tables
 from vibray.storage.shortcut import MAX_BYTES, cut_numbers, parse_floats
 
 N = 4

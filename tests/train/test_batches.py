@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from vibray.config import UserError
 from vibray.train.batches import Batches, TrainingSet
 from vibray.train.reduce import World
 
@@ -96,5 +97,5 @@ def test_collect_keeps_the_order_and_puts_the_mode_back():
 
 
 def test_nothing_to_train_on_is_an_error():
-    with pytest.raises(ValueError, match="no record to train on"):
+    with pytest.raises(UserError, match="no record to train on"):
         TrainingSet(lambda index: torch.zeros(0), np.array([], dtype=np.int64))

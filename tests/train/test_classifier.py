@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.train.cases import SHAPE, TRUNK, images
+from vibray.config import UserError
 from vibray.models.backbone import batch_norms
 from vibray.models.classifier import Classifier, ClassifierConfig
 from vibray.train.batches import TrainingSet
@@ -52,9 +53,9 @@ def test_balance_makes_every_class_count_alike():
     assert label[0] * 6 + label[1] * 3.5 == pytest.approx(9.5)
     assert fault[0] * 3 == pytest.approx(fault[2] * 0.5)
     assert fault[1] == 1
-    with pytest.raises(ValueError, match="no abnormal record"):
+    with pytest.raises(UserError, match="no abnormal record"):
         balance(targets[:6], weights[:6], 3)
-    with pytest.raises(ValueError, match="no normal record"):
+    with pytest.raises(UserError, match="no normal record"):
         balance(targets[6:], weights[6:], 3)
 
 
@@ -184,5 +185,5 @@ def test_a_vector_classifier_has_no_encoder_to_unfreeze():
 
 
 def test_a_part_that_the_encoder_has_not_is_refused():
-    with pytest.raises(ValueError, match="no part layer9"):
+    with pytest.raises(UserError, match="no part layer9"):
         TuningConfig(unfreeze=((1, "layer9"),))

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from tests.train.cases import SHAPE, deep_svdd
+from vibray.config import UserError
 from vibray.models.backbone import TrunkConfig
 from vibray.train.batches import Batches, TrainingSet
 from vibray.train.deep_svdd import fit_metric, train_deep_svdd
@@ -54,7 +55,7 @@ def test_a_fault_depends_on_the_records_key_alone():
 
 
 def test_the_guards_seed_is_refused():
-    with pytest.raises(ValueError, match="guard"):
+    with pytest.raises(UserError, match="guard"):
         ExposureConfig(seed=0)
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from vibray.config import from_json, to_json
+from vibray.config import UserError, from_json, to_json
 from vibray.train.batches import Batch, Batches, TrainingSet
 from vibray.train.fit import Diverged, OptimConfig, Progress, _noise, fit
 from vibray.train.reduce import World
@@ -56,7 +56,7 @@ def test_a_record_of_weight_0_counts_for_nothing():
     fit(net, Batches(without, 32, 0, World()), OptimConfig(epochs=150, lr=0.1, weight_decay=0.0), lambda epoch, metrics: None)
     assert everything.a.item() == pytest.approx(net.a.item())
     assert net.a.item() == pytest.approx((1 * 3 + 3 * 4) / (1 + 9), abs=0.01)  # least squares
-    with pytest.raises(ValueError, match="weight 0"):
+    with pytest.raises(UserError, match="weight 0"):
         train(OptimConfig(epochs=1), np.zeros(3))
 
 
@@ -134,9 +134,9 @@ def test_noise_is_the_global_batchs_whoever_asks():
 def test_config_to_json_and_refusals():
     config = OptimConfig(precision="bf16", schedule="plateau")
     assert from_json(OptimConfig, to_json(config)) == config
-    with pytest.raises(ValueError, match="epochs >= 0"):
+    with pytest.raises(UserError, match="epochs >= 0"):
         OptimConfig(epochs=-1)
-    with pytest.raises(ValueError, match="lr > 0"):
+    with pytest.raises(UserError, match="lr > 0"):
         OptimConfig(lr=0.0)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vibray.compare.corpus import Corpus, Task
 from vibray.compare.fold_fit import calibrated, fit_fold, vectors_shown
-from vibray.config import STRICT, to_json
+from vibray.config import STRICT, UserError, to_json
 from vibray.decide.areas import auroc
 from vibray.decide.cuts import CutsError
 from vibray.decide.identity import identity_probe
@@ -161,12 +161,15 @@ def scores_of(recipe: Contestant, task: Task) -> Scored:
 def _labels_only(recipe: LabelsOnly, task: Task) -> Scored:
     from sklearn.linear_model import LogisticRegression
 
+    abnormal = task.label != NORMAL
+    if abnormal.all() or not abnormal.any():
+        raise UserError(f"a regression needs labels of both kinds, and these {len(abnormal)} are of one: give larger --label-budgets")
     base, vectors = recipe.base, task.vectors[recipe.base.feature.kind]
     load = LoadPart(task.table, vectors.__getitem__)
     fit = fit_scaling(ScalingFit(base.scaling, vectors.shape[1:]), task.table.by_part(task.pool), load)
     scaling, shown = vectors_shown(base, fit, task)
     model = LogisticRegression(C=recipe.inverse_penalty, class_weight="balanced", max_iter=1000)
-    model.fit(shown(task.labelled).numpy(), task.label != NORMAL)
+    model.fit(shown(task.labelled).numpy(), abnormal)
     pool, judged = (model.decision_function(shown(rows).numpy()) for rows in (task.pool, task.judged))
     return Scored(pool, judged, scaling.known(task.sensors(task.judged)), shown)
 

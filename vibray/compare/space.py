@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+from vibray.config import UserError
 from vibray.models.deep_svdd import DeepSvddConfig
 from vibray.models.fused import FusedMahalanobisConfig
 from vibray.models.trimming import TrimConfig
@@ -19,7 +20,7 @@ Value = str | int | float
 Params = dict[str, Value]
 
 
-class SpaceError(ValueError):
+class SpaceError(UserError):
     """A recipe without a search space, or bounds that are none of its space's."""
 
 
@@ -172,7 +173,7 @@ def own_params(recipe: Recipe, space: Space) -> Params | None:
     asked = _Fixed(values)
     try:
         found = propose(asked, recipe, space)
-    except (KeyError, ValueError):
+    except (KeyError, UserError):
         return None
     return asked.taken if found == recipe and all(space[name].holds(value) for name, value in asked.taken.items()) else None
 

@@ -18,9 +18,10 @@ from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.trial import TrialState, create_trial
 
 from vibray.compare.space import Params, Space, propose
-from vibray.config import short_hash, to_json
+from vibray.config import UserError, first_line, short_hash, to_json
 from vibray.recipes import Recipe
 from vibray.storage import objects
+from vibray.storage.errors import HalfWritten
 from vibray.storage.plan import begin_folder, check_begun
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ STARTUP_TRIALS = 10
 """Trials drawn at random before TPE has something to learn from."""
 
 
-class SearchError(ValueError):
+class SearchError(UserError):
     """The arguments of a search do not fit one another, its corpus or its folder."""
 
 
@@ -105,7 +106,7 @@ class Folder:
         for info in infos:
             try:
                 found[int(info.key.removesuffix(".json"))] = objects.read_json(objects.join(self.uri, folder, info.key))
-            except ValueError as error:
+            except HalfWritten as error:
                 if folder == "trials":
                     raise
                 log.warning("%s; its trial is drawn again", error)  # killed in the middle of the write: nothing ran yet
@@ -199,7 +200,7 @@ class Mirror:
             directions = DIRECTIONS[:num_objectives]
             self.study = optuna.create_study(storage=self.storage, study_name=name, directions=directions, load_if_exists=True)
         except Exception as error:
-            raise SearchError(f"--storage {url}: {str(error).splitlines()[0]}") from error
+            raise SearchError(f"--storage {url}: {first_line(error)}") from error
         self.there = {trial.user_attrs.get("number") for trial in self.study.get_trials(deepcopy=False)}
         self.num_objectives = num_objectives
 
@@ -211,7 +212,7 @@ class Mirror:
             self.study.add_trial(frozen(values, self.num_objectives))
             self.there.add(values["number"])
         except Exception as error:  # whatever a database driver raises
-            log.warning("trial %d is not in the mirror: %s", values["number"], str(error).splitlines()[0])
+            log.warning("trial %d is not in the mirror: %s", values["number"], first_line(error))
 
     def close(self) -> None:
         """Ends the connections."""

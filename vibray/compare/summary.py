@@ -58,7 +58,7 @@ WINNER = ("number", "params", "recipe", "hash", "values", "best_setting", "folds
 
 
 def read_search(uri: str) -> dict[str, Any]:
-    """A finished search as the report's section shows it. Raises ValueError for one without trials, and for a folder that is none."""
+    """A finished search as the report's section shows it. Raises UserError for one without trials, and for a folder that is none."""
     check_finished(uri)
     trials = list(Folder(uri).trials().values())
     if not trials:

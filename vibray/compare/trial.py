@@ -13,6 +13,7 @@ from vibray.compare.cost import net_mflop
 from vibray.compare.fold_fit import FoldFit, Score, fit_fold
 from vibray.compare.folds import FoldRows, fold_rows
 from vibray.compare.thresholds import FoldScores, best_setting, threshold_table
+from vibray.config import UserError
 from vibray.decide.areas import auprc, auroc
 from vibray.fitting.worker import Worker
 from vibray.recipes import ClassicalRecipe, DeepRecipe
@@ -188,7 +189,7 @@ class Trial:
         best = best_setting(table)
         value = (None if best is None else best["f1"]) if self.plan.objective == "f1" else self._worth([])
         if value is None:
-            raise ValueError(f"no fold gives the objective {self.plan.objective} a value: are both normal and faulty records labelled?")
+            raise UserError(f"no fold gives the objective {self.plan.objective} a value: are both normal and faulty records labelled?")
         mflop = net_mflop(self.recipe, self.corpus.table.facts.mains_hz) if isinstance(self.recipe, DeepRecipe) else None
         values = [value, mflop] if self.plan.with_cost else [value]
         return {"values": values, "mflop": mflop, "thresholds": table, "best_setting": best, **self.facts()}

@@ -7,13 +7,15 @@ import numpy as np
 import scipy  # its rooms (stats, optimize) are imported on first use: they take a second, which no --help needs
 from jaxtyping import Bool, Int64
 
+from vibray.config import UserError
+
 BLOCK_SPANS = 5
 """A block is so many spans of n windows long: what binds neighbouring windows stays in it."""
 NUM_RESAMPLES = 200
 DAY_S = 86_400.0
 
 
-class AlarmRuleError(ValueError):
+class AlarmRuleError(UserError):
     """A rule of persistence, window or rate that cannot be applied."""
 
 

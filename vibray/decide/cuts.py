@@ -8,14 +8,14 @@ from typing import Literal
 import numpy as np
 from pydantic import with_config
 
-from vibray.config import STRICT
+from vibray.config import STRICT, UserError
 from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL, UNDECIDED
 
 Number = float | int
 Scores = np.ndarray | Sequence
 
 
-class CutsError(ValueError):
+class CutsError(UserError):
     """Scores of which no usable cuts can be made."""
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vibray.config import UserError
 from vibray.decide.areas import MAX_FPR, auprc, auroc, auroc_std, bootstrap_by_unit, partial_auroc, proportion_interval
 from vibray.decide.cuts import Cuts, GroupedCuts, Number, Scores, finite
 from vibray.schema import NORMAL
@@ -71,14 +72,14 @@ def evaluation(
     A fault's AUROC is that fault against all normal records; a unit's is its own abnormal against its own normal records. Macro-F1 is over
     the faults labelled both here and in the classifier's training.
 
-    Raises ValueError where lengths differ, a score is NaN, or nothing is labelled.
+    Raises ValueError where lengths differ, UserError where a score is NaN or nothing is labelled.
     """
     s, units, is_labelled = finite(scores), list(units), np.array([label is not None for label in labels], bool)
     given = (labels, units, sensor_ids, calibrated, diagnoses and diagnoses.fault)
     if any(column is not None and len(column) != len(s) for column in given):
         raise ValueError(f"{len(s)} scores, but other columns have {[len(c) for c in given if c is not None]} rows")
     if not is_labelled.any():
-        raise ValueError(f"none of the {len(s)} scored records has a label: nothing can be evaluated")
+        raise UserError(f"none of the {len(s)} scored records has a label: nothing can be evaluated")
 
     rows = np.flatnonzero(is_labelled).tolist()
     label = np.array([labels[row] for row in rows], np.str_)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vibray.config import UserError
 from vibray.schema import NORMAL
 
 UNLABELLED = ""
@@ -18,7 +19,7 @@ RECORDS_PER_SENSOR = 200
 cut exists."""
 
 
-class SplitError(ValueError):
+class SplitError(UserError):
     """A corpus cannot be split as asked: too few units, records or faults; the message says what would help."""
 
 

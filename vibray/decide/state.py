@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from vibray.config import UserError
 from vibray.schema import State
 
 NUM_FRAMES = 32
@@ -90,12 +91,12 @@ def state_statistics(waveforms: Float[np.ndarray, "batch samples"], sample_rate_
     at most a thousandth of their ninth decile), level_change (>= 1: largest ratio of the medians of the frames' standard deviations before
     and after a moment).
 
-    Raises ValueError for records of fewer than 64 samples.
+    Raises UserError for records of fewer than 64 samples.
     """
     num_records, num_samples = waveforms.shape
     if num_samples < FEWEST_SAMPLES:
         seconds = num_samples / sample_rate_hz
-        raise ValueError(f"a state needs records of at least {FEWEST_SAMPLES} samples, not {num_samples} ({seconds:.3g} s)")
+        raise UserError(f"a state needs records of at least {FEWEST_SAMPLES} samples, not {num_samples} ({seconds:.3g} s)")
     blocks = [_statistics(waveforms[start : start + BLOCK]) for start in range(0, max(1, num_records), BLOCK)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 

@@ -13,6 +13,7 @@ from pydantic import Field, with_config
 from vibray.config import STRICT
 from vibray.decide import pareto
 from vibray.decide.cuts import Cuts, CutsError, CutsWarning, GroupCuts, GroupedCuts, Number, Scores, finite
+from vibray.signal.robust import median_mad
 
 NORMAL_PERCENT = 5.0
 """The share of the fitted scores called normal where a method says nothing of its own about the lower cut."""
@@ -21,9 +22,6 @@ SKEWED = 0.1
 """mad(log="auto") takes scores as skewed above this quartile skewness, (q75 + q25 - 2 q50) / (q75 - q25).
 
 A normal distribution has 0, chi2(5) .15, the exponential .26; a twentieth of faults far away moves it by less than .06."""
-
-GAUSSIAN_MAD = 1.4826
-"""Median absolute deviation to standard deviation, for a normal distribution."""
 
 FEWEST_EXCESSES, FEW_EXCESSES = 10, 30
 HEAVIEST_SHAPE, BOUNDED_SHAPE = 1.0, -0.5
@@ -83,8 +81,7 @@ def _mad_on(s: np.ndarray, scale: str, normal: Number, anomaly: Number) -> Cuts:
     # the smallest score's own height has the logarithm -inf, which leaves a median as it is; where half are the smallest, the spread is NaN
     with np.errstate(divide="ignore", invalid="ignore"):
         v = s if scale == "raw" else np.log(s - origin)
-        median = np.median(v)
-        spread = GAUSSIAN_MAD * np.median(np.abs(v - median))
+        median, spread = median_mad(v)
     if not (np.isfinite(spread) and spread > 0):
         raise CutsError(f"the median absolute deviation of {len(s)} scores is {spread:.6g}: half or more are equal; use percentile")
     low, high = median - normal * spread, median + anomaly * spread

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pydantic import with_config
 from torch import Tensor
 
-from vibray.config import STRICT
+from vibray.config import STRICT, UserError
 from vibray.signal.cwt import AnalyticMorlet, geometric_hz
 
 CYCLES_PER_RECORD = 2.70
@@ -34,9 +34,9 @@ class CwtImageConfig:
 
     def __post_init__(self) -> None:
         if self.rows < 2 or self.columns < 1:
-            raise ValueError(f"cwt_image: needs at least 2 rows and 1 column, not {self.rows} and {self.columns}")
+            raise UserError(f"cwt_image: needs at least 2 rows and 1 column, not {self.rows} and {self.columns}")
         if not 0 < self.min_hz < self.max_hz:
-            raise ValueError(f"cwt_image: must have 0 < min_hz < max_hz, not {self.min_hz:g} and {self.max_hz:g}")
+            raise UserError(f"cwt_image: must have 0 < min_hz < max_hz, not {self.min_hz:g} and {self.max_hz:g}")
 
 
 class CwtImage:
@@ -54,22 +54,22 @@ class CwtImage:
         self._transform: tuple[tuple[float, int, torch.device], AnalyticMorlet] | None = None
 
     def check(self, sample_rate_hz: float, num_samples: int) -> None:
-        """Raises ValueError where records of this rate and length do not give the image, and says what would."""
+        """Raises UserError where records of this rate and length do not give the image, and says what would."""
         c = self.config
         if c.max_hz > HIGHEST_SHARE_OF_RATE * sample_rate_hz:
-            raise ValueError(
+            raise UserError(
                 f"cwt_image: row {c.rows - 1} (max_hz {c.max_hz:g}) is above {HIGHEST_SHARE_OF_RATE} of the rate {sample_rate_hz:g} Hz; "
                 f"the largest max_hz that works is {math.floor(HIGHEST_SHARE_OF_RATE * sample_rate_hz * 100) / 100:g}"
             )
         lowest = CYCLES_PER_RECORD * sample_rate_hz / num_samples
         if c.min_hz < lowest:
             num_bad = sum(f < lowest for f in self.rows_hz(sample_rate_hz))
-            raise ValueError(
+            raise UserError(
                 f"cwt_image: row 0 (min_hz {c.min_hz:g}) and {num_bad - 1} more need longer records than {num_samples} samples at "
                 f"{sample_rate_hz:g} Hz; the smallest min_hz that works is {math.ceil(lowest * 1000) / 1000:.10g}"
             )
         if num_samples < SAMPLES_PER_COLUMN * c.columns:
-            raise ValueError(
+            raise UserError(
                 f"cwt_image: {c.columns} columns need {SAMPLES_PER_COLUMN * c.columns} samples; a record has {num_samples}: "
                 f"at most {num_samples // SAMPLES_PER_COLUMN} columns work (min_hz {c.min_hz:g} does)"
             )
@@ -79,7 +79,7 @@ class CwtImage:
         return geometric_hz(self.config.min_hz, self.config.max_hz, self.config.rows)
 
     def __call__(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch 2 rows columns"]:
-        """The images, float32, on the waveforms' device. Raises ValueError as `check` does."""
+        """The images, float32, on the waveforms' device. Raises UserError as `check` does."""
         self.check(sample_rate_hz, waveforms.shape[-1])
         key = sample_rate_hz, waveforms.shape[-1], waveforms.device
         if self._transform is None or self._transform[0] != key:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64
 from pydantic import with_config
 from torch import Tensor
 
-from vibray.config import STRICT
+from vibray.config import STRICT, UserError
 from vibray.signal.harmonics import (
     HANN_BINS,
     MAINS_MULTIPLES,
@@ -74,11 +74,11 @@ class Harmonic:
         self.config = config
 
     def check(self, sample_rate_hz: float, num_samples: int) -> None:
-        """Raises ValueError without a mains frequency, for fewer than 8 mains cycles, and where the 40th multiple is above Nyquist."""
+        """Raises UserError without a mains frequency, for fewer than 8 mains cycles, and where the 40th multiple is above Nyquist."""
         mains_hz = check_mains(self.config.mains_hz, sample_rate_hz, num_samples)
         lowest = 2 * EVEN_ORDERS[-1] * (mains_hz + MAINS_TOLERANCE_HZ)
         if sample_rate_hz <= lowest:
-            raise ValueError(
+            raise UserError(
                 f"harmonic: line {EVEN_ORDERS[-1]} of {mains_hz:g} Hz mains needs more than {lowest:g} Hz of sample rate; "
                 f"this corpus has {sample_rate_hz:g} Hz: the spectral vector is there for any rate"
             )
@@ -98,7 +98,7 @@ class Harmonic:
         return (*(m * mains_hz if mains_hz else None for m in lines), *[None] * (self.shape[0] - len(lines)))
 
     def __call__(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch 40"]:
-        """The vectors, float32. Raises ValueError as `check` does."""
+        """The vectors, float32. Raises UserError as `check` does."""
         self.check(sample_rate_hz, waveforms.shape[-1])
         assert self.config.mains_hz is not None
         vectors = waveforms.new_empty((len(waveforms), *self.shape), dtype=torch.float32)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Float64, Int64
 from pydantic import with_config
 from torch import Tensor
 
-from vibray.config import STRICT
+from vibray.config import STRICT, UserError
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.signal.harmonics import MAINS_TOLERANCE_HZ, check_mains, mains_frequency
 from vibray.signal.stft import stft_power
@@ -44,7 +44,7 @@ class HeteroImageConfig:
 
     def __post_init__(self) -> None:
         if self.stft_window < 8 or self.stft_window % 2:
-            raise ValueError(f"hetero_image: stft_window must be an even number of samples, at least 8, not {self.stft_window}")
+            raise UserError(f"hetero_image: stft_window must be an even number of samples, at least 8, not {self.stft_window}")
         self.cwt()
 
     def cwt(self) -> CwtImageConfig:
@@ -73,18 +73,18 @@ class HeteroImage:
         self._cwt = CwtImage(config.cwt())
 
     def check(self, sample_rate_hz: float, num_samples: int) -> None:
-        """Raises ValueError without a mains frequency, for fewer than 8 mains cycles, for a short record, and as the CWT image does."""
+        """Raises UserError without a mains frequency, for fewer than 8 mains cycles, for a short record, and as the CWT image does."""
         check_mains(self.config.mains_hz, sample_rate_hz, num_samples)
         self._cwt.check(sample_rate_hz, num_samples)
         if num_samples < self.config.stft_window:
-            raise ValueError(f"hetero_image: stft_window {self.config.stft_window} is longer than a record of {num_samples} samples")
+            raise UserError(f"hetero_image: stft_window {self.config.stft_window} is longer than a record of {num_samples} samples")
 
     def rows_hz(self, sample_rate_hz: float) -> tuple[float, ...]:
         """Frequency of each row of the CWT channel, in Hz."""
         return self._cwt.rows_hz(sample_rate_hz)
 
     def __call__(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch 3 rows columns"]:
-        """The images, float32. Raises ValueError as `check` does."""
+        """The images, float32. Raises UserError as `check` does."""
         self.check(sample_rate_hz, waveforms.shape[-1])
         images = torch.empty((len(waveforms), *self.shape), dtype=torch.float32, device=waveforms.device)
         if not len(waveforms):  # MKL knows no transforms of nothing

@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, UInt64
 from pydantic import with_config
 from torch import Tensor
 
-from vibray.config import STRICT, from_json, to_json
-from vibray.features.operating import MAD_TO_STD, OperatingPoint
+from vibray.config import STRICT, UserError, from_json, to_json
 from vibray.signal.reservoir import Reservoir
+from vibray.signal.robust import median_mad
 
 Sensor = tuple[str, str]
 """(unit, sensor_id)"""
@@ -44,28 +44,19 @@ class ScalingConfig:
     """A sensor's statistics are those of so many of its records, drawn by their key's hash."""
     min_records: int = 20
     """A sensor with fewer records is not known: it has the fleet's statistics."""
-    operating: tuple[int, ...] = ()
-    """Elements of a vector whose mean, scaled by sensor, says at which operating point (load, season) a record was taken: of the spectral
-    vector 144, the band of twice the mains frequency. What goes with it in the fleet is taken off every other element. (): nothing is. It
-    brought nothing to detectors with a covariance (DECISIONS.md)."""
-    operating_bound: float = 2.0
-    """The operating point is cut to [-operating_bound, operating_bound] before anything is taken off: a fault may raise the mains lines
-    themselves, and what lies beyond the healthy range must not be explained away."""
     clip: float | None = None
     """Scaled values are cut to [-clip, clip]. None: not cut."""
 
     def __post_init__(self) -> None:
         low, high = self.quantiles
         if not 0 <= low < high <= 1:
-            raise ValueError(f"scaling: quantiles must be 0 <= lower < upper <= 1, not {self.quantiles}")
+            raise UserError(f"scaling: quantiles must be 0 <= lower < upper <= 1, not {self.quantiles}")
         if min(self.columns_per_record, self.fleet_records, self.records_per_sensor, self.min_records) < 1:
-            raise ValueError("scaling: columns_per_record, fleet_records, records_per_sensor and min_records must be at least 1")
+            raise UserError("scaling: columns_per_record, fleet_records, records_per_sensor and min_records must be at least 1")
         if self.records_per_sensor < self.min_records:
-            raise ValueError(f"scaling: records_per_sensor {self.records_per_sensor} is below min_records {self.min_records}")
-        if self.operating and (self.by != "sensor" or self.per != "element" or self.operating_bound <= 0 or min(self.operating) < 0):
-            raise ValueError('scaling: operating names elements of a vector, by="sensor", per="element", with an operating_bound above 0')
+            raise UserError(f"scaling: records_per_sensor {self.records_per_sensor} is below min_records {self.min_records}")
         if self.clip is not None and self.clip <= 0:
-            raise ValueError(f"scaling: clip must be above 0, not {self.clip}")
+            raise UserError(f"scaling: clip must be above 0, not {self.clip}")
 
 
 class ScalingFit:
@@ -77,14 +68,12 @@ class ScalingFit:
     A sample is the records with the smallest `key_hash`, so workers and order do not matter. To use a sensor's first records instead of
     a sample of its history, pass a number that grows with their time as `key_hash`.
 
-    Raises ValueError where per="row" meets a shape that is not (channels, rows, columns).
+    Raises UserError where per="row" meets a shape that is not (channels, rows, columns).
     """
 
     def __init__(self, config: ScalingConfig, shape: tuple[int, ...]) -> None:
         self.config, self.shape = config, shape
         self.counts: Counter[Sensor] = Counter()
-        if config.operating and (len(shape) != 1 or max(config.operating) >= shape[0]):
-            raise ValueError(f"scaling: operating {config.operating} are elements of a vector, the feature's shape is {shape}")
         self.observed_shape = tuple(_observed(torch.empty(1, *shape), config).shape[1:])
         self.fleet = Reservoir(config.fleet_records, self.observed_shape)
         self.sensors: dict[Sensor, Reservoir] = {}
@@ -92,12 +81,12 @@ class ScalingFit:
     def update(self, x: Float[Tensor, " batch *shape"], sensors: Sequence[Sensor], key_hash: UInt64[np.ndarray, " batch"]) -> None:
         """Takes a batch of raw feature values. Every record comes once.
 
-        Raises ValueError on another shape, on as many sensors as there are not records, and on values that are not finite.
+        Raises ValueError on another shape and on as many sensors as there are not records, UserError on values that are not finite.
         """
         if tuple(x.shape[1:]) != self.shape or len(sensors) != len(x):
             raise ValueError(f"scaling of {self.shape} was given {len(sensors)} sensors and values of shape {tuple(x.shape)}")
         if not x.isfinite().all():
-            raise ValueError("scaling: a feature value is NaN or infinite: " + ", ".join(_not_finite(x, sensors)))
+            raise UserError("scaling: a feature value is NaN or infinite: " + ", ".join(_not_finite(x, sensors)))
         rows = _observed(x, self.config).to("cpu", torch.float32).numpy()
         self.fleet.offer(key_hash, rows)
         self.counts.update(sensors)
@@ -115,9 +104,9 @@ class ScalingFit:
             self._sensor(sensor).merge(reservoir)
 
     def finish(self) -> "Scaling":
-        """The fitted scaling. Raises ValueError where no record came."""
+        """The fitted scaling. Raises UserError where no record came."""
         if not self.counts:
-            raise ValueError("scaling: there is no record to fit it on")
+            raise UserError("scaling: there is no record to fit it on")
         fleet = torch.from_numpy(self.fleet.rows)
         constant = _constant(fleet, self.config)
         location, scale = _statistics(_transformed(fleet, constant, self.config), self.config)
@@ -130,16 +119,7 @@ class ScalingFit:
             locations.append(own_location)
             scales.append(torch.where(own_scale > 0, own_scale, scale))
         counts = dict(sorted(self.counts.items()))
-        scaling = Scaling(self.config, self.shape, known, counts, torch.stack(locations), torch.stack(scales), constant)
-        scaling.operating = self._operating_point(scaling) if known and self.config.operating else None
-        return scaling
-
-    def _operating_point(self, scaling: "Scaling") -> OperatingPoint:
-        """From about `fleet_records` records of the known sensors, as many of each."""
-        share = -(-self.config.fleet_records // len(scaling.sensors))
-        rows = {sensor: torch.from_numpy(self.sensors[sensor].rows[:share]) for sensor in scaling.sensors}
-        y = torch.cat([scaling.centred(x, [sensor] * len(x)) for sensor, x in rows.items()])
-        return OperatingPoint.fitted(self.config.operating, self.config.operating_bound, y)
+        return Scaling(self.config, self.shape, known, counts, torch.stack(locations), torch.stack(scales), constant)
 
     def _sensor(self, sensor: Sensor) -> Reservoir:
         if sensor not in self.sensors:
@@ -166,7 +146,6 @@ class Scaling:
     ) -> None:
         self.config, self.shape, self.sensors, self.counts = config, shape, sensors, counts
         self.location, self.scale, self.constant = location, scale, constant
-        self.operating: OperatingPoint | None = None
         self._row = {sensor: i + 1 for i, sensor in enumerate(sensors)}
 
     def __call__(self, x: Float[Tensor, " batch *shape"], sensors: Sequence[Sensor] | None = None) -> Float[Tensor, " batch *shape"]:
@@ -177,22 +156,14 @@ class Scaling:
         if tuple(x.shape[1:]) != self.shape or (sensors is not None and len(sensors) != len(x)):
             given = "" if sensors is None else f"{len(sensors)} sensors and "
             raise ValueError(f"scaling of {self.shape} was given {given}values of shape {tuple(x.shape)}")
-        y = self.centred(x, sensors)
-        if self.operating is not None and sensors is not None:
-            known = torch.from_numpy(self.known(sensors)).to(x.device)  # the fleet's median is no machine's operating point
-            y = torch.where(known[:, None], self.operating(y), y)
+        y = _transformed(x.to(torch.float32), self.constant.to(x.device), self.config)
+        if self.config.by != "none":
+            rows = [0]  # one row for the whole batch, by broadcasting
+            if self.config.by == "sensor" and sensors is not None:
+                rows = [self._row.get(sensor, 0) for sensor in sensors]
+            y = (y - self.location[rows].to(x.device)) / self.scale[rows].to(x.device)
         bound = self.config.clip or _FLOAT32.max
         return y.clamp(-bound, bound)
-
-    def centred(self, x: Float[Tensor, " batch *shape"], sensors: Sequence[Sensor] | None) -> Float[Tensor, " batch *shape"]:
-        """Transformed, centred and scaled; neither the operating point is taken off nor anything cut."""
-        y = _transformed(x.to(torch.float32), self.constant.to(x.device), self.config)
-        if self.config.by == "none":
-            return y
-        rows = [0]  # one row for the whole batch, by broadcasting
-        if self.config.by == "sensor" and sensors is not None:
-            rows = [self._row.get(sensor, 0) for sensor in sensors]
-        return (y - self.location[rows].to(x.device)) / self.scale[rows].to(x.device)
 
     def known(self, sensors: Sequence[Sensor]) -> Bool[np.ndarray, " batch"]:
         """True for a sensor of the training corpus with at least min_records records, or of a calibration."""
@@ -201,14 +172,14 @@ class Scaling:
     def statistics_of(self, x: Float[Tensor, " records *shape"]) -> tuple[Float[Tensor, "*statistic"], Float[Tensor, "*statistic"]]:
         """(location, scale) of a new sensor from its records, by the formulas and the constant s of training.
 
-        They are the fleet's unless by="sensor". Raises ValueError on fewer than min_records records.
+        They are the fleet's unless by="sensor". Raises UserError on fewer than min_records records.
         """
         if len(x) < self.config.min_records:
-            raise ValueError(f"scaling: a sensor needs {self.config.min_records} records to be calibrated, not {len(x)}")
+            raise UserError(f"scaling: a sensor needs {self.config.min_records} records to be calibrated, not {len(x)}")
         if self.config.by != "sensor":
             return self.location[0], self.scale[0]
         if not x.isfinite().all():
-            raise ValueError("scaling: a feature value of the sensor to be calibrated is NaN or infinite")
+            raise UserError("scaling: a feature value of the sensor to be calibrated is NaN or infinite")
         observed = _observed(x, self.config).to("cpu", torch.float32)
         location, scale = _statistics(_transformed(observed, self.constant, self.config), self.config)
         return location, torch.where(scale > 0, scale, self.scale[0])
@@ -216,11 +187,11 @@ class Scaling:
     def extend(self, sensors: Sequence[Sensor], location: Float[Tensor, "sensors ..."], scale: Float[Tensor, "sensors ..."]) -> "Scaling":
         """A new scaling that also knows `sensors`; their statistics, from `statistics_of`, may come flattened.
 
-        Raises ValueError on a sensor that is known already or comes twice, on another size, and on a scale that is not above 0.
+        Raises UserError on a sensor that is known already or comes twice, and on a scale that is not above 0; ValueError on another size.
         """
         again = [sensor for sensor, count in Counter(sensors).items() if count > 1 or sensor in self._row]
         if again:
-            raise ValueError(
+            raise UserError(
                 f"scaling: {_name(again[0])} ({len(again)} in all) has statistics already; calibrate only sensors new to the run"
             )
         size = self.location[0].numel()
@@ -228,20 +199,16 @@ class Scaling:
             shapes = f"{tuple(location.shape)} and {tuple(scale.shape)}"
             raise ValueError(f"scaling: {len(sensors)} sensors of {size} statistics each, but they are of shape {shapes}")
         if not (location.isfinite().all() and scale.isfinite().all() and (scale > 0).all()):
-            raise ValueError("scaling: a calibration's location must be finite, its scale finite and above 0; make the calibration again")
+            raise UserError("scaling: a calibration's location must be finite, its scale finite and above 0; make the calibration again")
         tables = [self.location, self.scale]
         if self.config.by == "sensor":
             table_shape = (len(sensors), *self.location.shape[1:])
             tables = [torch.cat([a, b.to(a).reshape(table_shape)]) for a, b in zip(tables, (location, scale), strict=True)]
-        extended = Scaling(self.config, self.shape, (*self.sensors, *sensors), self.counts, tables[0], tables[1], self.constant)
-        extended.operating = self.operating
-        return extended
+        return Scaling(self.config, self.shape, (*self.sensors, *sensors), self.counts, tables[0], tables[1], self.constant)
 
     def state(self) -> dict[str, Tensor]:
         """What was fitted, for safetensors."""
-        own = {"location": self.location, "scale": self.scale, "constant": self.constant}
-        point = self.operating
-        return own if point is None else own | {"operating_slope": point.slope, "operating_spread": point.spread}
+        return {"location": self.location, "scale": self.scale, "constant": self.constant}
 
     def facts(self) -> dict[str, Any]:
         """What a reader of JSON wants to know: config, shape, the sensors in the order of the tables, records a sensor in training."""
@@ -254,19 +221,15 @@ class Scaling:
 
     @classmethod
     def load(cls, config: ScalingConfig, shape: tuple[int, ...], state: dict[str, Tensor], facts: dict[str, Any]) -> "Scaling":
-        """The scaling that `state` and `facts` came from. Raises ValueError where they belong to another config or shape."""
+        """The scaling that `state` and `facts` came from. Raises UserError where they belong to another config or shape."""
         # read, not compared as JSON: a config that was written before a field was thought of has that field's default
         if from_json(ScalingConfig, facts["config"], "scaling") != config or facts["shape"] != list(shape):
-            raise ValueError(f"scaling was fitted as {facts['config']} for {facts['shape']}, not as {to_json(config)} for {list(shape)}")
+            raise UserError(f"scaling was fitted as {facts['config']} for {facts['shape']}, not as {to_json(config)} for {list(shape)}")
         sensors = tuple((unit, sensor_id) for unit, sensor_id in facts["sensors"])
         counts = {(unit, sensor_id): count for unit, sensor_id, count in facts["num_records"]}
         if len(state["location"]) != 1 + len(sensors) * (config.by == "sensor"):
-            raise ValueError(f"scaling: {len(state['location'])} rows of statistics for {len(sensors)} sensors: the files are of two runs")
-        scaling = cls(config, shape, sensors, counts, state["location"], state["scale"], state["constant"])
-        if "operating_slope" in state:
-            own = state["operating_slope"], state["operating_spread"]
-            scaling.operating = OperatingPoint(config.operating, config.operating_bound, *own)
-        return scaling
+            raise UserError(f"scaling: {len(state['location'])} rows of statistics for {len(sensors)} sensors: the files are of two runs")
+        return cls(config, shape, sensors, counts, state["location"], state["scale"], state["constant"])
 
 
 def _observed(x: Float[Tensor, " batch *shape"], config: ScalingConfig) -> Float[Tensor, "batch ..."]:
@@ -274,7 +237,7 @@ def _observed(x: Float[Tensor, " batch *shape"], config: ScalingConfig) -> Float
     if config.per == "element":
         return x
     if x.ndim != 4:
-        raise ValueError(f'scaling: per="row" is for images (channels, rows, columns), not for {tuple(x.shape[1:])}; choose per="element"')
+        raise UserError(f'scaling: per="row" is for images (channels, rows, columns), not for {tuple(x.shape[1:])}; choose per="element"')
     width = x.shape[-1]
     num = min(config.columns_per_record, width)
     return x[..., [(2 * i + 1) * width // (2 * num) for i in range(num)]]
@@ -306,8 +269,7 @@ def _statistics(y: Float[Tensor, "records ..."], config: ScalingConfig) -> tuple
     # one statistic a row in memory: numpy's median is many times slower along a strided axis
     values = np.ascontiguousarray(y.double().reshape(len(y), math.prod(shape), -1).permute(1, 0, 2).numpy()).reshape(math.prod(shape), -1)
     if config.statistic == "median_mad":
-        location = np.median(values, axis=1)
-        scale = MAD_TO_STD * np.median(np.abs(values - location[:, None]), axis=1)
+        location, scale = median_mad(values)
     else:
         low, high = np.quantile(values, config.quantiles, axis=1)
         location, scale = (low + high) / 2, (high - low) / 2

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pydantic import with_config
 from torch import Tensor
 
-from vibray.config import STRICT
+from vibray.config import STRICT, UserError
 from vibray.signal.pywt_cwt import PywtScalogram, bilinear_taps
 from vibray.signal.waveform import standardised
 
@@ -40,9 +40,9 @@ class SeedImageConfig:
         try:
             pywt.ContinuousWavelet(self.wavelet)  # type: ignore[attr-defined]
         except ValueError as error:
-            raise ValueError(f"seed_image: {self.wavelet!r} is none of PyWavelets' continuous wavelets, such as morl: {error}") from None
+            raise UserError(f"seed_image: {self.wavelet!r} is none of PyWavelets' continuous wavelets, such as morl: {error}") from None
         if min(self.num_scales, self.rows, self.columns) < 1:
-            raise ValueError(f"seed_image: {self.num_scales} scales, {self.rows} rows and {self.columns} columns must all be at least 1")
+            raise UserError(f"seed_image: {self.num_scales} scales, {self.rows} rows and {self.columns} columns must all be at least 1")
 
 
 class SeedImage:
@@ -61,9 +61,9 @@ class SeedImage:
         self._scalogram: tuple[tuple[int, torch.device], PywtScalogram] | None = None
 
     def check(self, sample_rate_hz: float, num_samples: int) -> None:
-        """Raises ValueError where a record is shorter than the image is wide, and says what would do."""
+        """Raises UserError where a record is shorter than the image is wide, and says what would do."""
         if num_samples < self.config.columns:
-            raise ValueError(f"seed_image: {self.config.columns} columns need as many samples; a record has {num_samples}")
+            raise UserError(f"seed_image: {self.config.columns} columns need as many samples; a record has {num_samples}")
 
     def rows_hz(self, sample_rate_hz: float) -> tuple[float, ...]:
         """Centre frequency of the scale, or the place between two scales, at which each row is read."""
@@ -71,7 +71,7 @@ class SeedImage:
         return tuple((pywt.central_frequency(self.config.wavelet) * sample_rate_hz / scales).tolist())
 
     def __call__(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch 3 rows columns"]:
-        """The images, float32, on the waveforms' device. Raises ValueError as `check` does."""
+        """The images, float32, on the waveforms' device. Raises UserError as `check` does."""
         self.check(sample_rate_hz, waveforms.shape[-1])
         scalogram = self._built(waveforms.shape[-1], waveforms.device)
         images = torch.empty(len(waveforms), *self.shape[1:], dtype=torch.float32, device=waveforms.device)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64
 from pydantic import with_config
 from torch import Tensor
 
-from vibray.config import STRICT
+from vibray.config import STRICT, UserError
 from vibray.features.harmonic import EVEN_ORDERS, ODD_ORDERS
 from vibray.signal.harmonics import MAINS_MULTIPLES, MAINS_TOLERANCE_HZ, LineSpectrum
 from vibray.signal.psd import band_means, welch_psd
@@ -64,19 +64,19 @@ class SpectralConfig:
     def __post_init__(self) -> None:
         for window in (self.stft_window, self.welch_window, *self.windows):
             if window < 4 or window % 2:
-                raise ValueError(f"spectral: a window must be an even number of samples, at least 4, not {window}")
+                raise UserError(f"spectral: a window must be an even number of samples, at least 4, not {window}")
         if not 1 <= self.stft_hop <= self.stft_window:
-            raise ValueError(f"spectral: stft_hop must lie between 1 and stft_window {self.stft_window}, not {self.stft_hop}")
+            raise UserError(f"spectral: stft_hop must lie between 1 and stft_window {self.stft_window}, not {self.stft_hop}")
         if self.num_bands < 1 or (self.welch_window // 2) % self.num_bands:
-            raise ValueError(f"spectral: num_bands {self.num_bands} does not divide the {self.welch_window // 2} bins of welch_window")
+            raise UserError(f"spectral: num_bands {self.num_bands} does not divide the {self.welch_window // 2} bins of welch_window")
         for window in self.windows:
             if self.movement_bands < 1 or (window // 2) % self.movement_bands:
-                raise ValueError(f"spectral: movement_bands {self.movement_bands} does not divide the {window // 2} bins of {window}")
+                raise UserError(f"spectral: movement_bands {self.movement_bands} does not divide the {window // 2} bins of {window}")
         for window in (self.steady_window, self.octave_window):
             if window < 4 or window & (window - 1):
-                raise ValueError(f"spectral: steady_window and octave_window must be powers of two, at least 4, not {window}")
+                raise UserError(f"spectral: steady_window and octave_window must be powers of two, at least 4, not {window}")
         if min(self.steady_bands, self.coarse_bands, self.octave_bands) < 1 or self.octave_min_hz <= 0:
-            raise ValueError("spectral: steady_bands, coarse_bands and octave_bands must be at least 1, octave_min_hz above 0")
+            raise UserError("spectral: steady_bands, coarse_bands and octave_bands must be at least 1, octave_min_hz above 0")
 
 
 class Spectral:
@@ -109,16 +109,16 @@ class Spectral:
         self.shape: tuple[int, ...] = (ends[-1],)
 
     def check(self, sample_rate_hz: float, num_samples: int) -> None:
-        """Raises ValueError where a record is shorter than a Welch segment, or holds fewer than two frames of a window, and where
+        """Raises UserError where a record is shorter than a Welch segment, or holds fewer than two frames of a window, and where
         octave_min_hz or twice the mains frequency is not below half the sample rate."""
         c = self.config
         if c.mains_hz is not None and sample_rate_hz <= 4 * (c.mains_hz + MAINS_TOLERANCE_HZ):
-            raise ValueError(f"twice the mains frequency of {c.mains_hz:g} Hz is above Nyquist at {sample_rate_hz:g} Hz: --mains none")
+            raise UserError(f"twice the mains frequency of {c.mains_hz:g} Hz is above Nyquist at {sample_rate_hz:g} Hz: --mains none")
         if c.octave_min_hz >= sample_rate_hz / 2:
-            raise ValueError(f"spectral: octave_min_hz {c.octave_min_hz:g} is not below half of the sample rate {sample_rate_hz:g} Hz")
+            raise UserError(f"spectral: octave_min_hz {c.octave_min_hz:g} is not below half of the sample rate {sample_rate_hz:g} Hz")
         needed = max(c.welch_window, c.stft_window + c.stft_hop, *(w + w // 2 for w in c.windows), 0)
         if num_samples < needed:
-            raise ValueError(f"spectral: these windows need {needed} samples; a record has {num_samples}: choose shorter windows")
+            raise UserError(f"spectral: these windows need {needed} samples; a record has {num_samples}: choose shorter windows")
 
     def columns(self) -> tuple[str, ...]:
         """Name of each number; bins and bands count from 1, the lowest (bin 0 is DC). frequencies_hz has their Hz."""
@@ -156,7 +156,7 @@ class Spectral:
         return (*[None] * len(TIME_STATISTICS), *stft, *stft, *welch, *moved, *equal[0], *equal[1], *octaves, *lines)
 
     def __call__(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch dims"]:
-        """The vectors, float32. Raises ValueError as `check` does."""
+        """The vectors, float32. Raises UserError as `check` does."""
         self.check(sample_rate_hz, waveforms.shape[-1])
         vectors = waveforms.new_empty((len(waveforms), *self.shape), dtype=torch.float32)
         for part, records in in_parts(waveforms):

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from pydantic import with_config
 from torch import Tensor
 
-from vibray.config import STRICT
+from vibray.config import STRICT, UserError
 from vibray.signal.psd import Reading, band_means, interpolated, linear_reading, welch_psd
 from vibray.signal.statistics import TIME_STATISTICS, time_statistics
 from vibray.signal.stft import in_parts, stft_power
@@ -53,9 +53,9 @@ class Zerone:
         self.config = config
 
     def check(self, sample_rate_hz: float, num_samples: int) -> None:
-        """Raises ValueError for any other length than 8192 samples, and below 8002 Hz, where 4 kHz is not below Nyquist."""
+        """Raises UserError for any other length than 8192 samples, and below 8002 Hz, where 4 kHz is not below Nyquist."""
         if num_samples != NUM_SAMPLES or sample_rate_hz < MIN_RATE_HZ:
-            raise ValueError(
+            raise UserError(
                 f"zerone is defined for {NUM_SAMPLES} samples at {MIN_RATE_HZ:g} Hz or more, not for {num_samples} samples at "
                 f"{sample_rate_hz:g} Hz: the spectral vector is there for any rate and length"
             )
@@ -78,7 +78,7 @@ class Zerone:
         return (*[None] * 142, *single, *pooled, *(float(f) for f in THRESHOLDS_HZ for _ in range(2)))
 
     def __call__(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch 1200"]:
-        """The vectors, float32. Raises ValueError as `check` does."""
+        """The vectors, float32. Raises UserError as `check` does."""
         self.check(sample_rate_hz, waveforms.shape[-1])
         vectors = waveforms.new_empty((len(waveforms), *self.shape), dtype=torch.float32)
         bands = waveforms.new_empty((len(waveforms), 11), dtype=torch.float64)

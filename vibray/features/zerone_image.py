@@ -50,7 +50,7 @@ class ZeroneImage:
         self._cells = torch.from_numpy(self.cells())
 
     def check(self, sample_rate_hz: float, num_samples: int) -> None:
-        """Raises ValueError as the Zerone vector does."""
+        """Raises UserError as the Zerone vector does."""
         self._zerone.check(sample_rate_hz, num_samples)
 
     def cells(self) -> Int64[np.ndarray, "96 96"]:
@@ -72,7 +72,7 @@ class ZeroneImage:
         return self._zerone.columns()
 
     def __call__(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch 1 96 96"]:
-        """The images, float32. Raises ValueError as `check` does."""
+        """The images, float32. Raises UserError as `check` does."""
         vectors = self._zerone(waveforms, sample_rate_hz)
         psd = self._zerone.blocks["psd"]
         vectors[:, psd] = vectors[:, psd].clamp_min(PSD_FLOOR).log10()

@@ -12,7 +12,7 @@ from pydantic import with_config
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vibray.config import STRICT
+from vibray.config import STRICT, UserError
 
 
 def _declare_operators() -> torch.library.Library | None:
@@ -124,7 +124,7 @@ class TrunkConfig:
 
     def __post_init__(self) -> None:
         if self.width < 1:
-            raise ValueError(f"trunk: width must be at least 1, not {self.width}")
+            raise UserError(f"trunk: width must be at least 1, not {self.width}")
 
 
 class Trunk(nn.Module):
@@ -204,7 +204,7 @@ class TimeTrunk(nn.Module):
 
 
 def build_trunk(config: TrunkConfig, in_shape: tuple[int, ...]) -> Trunk | TimeTrunk:
-    """The trunk of a config for images (channels, height, width). Raises ValueError for a shape that is no image."""
+    """The trunk of a config for images (channels, height, width). Raises UserError for a shape that is no image."""
     map_shape(in_shape)
     return TimeTrunk(config, in_shape) if config.kind == "time" else Trunk(config, in_shape[0])
 
@@ -212,10 +212,10 @@ def build_trunk(config: TrunkConfig, in_shape: tuple[int, ...]) -> Trunk | TimeT
 def map_shape(in_shape: tuple[int, ...]) -> tuple[int, int]:
     """Rows and columns of the trunk's map of an image (channels, height, width): each a 32nd, rounded up.
 
-    Raises ValueError for a shape that is no image.
+    Raises UserError for a shape that is no image.
     """
     if len(in_shape) != 3:
-        raise ValueError(f"an image feature of shape (channels, rows, columns) is needed, not {in_shape}: choose an image, such as the CWT")
+        raise UserError(f"an image feature of shape (channels, rows, columns) is needed, not {in_shape}: choose an image, such as the CWT")
     return -(-in_shape[1] // 32), -(-in_shape[2] // 32)
 
 

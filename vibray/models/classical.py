@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt64
 from pydantic import Field, with_config
 from torch import Tensor
 
-from vibray.config import STRICT
+from vibray.config import STRICT, UserError
 from vibray.models.fitted import Fitted, check_field, require, vectors
 from vibray.models.fused import Fused, FusedMahalanobisConfig
 from vibray.models.isolation_forest import IsolationForest, IsolationForestConfig
@@ -34,7 +34,7 @@ class Rms:
 
     def __init__(self, config: RmsConfig, dims: int) -> None:
         if dims != 1:
-            raise ValueError(f"rms: the score is one column of the feature, but {config.blocks} are {dims}")
+            raise UserError(f"rms: the score is one column of the feature, but {config.blocks} are {dims}")
         self.num_records = 0
 
     def update(self, x: Float[Tensor, "batch dims"], key_hash: UInt64[np.ndarray, " batch"]) -> None:
@@ -76,7 +76,7 @@ class MahalanobisConfig:
 class Mahalanobis:
     """Distance to the mean in units of the spread: sqrt((x - m)' C^-1 (x - m)). One pass.
 
-    `finish` raises TooFewRecords below 3 records (empirical without a ridge: dims + 1), and ValueError where C has no inverse.
+    `finish` raises TooFewRecords below 3 records (empirical without a ridge: dims + 1), and UserError where C has no inverse.
     """
 
     def __init__(self, config: MahalanobisConfig, dims: int) -> None:
@@ -98,7 +98,7 @@ class Mahalanobis:
         covariance = covariance + self.config.ridge * covariance.trace() / self.dims * torch.eye(self.dims, dtype=torch.float64)
         values, vectors_ = torch.linalg.eigh(covariance)
         if values[0] <= 1e-13 * values[-1]:  # also where every record is the same, and all are 0
-            raise ValueError(
+            raise UserError(
                 "mahalanobis: the covariance has no inverse (columns are constant, or follow from others); set a ridge, or leave them out"
             )
         self.mean = moments.mean
@@ -141,12 +141,12 @@ class Pca:
     """Residual: the length of what is left of x - m when its part along the leading principal components is taken off. One pass.
 
     At least one direction that varies is left over. `finish` raises TooFewRecords below num_components + 2 (or 3) records, and
-    ValueError where fewer than 2 directions vary.
+    UserError where fewer than 2 directions vary.
     """
 
     def __init__(self, config: PcaConfig, dims: int) -> None:
         if (config.num_components or 1) >= dims:
-            raise ValueError(f"pca: {config.num_components or 1} components leave no residual of {dims} columns")
+            raise UserError(f"pca: {config.num_components or 1} components leave no residual of {dims} columns")
         self.config, self.dims = config, dims
         self.moments: Moments | None = Moments(dims)
 
@@ -164,7 +164,7 @@ class Pca:
         values, vectors_ = values.flip(0).clamp(min=0), vectors_.flip(1)
         rank = int((values > 1e-12 * values[0]).sum())
         if rank < 2 or (wanted or 1) >= rank:
-            raise ValueError(f"pca: the records vary in {rank} directions only, {wanted or 1} components leave no residual")
+            raise UserError(f"pca: the records vary in {rank} directions only, {wanted or 1} components leave no residual")
         share = values.cumsum(0) / values.sum()
         num = wanted or min(int((share < self.config.explained).sum()) + 1, rank - 1)
         self.mean, self.components = moments.mean, vectors_[:, :num].contiguous()

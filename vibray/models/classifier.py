@@ -11,7 +11,7 @@ from pydantic import with_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vibray.config import STRICT
+from vibray.config import STRICT, UserError
 from vibray.models.backbone import LAYERS, TrunkConfig, build_trunk, freeze_statistics
 
 NO_FAULT, UNKNOWN_FAULT = -1, -2
@@ -35,7 +35,7 @@ class ClassifierConfig:
 
     def __post_init__(self) -> None:
         if not all(0 <= share < 1 for share in self.dropout):
-            raise ValueError(f"classifier: a dropout is a share and must lie in [0, 1), not {self.dropout}")
+            raise UserError(f"classifier: a dropout is a share and must lie in [0, 1), not {self.dropout}")
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Classifier(nn.Module):
     `label_weight` and `fault_weight` (class balance). `noise_shape` is what a record needs in training for its dropout: standard normal
     noise, handed in, so that it does not depend on who computes the record; without it nothing is left out.
 
-    Raises ValueError where the shapes handed in are not those that `config.inputs` needs.
+    Raises UserError where the shapes handed in are not those that `config.inputs` needs.
     """
 
     temperature: Tensor
@@ -81,7 +81,7 @@ class Classifier(nn.Module):
         super().__init__()
         needs = {"image": (True, False), "vector": (False, True), "union": (True, True)}[config.inputs]
         if needs != (image_shape is not None, vector_size is not None):
-            raise ValueError(f"a classifier on inputs {config.inputs!r} was given image {image_shape} and vector {vector_size}")
+            raise UserError(f"a classifier on inputs {config.inputs!r} was given image {image_shape} and vector {vector_size}")
         self.config, self.num_faults = config, num_faults
         self.encoder = None
         size = vector_size or 0
@@ -139,13 +139,13 @@ class Classifier(nn.Module):
         self._set_trainable(LAYERS if self.encoder is not None else (), False)
 
     def unfreeze(self, names: Iterable[str]) -> None:
-        """Lets the named parts of the encoder move, their batch norms' statistics included. Raises ValueError for a name it has not."""
+        """Lets the named parts of the encoder move, their batch norms' statistics included. Raises UserError for a name it has not."""
         self._set_trainable(names, True)
 
     def _set_trainable(self, names: Iterable[str], trainable: bool) -> None:
         for name in names:
             if self.encoder is None or name not in LAYERS:
-                raise ValueError(f"the encoder has no part {name!r}: choose among {', '.join(LAYERS)}, on an image")
+                raise UserError(f"the encoder has no part {name!r}: choose among {', '.join(LAYERS)}, on an image")
             part = getattr(self.encoder, name)
             part.requires_grad_(trainable)
             freeze_statistics(part, not trainable)

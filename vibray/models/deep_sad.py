@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from pydantic import with_config
 from torch import Tensor
 
-from vibray.config import STRICT
+from vibray.config import STRICT, UserError
 from vibray.models.backbone import TrunkConfig
 from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig, Embedded
 
@@ -59,7 +59,7 @@ class DeepSadConfig:
 
     def __post_init__(self) -> None:
         if not self.label_weight > 0:
-            raise ValueError(f"deep_sad: label_weight must be above 0, not {self.label_weight}")
+            raise UserError(f"deep_sad: label_weight must be above 0, not {self.label_weight}")
 
 
 class DeepSad(DeepSvdd):

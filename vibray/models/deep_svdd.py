@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from pydantic import with_config
 from torch import Tensor, nn
 
-from vibray.config import STRICT
+from vibray.config import STRICT, UserError
 from vibray.models.backbone import BatchNorm, Decoder, TrunkConfig, build_trunk, map_shape, per_record
 
 
@@ -59,9 +59,9 @@ class DeepSvddConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.nu < 1:
-            raise ValueError(f"deep_svdd: nu is a share and must lie between 0 and 1, not {self.nu}")
+            raise UserError(f"deep_svdd: nu is a share and must lie between 0 and 1, not {self.nu}")
         if self.objective == "soft-boundary" and self.metric != "distance":
-            raise ValueError("deep_svdd: the soft boundary is a radius around the centre: it goes with metric distance")
+            raise UserError("deep_svdd: the soft boundary is a radius around the centre: it goes with metric distance")
 
 
 @dataclass
@@ -77,7 +77,7 @@ class DeepSvdd(nn.Module):
     """Trunk, projection, and the sphere that was fitted: the buffers `center` and `radius` (not squared; 0 until it is set).
 
     With metric="mahalanobis" also the buffers `location` and `whitening`: the score is |(features - location) whitening|^2.
-    `in_shape` is (channels, height, width). Raises ValueError for a feature that is no image.
+    `in_shape` is (channels, height, width). Raises UserError for a feature that is no image.
 
     Source: Ruff et al. 2018, "Deep One-Class Classification".
     """

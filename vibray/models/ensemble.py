@@ -4,16 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from pydantic import with_config
 from torch import Tensor
 
-from vibray.config import STRICT
-
-MAD_TO_STD = 1.4826
-"""The MAD of a normal distribution times this is its standard deviation."""
+from vibray.config import STRICT, UserError
+from vibray.signal.robust import median_mad
 
 
 @with_config(STRICT)
@@ -28,9 +25,9 @@ class EnsembleConfig:
     def __post_init__(self) -> None:
         names = [name for name, _ in self.weights]
         if not names or len(set(names)) < len(names):
-            raise ValueError(f"ensemble: members must have names of their own, not {names}")
+            raise UserError(f"ensemble: members must have names of their own, not {names}")
         if min(weight for _, weight in self.weights) < 0 or sum(weight for _, weight in self.weights) <= 0:
-            raise ValueError(f"ensemble: weights must not be negative, and one must be above 0: {dict(self.weights)}")
+            raise UserError(f"ensemble: weights must not be negative, and one must be above 0: {dict(self.weights)}")
 
 
 class Ensemble:
@@ -45,20 +42,19 @@ class Ensemble:
     def fit(self, scores: Mapping[str, Float[Tensor, " records"]]) -> None:
         """Takes location and scale of each member from all training scores.
 
-        Raises ValueError where a member is missing or unknown, and where a member's scores are not finite, none, or have no spread
+        Raises ValueError where a member is missing or unknown or has no scores, UserError where its scores are not finite or have no spread
         (it has collapsed and can say nothing).
         """
         table = self._table(scores).cpu().numpy()
         if not table.shape[1]:
             raise ValueError("ensemble: there are no training scores to fit it on")
-        location = np.median(table, axis=1)
-        scale = MAD_TO_STD * np.median(np.abs(table - location[:, None]), axis=1)
+        location, scale = median_mad(table)
         self.load({"location": torch.from_numpy(location), "scale": torch.from_numpy(scale)})
 
     def fuse(self, scores: Mapping[str, Float[Tensor, " batch"]]) -> Float64[Tensor, " batch"]:
         """The fused score, record by record; the higher, the more abnormal.
 
-        Raises ValueError where a member is missing or unknown, has a score that is not finite, or where nothing was fitted or loaded.
+        Raises ValueError where a member is missing or unknown, or nothing was fitted or loaded; UserError where a score is not finite.
         """
         if self.location is None or self.scale is None:
             raise ValueError("ensemble: its members are not standardised yet; call fit or load first")
@@ -82,12 +78,12 @@ class Ensemble:
         return {"location": self.location, "scale": self.scale}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Takes a saved state. Raises ValueError where it is of another number of members, or one of them has collapsed."""
+        """Takes a saved state. Raises UserError where it is of another number of members, or one of them has collapsed."""
         if any(state[name].shape != (len(self.members),) for name in ("location", "scale")):
-            raise ValueError(f"ensemble: the saved statistics are of {len(state['location'])} members, the config's are {self.members}")
+            raise UserError(f"ensemble: the saved statistics are of {len(state['location'])} members, the config's are {self.members}")
         for name, spread in zip(self.members, state["scale"].tolist(), strict=True):
             if not spread > 0:
-                raise ValueError(f"ensemble: half of the training scores of member {name} are the same; it has collapsed, train it again")
+                raise UserError(f"ensemble: half of the training scores of member {name} are the same; it has collapsed, train it again")
         self.location, self.scale = state["location"], state["scale"]
 
     def _table(self, scores: Mapping[str, Float[Tensor, " batch"]]) -> Float64[Tensor, "member batch"]:
@@ -96,5 +92,5 @@ class Ensemble:
             raise ValueError(f"ensemble of {', '.join(self.members)}: missing {missing or 'none'}, unknown {unknown or 'none'}")
         for name in self.members:
             if not scores[name].isfinite().all():
-                raise ValueError(f"ensemble: member {name} has scores that are NaN or infinite")
+                raise UserError(f"ensemble: member {name} has scores that are NaN or infinite")
         return torch.stack([scores[name].to(torch.float64) for name in self.members])

@@ -7,8 +7,10 @@ import torch
 from jaxtyping import Float, Float64, UInt64
 from torch import Tensor
 
+from vibray.config import UserError
 
-class TooFewRecords(ValueError):
+
+class TooFewRecords(UserError):
     """A detector cannot be fitted on so few records; the message says how many it needs."""
 
 
@@ -41,18 +43,18 @@ class Fitted(Protocol):
 
 
 def vectors(x: Float[Tensor, "batch dims"], dims: int) -> Float64[Tensor, "batch dims"]:
-    """`x` in float64. Raises ValueError on other than `dims` columns and on values that are not finite."""
+    """`x` in float64. Raises ValueError on other than `dims` columns, UserError on values that are not finite."""
     if x.shape[1] != dims:
         raise ValueError(f"a detector of {dims} columns was given {x.shape[1]}")
     if not x.isfinite().all():
-        raise ValueError(f"{int((~x.isfinite().all(dim=1)).sum())} of {len(x)} feature vectors have a value that is NaN or infinite")
+        raise UserError(f"{int((~x.isfinite().all(dim=1)).sum())} of {len(x)} feature vectors have a value that is NaN or infinite")
     return x.to(torch.float64)
 
 
 def check_field(config: Any, name: str, holds: bool, rule: str) -> None:
-    """Raises ValueError where a config's field breaks its rule, whether it was made from JSON, by tyro or in Python."""
+    """Raises UserError where a config's field breaks its rule, whether it was made from JSON, by tyro or in Python."""
     if not holds:
-        raise ValueError(f"{getattr(config, 'kind', type(config).__name__)}: {name} must be {rule}, not {getattr(config, name)}")
+        raise UserError(f"{getattr(config, 'kind', type(config).__name__)}: {name} must be {rule}, not {getattr(config, name)}")
 
 
 def require(num_records: int, needed: int, what: str) -> None:

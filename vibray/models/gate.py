@@ -9,9 +9,9 @@ from jaxtyping import Float, Float64, UInt64
 from pydantic import with_config
 from torch import Tensor
 
-from vibray.config import STRICT
-from vibray.models.ensemble import MAD_TO_STD
+from vibray.config import STRICT, UserError
 from vibray.models.fitted import check_field, require, vectors
+from vibray.signal.robust import MAD_TO_STD
 
 FOLDS = 5
 LEVELS = 1001
@@ -55,14 +55,14 @@ class Gate:
         """Fits the gate. Returns each record's prediction by a fit without the fifth of the records that it belongs to; the quantiles are
         theirs, since a fit is closer to its own records than to others.
 
-        Raises TooFewRecords below 200 records, ValueError where half of the scores are the same.
+        Raises TooFewRecords below 200 records, UserError where half of the scores are the same.
         """
         require(len(x), 200, "a gate")
         y = scores.to(torch.float64)
         median = y.median()
         scale = MAD_TO_STD * (y - median).abs().median()
         if not scale > 0:
-            raise ValueError("a gate needs scores that differ: half of these are the same")
+            raise UserError("a gate needs scores that differ: half of these are the same")
         y = torch.asinh((y - median) / scale)
         self.target = torch.stack([median, scale, y.min(), y.max()])
         columns = self._columns(x)

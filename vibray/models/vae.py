@@ -8,7 +8,7 @@ from jaxtyping import Float
 from pydantic import with_config
 from torch import Tensor, nn
 
-from vibray.config import STRICT
+from vibray.config import STRICT, UserError
 from vibray.models.backbone import Decoder, Trunk, TrunkConfig, map_shape, per_record
 
 MAX_LOGVAR = 10.0
@@ -46,9 +46,9 @@ class VaeConfig:
 
     def __post_init__(self) -> None:
         if self.beta < 0:
-            raise ValueError(f"vae: beta must not be negative, not {self.beta}")
+            raise UserError(f"vae: beta must not be negative, not {self.beta}")
         if self.trunk.kind != "resnet18":
-            raise ValueError("vae: the latent is a map of the image, which only the trunk resnet18 has")
+            raise UserError("vae: the latent is a map of the image, which only the trunk resnet18 has")
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Vae(nn.Module):
 
     `beta` is the weight in force; training raises it to the config's. `noise_shape` is the shape of the standard normal noise a record
     needs in training: it is handed in, so that it does not depend on who computes the record. Without it the map is mu itself, so
-    scoring is deterministic. Raises ValueError for a feature that is no image.
+    scoring is deterministic. Raises UserError for a feature that is no image.
     """
 
     def __init__(self, config: VaeConfig, in_shape: tuple[int, ...]):

@@ -163,7 +163,7 @@ def calibration_table(run: Run, records: dict[Sensor, pa.Table]) -> tuple[pa.Tab
                 for name, (config, scaling) in run.model.scalings().items()
                 if not scaling.known([sensor]).all()
             }
-        except ValueError:
+        except UserError:
             too_few[sensor] = table.num_rows
             continue
         history = history_of(state_statistics(w, run.facts.sample_rate_hz)["rms"], mains_snr_db(w, run.facts))

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -145,7 +146,7 @@ def print_table(folder: str, figures: dict[str, Any]) -> None:
     cuts = overall_of(read_cuts(objects.join(folder, "decisions", "default")))
     labels = objects.read_table(objects.join(folder, "decisions", "default", "pseudo_labels.parquet"))["label"].to_pandas().value_counts()
     default, ensemble, baselines, classifier = (figures[run] for run in RUNS)
-    aside = ", ".join(f"{count} {reason}" for reason, count in sorted(parts.reasons.items()))
+    aside = ", ".join(f"{count} {reason}".replace(" ", "\xa0") for reason, count in sorted(parts.reasons.items()))
     rows = [
         ("records read", f"{parts.total('num_read')} = {parts.total('num_kept')} kept + {parts.total('num_bad')} set aside"),
         ("  set aside", aside),
@@ -165,7 +166,7 @@ def print_table(folder: str, figures: dict[str, Any]) -> None:
     ]
     print()
     for what, figure in rows:
-        print(f"{what:<22}{figure}")
+        print(textwrap.fill(f"{what:<22}{figure}", 100, subsequent_indent=" " * 22, break_on_hyphens=False).replace("\xa0", " "))
     print(f"\nAUROC on the test set, {default['counts']['labelled']} records, half of them faulty:")
     for name, area, words in areas:
         print(f"{name:<22}{area:.3f}  {words}")

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from vibray import schema
-from vibray.config import to_json
+from vibray.config import UserError, to_json
 from vibray.decide.state import centred_rms
 from vibray.features.harmonic import Harmonic, HarmonicConfig
 from vibray.features.spectral import SpectralConfig
@@ -75,7 +75,7 @@ def allowed_vectors(vectors: tuple[str, ...], facts: CorpusFacts) -> tuple[list[
         try:
             build_vector(CONFIGS[name], facts.mains_hz).check(facts.sample_rate_hz, facts.num_samples)
             stored.append(name)
-        except ValueError as error:
+        except UserError as error:
             left_out[name] = str(error)
     return stored, left_out
 

@@ -3,6 +3,8 @@
 Nothing here imports Ray, torch, scikit-learn or matplotlib, so that `--help` answers at once.
 """
 
+import shutil
+import textwrap
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,17 +21,30 @@ Compression = Literal["none", "gz", "zst"]
 VectorName = Literal["spectral", "zerone", "harmonic"]
 
 
-def help_text(doc: str | None) -> str:
-    """A docstring for --help: each paragraph on one line, for the terminal to wrap; indented lines (examples) stay as they are."""
-    paragraphs: list[str] = []
-    flowing = False
-    for line in (doc or "").strip().splitlines():
-        if flowing and line and not line.startswith(" "):
-            paragraphs[-1] += f" {line}"
-        else:
-            paragraphs.append(line.rstrip())
-        flowing = bool(line) and not line.startswith(" ")
-    return "\n".join(paragraphs)
+RECIPE_WIDTH = 58
+"""Characters in a line of a recipe's description: they stand beside the recipe's name on a terminal of 80."""
+
+
+class AsItIs(str):
+    """Text whose lines stay as they are: tyro would join those that begin with a letter, and wrap none."""
+
+    def split(self, sep: str | None = None, maxsplit: int = -1) -> list[str]:
+        return [str(self)]
+
+
+def help_text(doc: str | None, width: int | None = None) -> str:
+    """A docstring for --help: paragraphs wrapped to the terminal or to `width`, at most 100; indented lines (examples) stay as they are."""
+    columns = width or min(100, shutil.get_terminal_size().columns)
+    lines: list[str] = []
+    paragraph: list[str] = []
+    for line in (*(doc or "").splitlines(), ""):
+        if line and not line.startswith(" "):
+            paragraph.append(line)
+            continue
+        lines += textwrap.wrap(" ".join(paragraph), columns, break_long_words=False, break_on_hyphens=False)
+        lines.append(line)
+        paragraph = []
+    return AsItIs("\n".join(lines).rstrip())
 
 
 @dataclass(frozen=True)

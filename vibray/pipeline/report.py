@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from vibray.config import UserError
 from vibray.decide.cuts import Cuts, GroupedCuts, realised_rate
 from vibray.decide.pseudo_labels import row_groups
 from vibray.decide.reference import usable_rows
@@ -176,7 +177,7 @@ def _run_of_scores(identity: dict[str, Any]) -> Run | None:
     try:
         same = calibration is None or calibration == {"uri": calibration["uri"], **check_finished(calibration["uri"])}
         run = load_calibrated(run_uri, None if calibration is None else calibration["uri"])
-    except (OSError, ValueError) as error:
+    except UserError as error:
         print(f"the records of {identity['corpus']} are not explained: {error}")
         return None
     if not same or run_identity(run_uri, run)["content"] != identity["run"]["content"]:

@@ -128,7 +128,7 @@ class Scorer:
         scored = pa.table(columns, schema=self.schema)
         value = outputs["score"].numpy()
         if not np.isfinite(value).all():
-            raise ValueError(f"the run gives {int((~np.isfinite(value)).sum())} scores that are NaN or infinite: train it again")
+            raise UserError(f"the run gives {int((~np.isfinite(value)).sum())} scores that are NaN or infinite: train it again")
         top = np.sort(np.lexsort((records["record_id"].to_numpy(zero_copy_only=False).astype(str), -value))[: self.evidence_per_part])
         evidence = scored.take(pa.array(top)).append_column(evidence_schema.field("waveform"), vector_column(w[top]))
         return {"": scored, "evidence": evidence.cast(evidence_schema)}

@@ -67,6 +67,10 @@ def started(num_cpus: int | None = None, needed: bool = True) -> Iterator[None]:
             ray.init(**({"address": address} if address else local), **quiet)
     except (RuntimeError, ConnectionError) as error:
         raise ClusterError(f"cannot join the Ray cluster at {address or 'this machine'}: {_first_line(error)}") from error
+    except Exception as error:  # of no class of its own: "The current node timed out during startup", where a machine is too busy
+        if type(error) is not Exception:
+            raise
+        raise ClusterAway(f"Ray does not start on {address or 'this machine'}: {_first_line(error)}") from error
     try:
         # ray.init put its own handler in place, which waits half a minute for tasks
         with quiet_data(), interruptible():

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from scipy.signal import ShortTimeFFT
 from scipy.signal.windows import hann
 
+from vibray.config import UserError
 from vibray.features.cwt_image import CwtImage
 from vibray.report.figures import IMAGE_COLOURS, INK, SIGNAL, figure, quiet, svg
 
@@ -25,7 +26,7 @@ def time_frequency(image: CwtImage, waveform: np.ndarray, sample_rate_hz: float)
     """
     try:
         image.check(sample_rate_hz, waveform.size)
-    except ValueError:
+    except UserError:
         return (*_spectrogram(waveform, sample_rate_hz), "STFT spectrogram (the CWT image does not fit this rate or length)")
     values = image(torch.from_numpy(np.ascontiguousarray(waveform, np.float32))[None], sample_rate_hz)[0, 1]
     return values.numpy(), tuple(image.rows_hz(sample_rate_hz)), "CWT image, area maximum"

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Complex128, Float, Float64, Int64
 from torch import Tensor
 
+from vibray.config import UserError
 from vibray.signal.stft import CPU_SAMPLES, in_parts, periodic_hann, squared_magnitude
 from vibray.signal.waveform import centred
 
@@ -77,18 +78,18 @@ class MainsLine(NamedTuple):
 def check_mains(mains_hz: float | None, sample_rate_hz: float, num_samples: int) -> float:
     """The mains frequency, if a record of this rate and length lets it be estimated.
 
-    Raises ValueError where mains_hz is not given, where the record has fewer than MIN_CYCLES cycles or where 2 f0 is not below Nyquist.
+    Raises UserError where mains_hz is not given, where the record has fewer than MIN_CYCLES cycles or where 2 f0 is not below Nyquist.
     """
     if mains_hz is None:
-        raise ValueError("this feature needs the mains frequency: featurize with --mains 50 or --mains 60")
+        raise UserError("this feature needs the mains frequency: featurize with --mains 50 or --mains 60")
     needed = math.ceil(MIN_CYCLES * sample_rate_hz / (mains_hz - MAINS_TOLERANCE_HZ))
     if num_samples < needed:
-        raise ValueError(
+        raise UserError(
             f"{MIN_CYCLES} cycles of {mains_hz:g} Hz mains need {needed} samples at {sample_rate_hz:g} Hz; a record has {num_samples}: "
             "take longer records, or the spectral vector"
         )
     if sample_rate_hz <= 4 * (mains_hz + MAINS_TOLERANCE_HZ):
-        raise ValueError(f"twice the mains frequency of {mains_hz:g} Hz is above Nyquist at {sample_rate_hz:g} Hz")
+        raise UserError(f"twice the mains frequency of {mains_hz:g} Hz is above Nyquist at {sample_rate_hz:g} Hz")
     return mains_hz
 
 
@@ -165,7 +166,9 @@ class LineSpectrum:
         """As the function `comb`."""
         multiples = tuple(m for m in multiples if m * high_hz < self.sample_rate_hz / 2)
         if not multiples:
-            raise ValueError(f"no line of a comb from {low_hz:g} Hz is below Nyquist at {self.sample_rate_hz:g} Hz")
+            raise UserError(
+                f"no line of a comb from {low_hz:g} Hz is below Nyquist at {self.sample_rate_hz:g} Hz: featurize with --mains none"
+            )
         noise = self.noise()
         search = _search(self.sample_rate_hz, self.num_samples, low_hz, high_hz, multiples, noise.device)
         power = squared_magnitude(self.half_bins.index_select(-1, search.half_bins + REACH)) / 2 + TINY_POWER
@@ -257,7 +260,7 @@ def comb(
 
     First the maximum of sum ln(1 + line power / noise) on a grid, so that one loud foreign line cannot decide; then the summit of the
     summed line power nearest to it: joint least squares for lines that the window keeps apart.
-    Raises ValueError where not even the first multiple is below Nyquist.
+    Raises UserError where not even the first multiple is below Nyquist.
     """
     highest_hz = min(multiples[-1] * high_hz, sample_rate_hz / 2)
     found = waveforms.new_empty((2, len(waveforms)), dtype=torch.float64)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 from pydantic import with_config
 
-from vibray.config import STRICT
+from vibray.config import STRICT, UserError
 from vibray.schema import NORMAL, Reason
 from vibray.signal.broken import LINE_REASONS, broken_line, line, truncated
 from vibray.signal.faults import DISTURBANCES, FAULTS
@@ -72,17 +72,17 @@ class FleetConfig:
 
     def __post_init__(self) -> None:
         if min(self.num_records, self.num_units, self.sensors_per_unit, self.num_samples) < 1 or self.sample_rate_hz < 8000:
-            raise ValueError("a fleet needs at least one record, unit, sensor and sample, and a sample rate of at least 8000 Hz")
+            raise UserError("a fleet needs at least one record, unit, sensor and sample, and a sample rate of at least 8000 Hz")
         if not 0 <= self.severity[0] <= self.severity[1] <= 1:
-            raise ValueError(f"severity must be a range within 0 to 1, not {self.severity}")
+            raise UserError(f"severity must be a range within 0 to 1, not {self.severity}")
         if min(self.contamination, self.off_share) < 0 or self.contamination + self.off_share > 1:
-            raise ValueError(f"contamination {self.contamination} and off_share {self.off_share} must be shares whose sum is at most 1")
+            raise UserError(f"contamination {self.contamination} and off_share {self.off_share} must be shares whose sum is at most 1")
         if not (0 <= self.disturbance_share <= 1 and 0 <= self.broken_share <= 1):
-            raise ValueError(f"disturbance_share {self.disturbance_share} and broken_share {self.broken_share} must lie within 0 to 1")
+            raise UserError(f"disturbance_share {self.disturbance_share} and broken_share {self.broken_share} must lie within 0 to 1")
         if min(self.first_unit, self.first_step, self.seed) < 0 or self.interval_s < 1:
-            raise ValueError("first_unit, first_step and seed must not be negative, interval_s not below 1")
+            raise UserError("first_unit, first_step and seed must not be negative, interval_s not below 1")
         if not self.faults and self.contamination:
-            raise ValueError("contamination without any fault in `faults`")
+            raise UserError("contamination without any fault in `faults`")
 
 
 @dataclass(frozen=True)

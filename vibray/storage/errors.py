@@ -23,6 +23,10 @@ class ObjectChanged(StorageError):
     """An object is not the one that was planned: its etag (or size, or time) differs."""
 
 
+class HalfWritten(UserError):
+    """A JSON file that was not written to its end: what wrote it was killed."""
+
+
 class StorageBusy(StorageError):
     """Storage did not answer, or asks to wait: trying again may mend it."""
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from vibray.config import UserError
 from vibray.schema import FORMAT_VERSION
 from vibray.storage import local, s3
-from vibray.storage.errors import ObjectChanged, ObjectExists, ObjectMissing, StorageError, explain, storage_errors
+from vibray.storage.errors import HalfWritten, ObjectChanged, ObjectExists, ObjectMissing, StorageError, explain, storage_errors
 from vibray.storage.streams import LocalStream, S3Stream, local_etag, written_again
 
 log = logging.getLogger(__name__)
@@ -250,14 +250,14 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
 
 
 def read_json(uri: str) -> dict[str, Any]:
-    """The values of a file written by `write_json`. Raises ObjectMissing, and UserError for a file of another format version."""
+    """The values of a file written by `write_json`. Raises ObjectMissing, HalfWritten, and UserError for another format version."""
     data = read_bytes(uri)
     try:
         values = json.loads(data)
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
-        raise UserError(f"{uri} is not a whole JSON object, so not one that vibray wrote to its end: remove it and start again")
+        raise HalfWritten(f"{uri} is not a whole JSON object, so not one that vibray wrote to its end: remove it and start again")
     version = values.pop("format_version", None)
     if version != FORMAT_VERSION:
         made = "without a format version" if version is None else f"by version {ascii(version)[:40]} of the format"

@@ -6,9 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from vibray.storage.corpus import CorpusFacts
 from vibray.storage.objects import below
 from vibray.storage.plan import PartPlan
-from vibray.storage.records import BadRecord, CorpusFacts, Record, parse_line, parse_object, to_tables
+from vibray.storage.records import BadRecord, Record, parse_line, parse_object, to_tables
 from vibray.storage.shards import Broken, RawItem, RawLine, read_lines
 
 ROWS_PER_BATCH = 2500

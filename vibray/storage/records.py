@@ -21,11 +21,9 @@ import pyarrow as pa
 
 from vibray import schema
 from vibray.schema import Reason
-from vibray.storage.corpus import CorpusFacts, UnitError, read_units
+from vibray.storage.corpus import CorpusFacts
 from vibray.storage.shards import head_of, head_of_value
 from vibray.storage.shortcut import cut_numbers
-
-__all__ = ["BadRecord", "CorpusFacts", "Record", "UnitError", "count_reasons", "parse_line", "parse_object", "read_units", "to_tables"]
 
 FIELDS = ("data_time", "signal_value", "sensor_id")
 

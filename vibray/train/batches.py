@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vibray.config import UserError
 from vibray.train.reduce import World
 
 Inputs = Tensor | tuple[Tensor, ...]
@@ -28,7 +29,7 @@ class TrainingSet:
 
     def __post_init__(self) -> None:
         if len(self.indices) == 0:
-            raise ValueError("there is no record to train on: are all of them left out by labels, trimming or duplicates?")
+            raise UserError("there is no record to train on: are all of them left out by labels, trimming or duplicates?")
 
     def __len__(self) -> int:
         return len(self.indices)

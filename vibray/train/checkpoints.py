@@ -9,6 +9,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from vibray.storage import objects
+from vibray.storage.errors import HalfWritten
 from vibray.train.fit import Progress
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class Checkpoints:
             uri = objects.join(self.folder, f"{stage}-{epoch}")
             try:
                 marker = objects.read_json(uri + ".json")
-            except ValueError as error:
+            except HalfWritten as error:
                 log.warning("training goes on from an earlier checkpoint: %s", error)
                 continue
             data = objects.read_bytes(uri + ".safetensors")

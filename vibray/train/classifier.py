@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from pydantic import with_config
 
-from vibray.config import STRICT
+from vibray.config import STRICT, UserError
 from vibray.models.backbone import LAYERS
 from vibray.models.classifier import Classifier
 from vibray.train.batches import Batches, TrainingSet
@@ -31,9 +31,9 @@ class TuningConfig:
 
     def __post_init__(self) -> None:
         if unknown := [name for _, name in self.unfreeze if name not in LAYERS]:
-            raise ValueError(f"tuning: the encoder has no part {', '.join(unknown)}; choose among {', '.join(LAYERS)}")
+            raise UserError(f"tuning: the encoder has no part {', '.join(unknown)}; choose among {', '.join(LAYERS)}")
         if not 0 < self.validation_share < 1:
-            raise ValueError(f"tuning: validation_share must lie between 0 and 1, not {self.validation_share}")
+            raise UserError(f"tuning: validation_share must lie between 0 and 1, not {self.validation_share}")
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class TrainedClassifier:
 def balance(targets: np.ndarray, weights: np.ndarray, num_faults: int) -> tuple[np.ndarray, np.ndarray]:
     """Weights of the two labels and of the faults: inverse to their share of the records' weights, so that each class counts alike.
 
-    A class without records keeps 1. Raises ValueError where no normal or no abnormal record is labelled.
+    A class without records keeps 1. Raises UserError where no normal or no abnormal record is labelled.
     """
     label_sums = np.array([weights[targets[:, 0] == label].sum() for label in (0, 1)])
     if not label_sums.all():
         missing = "normal" if label_sums[0] == 0 else "abnormal"
-        raise ValueError(f"no {missing} record is among the labels to train on: a classifier needs both kinds")
+        raise UserError(f"no {missing} record is among the labels to train on: a classifier needs both kinds")
     fault_sums = np.array([weights[targets[:, 1] == fault].sum() for fault in range(num_faults)])
     return _inverse(label_sums), _inverse(fault_sums)
 
@@ -90,7 +90,7 @@ def train_classifier(
     `rows.targets` is [rows, 2] of int64 as `Classifier.loss` takes them. The encoder is frozen and its parts join by `tuning.unfreeze`;
     one that is not `pretrained` moves from the start. Validation rows are real labels, never trained on; the epoch with the highest F1
     on them (then the lowest loss) is kept, and the temperatures are fitted on them. Too few labels: a warning, and the last epoch is kept
-    uncalibrated. Raises ValueError where normal or abnormal records are missing.
+    uncalibrated. Raises UserError where normal or abnormal records are missing.
     """
     assert rows.targets is not None
     world = World.current()

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt64
 from pydantic import with_config
 from torch import Tensor
 
-from vibray.config import STRICT
+from vibray.config import STRICT, UserError
 from vibray.schema import LABEL_ABNORMAL, UNDECIDED
 from vibray.signal.injected import Kind, inject
 from vibray.train.batches import Inputs, TrainingSet
@@ -30,9 +30,9 @@ class ExposureConfig:
 
     def __post_init__(self) -> None:
         if not self.snr_db[0] <= self.snr_db[1]:
-            raise ValueError(f"exposure: snr_db must be a range, not {self.snr_db}")
+            raise UserError(f"exposure: snr_db must be a range, not {self.snr_db}")
         if self.seed < 1:
-            raise ValueError("exposure: seed must be at least 1, since 0 is the guard's")
+            raise UserError("exposure: seed must be at least 1, since 0 is the guard's")
 
 
 def injected(

@@ -11,7 +11,7 @@ import torch
 from pydantic import with_config
 from torch import Tensor, nn
 
-from vibray.config import STRICT
+from vibray.config import STRICT, UserError
 from vibray.train.batches import Batch, Batches, to
 from vibray.train.reduce import distributed
 
@@ -42,9 +42,10 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch_size < 1 or self.patience < 1:
-            raise ValueError(f"optim: epochs >= 0, batch_size >= 1 and patience >= 1 are needed, not {self}")
-        if not self.lr > 0 or not self.weight_decay >= 0:
-            raise ValueError(f"optim: lr > 0 and weight_decay >= 0 are needed, not {self.lr} and {self.weight_decay}")
+            given = f"{self.epochs}, {self.batch_size} and {self.patience}"
+            raise UserError(f"optim: epochs >= 0, batch_size >= 1 and patience >= 1 are needed, not {given}")
+        if not 0 < self.lr < math.inf or not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"optim: lr > 0 and weight_decay >= 0 are needed, not {self.lr} and {self.weight_decay}")
 
 
 class Trainable(Protocol):
@@ -86,7 +87,7 @@ def silent(stage: str, epoch: int, figures: dict[str, float]) -> None:
     """A report that says nothing."""
 
 
-class Diverged(ArithmeticError):
+class Diverged(UserError):
     """The loss is no longer a number."""
 
 
@@ -156,7 +157,7 @@ def fit(net: Any, batches: Batches, optim: OptimConfig, on_epoch: OnEpoch, progr
     """Trains a net (an nn.Module that is Trainable) in place, from `progress` on, to `optim.epochs` epochs or until `on_epoch` says stop.
 
     When `on_epoch` is called, `progress` already counts the epoch. Parameters that `on_epoch` makes trainable join at the next epoch.
-    Every worker has to call it. Raises Diverged where the loss is no longer finite, ValueError where every record has weight 0.
+    Every worker has to call it. Raises Diverged where the loss is no longer finite, UserError where every record has weight 0.
     """
     progress = Progress() if progress is None else progress
     while progress.epoch < optim.epochs:
@@ -190,7 +191,7 @@ def _train_epoch(net: Any, forward: Callable[..., Any], batches: Batches, optim:
         totals.append(batch.total_weight)
         num_records += batch.size
     if not losses:
-        raise ValueError("every record to train on has weight 0")
+        raise UserError("every record to train on has weight 0")
     steps = world.sum(torch.stack(losses)).cpu().numpy()
     if not np.isfinite(steps).all():
         raise Diverged(f"the loss of epoch {epoch} is no longer finite: choose a lower learning rate, or float32")

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
+from vibray.config import UserError
+
 MIN_DISTINCT = 0.99
 """share of scores that must differ from one another"""
 MIN_SPREAD = 1e-3
@@ -18,7 +20,7 @@ AUC_MARGIN = 0.02
 """by how much the AUROC on injected faults may lie below the untrained network's"""
 
 
-class CollapsedModel(ValueError):
+class CollapsedModel(UserError):
     """A trained net maps all records to one point, or no longer tells injected faults from records."""
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vibray.config import short_hash, to_json
+from vibray.config import first_line, short_hash, to_json
 from vibray.storage import objects
 
 BATCH = 100
@@ -103,7 +103,7 @@ class Tracker:
             getattr(self.client, name)(self.run_id, *values, **named)
         except Exception as error:  # whatever a server or a database raises
             self.client = None
-            self.tell(f"warning: MLflow is told nothing more ({_first_line(error)}); metrics.jsonl has every figure")
+            self.tell(f"warning: MLflow is told nothing more ({_without_secrets(error)}); metrics.jsonl has every figure")
 
 
 @contextlib.contextmanager
@@ -145,7 +145,7 @@ def _opened(tracking: Tracking, run_uri: str, tell: Callable[[str], None]) -> Tr
             return Tracker(tell, client, known["run_id"])
         run = client.create_run(experiment, run_name=objects.last_segment(run_uri))
     except Exception as error:  # whatever a server or a database raises
-        tell(f"warning: MLflow is told nothing ({_first_line(error)}); metrics.jsonl has every figure")
+        tell(f"warning: MLflow is told nothing ({_without_secrets(error)}); metrics.jsonl has every figure")
         return Tracker(tell)
     objects.write_json(file, {"run_id": run.info.run_id, "experiment_id": experiment, "tracking_uri": shown(tracking.uri)})
     return Tracker(tell, client, run.info.run_id)
@@ -166,7 +166,6 @@ def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield prefix, str(values)
 
 
-def _first_line(error: BaseException) -> str:
+def _without_secrets(error: BaseException) -> str:
     """What went wrong, without the names and passwords of addresses in it."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return re.sub(r"//[^/@\s]+@", "//", line)[:200]
+    return re.sub(r"//[^/@\s]+@", "//", first_line(error))[:200]

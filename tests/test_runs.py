@@ -1,0 +1,139 @@
+"""A run in memory and as a folder: what it scores, and what is said of a folder that holds something else."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from tests.pipeline.lines import FACTS, RATE_HZ, waveform
+from vibray import runs
+from vibray.config import UserError
+from vibray.features.scaling import ScalingFit
+from vibray.models.ensemble import Ensemble, EnsembleConfig
+from vibray.recipes import (
+    NAMED,
+    ClassicalRecipe,
+    ClassifierRecipe,
+    DeepRecipe,
+    EnsembleRecipe,
+    banded,
+    build_classical,
+    build_classifier,
+    build_deep,
+    build_feature,
+    build_vector,
+    columns_of,
+    small,
+)
+from vibray.runs import Detecting, Diagnosing, Fusing, Run, RunMismatch, score_statistics
+from vibray.storage import objects
+from vibray.storage.parts import finish_folder
+
+FAULTS = "arc", "bolt"
+SENSORS = [("t1", f"t1-s{i % 2}") for i in range(70)]
+
+
+def waves(num_records: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.stack([waveform(rng, i % 2) for i in range(num_records)]).astype(np.float32)
+
+
+def keys(num: int) -> np.ndarray:
+    return np.arange(num, dtype=np.uint64)
+
+
+def classical() -> Run:
+    recipe, w = banded(), torch.from_numpy(waves(70))
+    feature = build_vector(recipe.feature, FACTS.mains_hz)
+    fit = ScalingFit(recipe.scaling, feature.shape)
+    fit.update(feature(w, RATE_HZ), SENSORS, keys(70))
+    scaling, detector = fit.finish(), build_classical(recipe.detector, feature)
+    x = scaling(feature(w, RATE_HZ), SENSORS)[:, columns_of(feature, recipe.detector.blocks)]
+    detector.update(x, keys(70))
+    while detector.finish():
+        detector.update(x, keys(70))
+    return Run(recipe, FACTS, Detecting(recipe, scaling, detector, score_statistics(detector.score(x).numpy())))
+
+
+def deep() -> Run:
+    recipe = small(NAMED["cwt-svdd"](), 1)
+    assert isinstance(recipe, DeepRecipe)
+    feature = build_feature(recipe.feature, FACTS.mains_hz)
+    fit = ScalingFit(recipe.scaling, feature.shape)
+    fit.update(feature(torch.from_numpy(waves(4)), RATE_HZ), SENSORS[:4], keys(4))
+    torch.manual_seed(0)
+    net = build_deep(recipe.detector, feature.shape).eval()
+    return Run(recipe, FACTS, Detecting(recipe, fit.finish(), net, score_statistics(np.arange(9.0))))
+
+
+def ensemble() -> Run:
+    members = {"classical": classical(), "deep": deep()}
+    fusion = EnsembleConfig(weights=(("classical", 0.5), ("deep", 0.5)))
+    fused = Ensemble(fusion)
+    fused.fit({name: member.score(waves(9), RATE_HZ) for name, member in members.items()})
+    recipes = {name: member.recipe for name, member in members.items() if isinstance(member.recipe, ClassicalRecipe | DeepRecipe)}
+    return Run(EnsembleRecipe(members=recipes, fusion=fusion), FACTS, Fusing(members, fused))
+
+
+def classifier() -> Run:
+    recipe = small(NAMED["classifier"](), 1)
+    assert isinstance(recipe, ClassifierRecipe) and recipe.image is not None
+    feature = build_feature(recipe.image, FACTS.mains_hz)
+    fit = ScalingFit(recipe.image_scaling, feature.shape)
+    fit.update(feature(torch.from_numpy(waves(4)), RATE_HZ), SENSORS[:4], keys(4))
+    torch.manual_seed(0)
+    net = build_classifier(recipe, len(FAULTS), {"image": feature.shape}).eval()
+    return Run(recipe, FACTS, Diagnosing(recipe, FAULTS, net, fit.finish(), None), device="cpu")
+
+
+KINDS = {"classical": classical, "deep": deep, "ensemble": ensemble, "classifier": classifier}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_array_scores_as_a_tensor_does_and_no_record_gives_no_score(kind):
+    run, w = KINDS[kind](), waves(3)
+    whole = run.outputs(torch.from_numpy(w), RATE_HZ, SENSORS[:3])
+    assert torch.equal(run.score(w, RATE_HZ, SENSORS[:3]), whole["score"])
+    backwards = w[::-1]
+    backwards.flags.writeable = False  # as pyarrow hands arrays on
+    assert torch.equal(run.score(backwards, RATE_HZ), run.score(torch.from_numpy(backwards.copy()), RATE_HZ))
+    for hastened in (run, run.hastened()):
+        for none in (w[:0], torch.from_numpy(w[:0])):
+            empty = hastened.outputs(none, RATE_HZ, [])
+            assert {name: (len(column), column.dtype) for name, column in empty.items()} == {
+                name: (0, column.dtype) for name, column in whole.items()
+            }
+            assert hastened.score(none, RATE_HZ).shape == (0,)
+    with pytest.raises(RunMismatch, match="samples"):
+        run.score(w[:0, :-1], RATE_HZ)
+
+
+@pytest.mark.parametrize("kind", ["classical", "deep", "classifier"])
+def test_a_folder_that_says_other_things_than_training_writes_is_the_users_to_mend(kind, tmp_path):
+    run, uri = KINDS[kind](), str(tmp_path / "run")
+    runs.begin(uri, run.recipe, run.facts, {}, run.faults)
+    runs.save(uri, run, [], {})
+    w = waves(2)
+    assert torch.equal(runs.load(uri).score(w, RATE_HZ), run.score(w, RATE_HZ))
+    names, weights = list(objects.read_json(f"{uri}/_done.json")["files"]), objects.join(uri, "model.safetensors")
+    tensors = load(objects.read_bytes(weights))
+
+    def refused(data: bytes) -> None:
+        objects.write_bytes(weights, data)
+        finish_folder(uri, names, {"members": []})
+        with pytest.raises(UserError, match="train the run again"):
+            runs.load(uri)
+
+    refused(b"no tensors")
+    for name in {n.partition(".")[0]: n for n in reversed(tensors)}.values():  # one of each part of the run
+        refused(save({n: t for n, t in tensors.items() if n != name}))
+    scaling = next(name for name in tensors if name.endswith("scaling.location"))
+    location = tensors[scaling]
+    other = location[..., :-1, :] if location.ndim > 2 else location[:, :-1]  # a row or an element fewer
+    refused(save(tensors | {scaling: other.contiguous()}))
+    objects.write_bytes(weights, save(tensors))
+    facts = objects.read_json(f"{uri}/scaling.json")
+    objects.write_json(f"{uri}/scaling.json", {name: value for name, value in facts.items() if name != "scalings"})
+    finish_folder(uri, names, {"members": []})
+    with pytest.raises(UserError, match="KeyError: 'scalings'"):
+        runs.load(uri)
