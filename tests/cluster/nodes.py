@@ -35,6 +35,7 @@ class Cluster:
         self.folder = folder
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         mine = {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+        mine["RAY_raylet_start_wait_time_s"] = str(PATIENCE_S)  # `ray start` gives up after half a minute
         self.environment = {**os.environ, **mine, "OMP_NUM_THREADS": "1", **environment}
         self.environment.pop("RAY_ADDRESS", None)
         self.port, self.dashboard = free_port(), free_port()

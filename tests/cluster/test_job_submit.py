@@ -4,7 +4,9 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -20,15 +22,17 @@ from vibray.storage.parts import Parts
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster():
     """A head with one core and a node with another."""
-    cluster = Cluster(tmp_path_factory.mktemp("r"), RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="2")
-    try:
-        cluster.start_head(1)
-        cluster.start_worker(1)
-        yield cluster
-    finally:
-        cluster.stop()
+    # not below pytest's own folder: with the name of a process in it, the path of Ray's sockets is longer than a socket's may be
+    with tempfile.TemporaryDirectory(prefix="v-", ignore_cleanup_errors=True) as folder:
+        cluster = Cluster(Path(folder), RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="2")
+        try:
+            cluster.start_head(1)
+            cluster.start_worker(1)
+            yield cluster
+        finally:
+            cluster.stop()
 
 
 @pytest.fixture(scope="module")
