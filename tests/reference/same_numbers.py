@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 RECIPES: dict[str, list[str]] = {
@@ -53,7 +54,9 @@ PLACES = ("uri", "run", "config", "recipe", "hash", "environment", "features", "
 """Fields that say where or how fast, not what."""
 
 FILES, FOLDERS = ("cuts.json", "unit_alarms.json", "agreement.json", "winner.json"), ("evaluations", "benchmark", "search")
-PLANS = ("grid.json", "search.json", "search_summary.json", "benchmark.json")
+
+UNSAID = ("_done.json", "plan.json", "recipe.json", "environment.json", "numbers.json", "grid.json", "search.json", "search_summary.json")
+UNSAID += ("benchmark.json",)
 
 
 class Line:
@@ -154,27 +157,26 @@ class Line:
 def numbers(folder: Path) -> dict[str, Any]:
     """A digest by name of each thing that the line said."""
     found: dict[str, Any] = {}
+    tables: dict[str, list[pa.Table]] = {}
     for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        inner = [part for part in path.relative_to(folder).parts if part in ("checkpoints", "_done", "ray", "bad")]
-        if not path.is_file() or inner or path.name in ("_done.json", "plan.json", "recipe.json", "environment.json", "numbers.json"):
+        name, parts = path.relative_to(folder).as_posix(), path.relative_to(folder).parts
+        if not path.is_file() or {"checkpoints", "_done", "ray", "bad"} & set(parts) or path.name in UNSAID:
             continue
-        top = name.split("/")[0]
-        if path.suffix == ".parquet":
-            table = pq.read_table(path)
-            own = name if top in ("decisions", "calibrations") else str(Path(name).parent)
-            for column in table.column_names:
-                found.setdefault(f"{own}:{column}", hashlib.blake2b(digest_size=8)).update(repr(table[column].to_pylist()).encode())
-        elif path.name in ("cuts.json", "unit_alarms.json", "agreement.json", "winner.json") or top in (
-            "evaluations",
-            "benchmark",
-            "search",
-        ):
-            if path.suffix == ".json" and path.name not in ("grid.json", "search.json", "search_summary.json", "benchmark.json"):
-                found[name] = _said(json.loads(path.read_text()))
+        if path.suffix == ".parquet":  # the parts of a table bear hashes of the input's times: their rows are put together and sorted
+            tables.setdefault(name if parts[0] in ("decisions", "calibrations") else str(Path(name).parent), []).append(pq.read_table(path))
+        elif path.suffix == ".json" and (path.name in FILES or parts[0] in FOLDERS):
+            found[name] = _said(json.loads(path.read_text()))
+            if path.name == "cuts.json":
+                found[name].pop("scores")  # names of the content, and so of the parts
         elif path.name == "metrics.jsonl":
             found[name] = [_said(json.loads(line)) for line in path.read_text().splitlines()]
-    return {name: value.hexdigest() if hasattr(value, "hexdigest") else value for name, value in found.items()}
+    for name, those in tables.items():
+        table = pa.concat_tables(those)
+        if "record_id" in table.column_names:
+            table = table.sort_by("record_id")
+        for column in table.column_names:
+            found[f"{name}:{column}"] = hashlib.blake2b(repr(table[column].to_pylist()).encode(), digest_size=8).hexdigest()
+    return found
 
 
 def _said(values: Any) -> Any:
