@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from vibray.config import UserError
+from vibray.config import UserError, first_line
 from vibray.pipeline import logs
 from vibray.storage.errors import StorageBusy
 
@@ -82,7 +82,7 @@ def ending(error: BaseException) -> Ending | None:
     last = _of_ray(chain[-1])  # where a task's own error lies at the bottom, it is a defect
     for names, words in OF_A_MACHINE:
         if last & set(names.split()) and not last & OF_A_TASK:
-            return Ending(AGAIN, f"error: {words} ({_first_line(chain[-1])}); {GO_ON}")
+            return Ending(AGAIN, f"error: {words} ({first_line(chain[-1])}); {GO_ON}")
     return None
 
 
@@ -124,7 +124,7 @@ def user_errors() -> Iterator[None]:
 def _end(error: Exception | KeyboardInterrupt) -> NoReturn:
     end = ending(error)
     if logs.as_json():
-        code, line = end or Ending(1, f"a defect: {_first_line(error)}")
+        code, line = end or Ending(1, f"a defect: {first_line(error)}")
         shown = end is None or bool(os.environ.get("VIBRAY_TRACEBACK"))
         log.error("%s", line, extra=logs.event("end", exit_code=code), exc_info=error if shown else None)
         raise SystemExit(code) from None
@@ -159,7 +159,3 @@ def interruptible() -> Iterator[None]:
 def _text(error: BaseException) -> str:
     """What the error says, without the advice on retries that Ray Data appends to what a task raised."""
     return str(error).split("\nFailed to ", 1)[0]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

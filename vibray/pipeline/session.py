@@ -19,7 +19,7 @@ import ray.data
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from vibray.config import versions
+from vibray.config import first_line, versions
 from vibray.pipeline.ending import ClusterAway, ClusterError, interruptible
 from vibray.pipeline.progress import LINE_S
 from vibray.storage import objects
@@ -66,11 +66,11 @@ def started(num_cpus: int | None = None, needed: bool = True) -> Iterator[None]:
             local = {"address": "local", "num_cpus": num_cpus, "include_dashboard": False}
             ray.init(**({"address": address} if address else local), **quiet)
     except (RuntimeError, ConnectionError) as error:
-        raise ClusterError(f"cannot join the Ray cluster at {address or 'this machine'}: {_first_line(error)}") from error
+        raise ClusterError(f"cannot join the Ray cluster at {address or 'this machine'}: {first_line(error)}") from error
     except Exception as error:  # of no class of its own: "The current node timed out during startup", where a machine is too busy
         if type(error) is not Exception:
             raise
-        raise ClusterAway(f"Ray does not start on {address or 'this machine'}: {_first_line(error)}") from error
+        raise ClusterAway(f"Ray does not start on {address or 'this machine'}: {first_line(error)}") from error
     try:
         # ray.init put its own handler in place, which waits half a minute for tasks
         with quiet_data(), interruptible():
@@ -91,7 +91,7 @@ def _await(address: str) -> None:
             return
         except OSError as error:
             if time.monotonic() > give_up:
-                raise ClusterAway(f"nothing answers at RAY_ADDRESS={address} ({_first_line(error)}): is the cluster there?") from error
+                raise ClusterAway(f"nothing answers at RAY_ADDRESS={address} ({first_line(error)}): is the cluster there?") from error
         time.sleep(1.0)
 
 
@@ -251,11 +251,7 @@ def _node_facts(address: str, uris: tuple[str, ...]) -> NodeFacts:
             if not objects.exists(uri):
                 unreachable = f"{uri}: not there as this node sees it; give an s3:// URI or a folder that every node mounts"
         except Exception as error:  # the text goes to the driver: an exception class might not unpickle there
-            unreachable = f"{uri}: {_first_line(error)}"
+            unreachable = f"{uri}: {first_line(error)}"
         if unreachable:
             break
     return NodeFacts(address, versions(), unreachable)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

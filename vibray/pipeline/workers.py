@@ -26,7 +26,6 @@ from vibray.pipeline import session
 from vibray.pipeline.progress import Bars, Progress
 from vibray.storage import objects
 from vibray.tables import TrainingTable
-from vibray.train.fit import Diverged
 from vibray.train.images import NodeArray
 from vibray.train.reduce import World
 from vibray.train.tracking import Tracking
@@ -119,7 +118,7 @@ def _worker(config: dict[str, Any]) -> None:
         return
     try:
         _train(config)
-    except (UserError, Diverged, torch.OutOfMemoryError) as error:
+    except (UserError, torch.OutOfMemoryError) as error:
         full = isinstance(error, torch.OutOfMemoryError)
         ray.get(board.fail.remote("the GPU has too little memory for a batch: lower --optim.batch-size" if full else str(error)))
         if World.current().size > 1:
