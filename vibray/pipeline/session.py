@@ -89,6 +89,8 @@ def _await(address: str) -> None:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENS_S / 3).close()
             return
+        except OverflowError as error:
+            raise ClusterError(f"RAY_ADDRESS={address}: there is no such port") from error
         except OSError as error:
             if time.monotonic() > give_up:
                 raise ClusterAway(f"nothing answers at RAY_ADDRESS={address} ({first_line(error)}): is the cluster there?") from error
