@@ -36,6 +36,7 @@ def test_the_demo_over_s3_as_a_newcomer_types_it(bucket, tmp_path):
     command = [sys.executable, "jobs/demo.py", "--folder", f"{bucket}/demo", "--num-units", "5", "--epochs", "2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "Warning" not in done.stdout + done.stderr
     assert "default (fused)" in done.stdout.split("AUROC on the test set")[1].splitlines()[1]
     for reason in Reason:
         assert f" {reason}" in done.stdout

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,10 @@ def quiet_data() -> Iterator[None]:
     for name, value in wanted.items():
         setattr(context, name, value)
     try:
-        yield
+        with warnings.catch_warnings():
+            # one chain is one input, whose parts come one after another: the tasks behind it are as many as there are cores all the same
+            warnings.filterwarnings("ignore", "The maximum number of concurrent tasks for")
+            yield
     finally:
         for name, value in before.items():
             setattr(context, name, value)
