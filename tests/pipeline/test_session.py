@@ -131,11 +131,14 @@ def main() -> None:
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     ray.init(address=cluster.address, log_to_driver=False)
-    coming = threading.Timer(3, lambda: cluster.add_node(num_cpus=1))
-    coming.start()
-    session.await_room("CPU", 1)
+    waiting = threading.Thread(target=session.await_room, args=("CPU", 1))  # nodes are added from the main thread alone
+    waiting.start()
+    time.sleep(3)
+    assert waiting.is_alive()
+    cluster.add_node(num_cpus=1)
+    waiting.join(timeout=60)
+    assert not waiting.is_alive()
     print("came", ray.cluster_resources()["CPU"])
-    coming.join()
     ray.shutdown()
     cluster.shutdown()
 
