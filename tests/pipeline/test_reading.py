@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from tests.pipeline.lines import FACTS, write_shard
+from vibray.pipeline.local import num_parts
 from vibray.pipeline.reading import TASK_BYTES, grouped, pack, read_parts, unpack, work_parts
 from vibray.storage.parts import missing
 from vibray.storage.plan import PartPlan, make_plan
@@ -71,6 +72,19 @@ def test_a_large_part_is_a_task_and_ranges_count_by_their_bytes():
     ranges = [(replace(part, start=part.size - 1), done) for part, done in todo]
     assert len(grouped(ranges, 1)[0]) == 43 // 2
     assert grouped([], 4) == []
+
+
+def test_a_chain_of_many_small_objects_is_no_work_for_one_process():
+    (chain,) = make_chain(1, MB)
+    assert num_parts([chain]) == 1
+    (chain,) = make_chain(200, MB)
+    assert num_parts([chain]) == 4
+    assert chain[0].num_bytes == 200 * MB
+
+
+def make_chain(num_objects: int, size: int):
+    more = tuple((f"{i}.jsonl.gz", "e", size) for i in range(1, num_objects))
+    return [(PartPlan("p", "0.jsonl.gz", "e", size, 0, None, 2000, 1 << 40, more), frozenset[int]())]
 
 
 def counted(read):

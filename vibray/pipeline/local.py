@@ -29,8 +29,8 @@ def works_alone(local: bool, num_parts: int) -> bool:
 
 
 def num_parts(todo: Todo) -> int:
-    """How many parts are to do; of a compressed object, which is one chain of them, by its size."""
-    return sum(1 + (part.size // CHAIN_BYTES if part.chain else 0) for part, _ in todo)
+    """How many parts are to do; of a chain of them, a compressed object or many small ones, by its size."""
+    return sum(1 + (part.num_bytes // CHAIN_BYTES if part.chain else 0) for part, _ in todo)
 
 
 def device_here(nets: bool) -> str:

@@ -85,7 +85,7 @@ def grouped(todo: Todo, num_workers: int) -> Sequence[Todo]:
     A task takes half of what a worker's share of the rest is, up to TASK_BYTES, and one part at least (guided self-scheduling:
     Polychronopoulos and Kuck 1987).
     """
-    sizes = [sum(size for *_, size in part.objects) if part.chain else (part.end or part.size) - part.start for part, _ in todo]
+    sizes = [part.num_bytes for part, _ in todo]
     rest, taken = sum(sizes), 0
     groups: list[list[tuple[PartPlan, frozenset[int]]]] = [[]]
     for entry, size in zip(todo, sizes, strict=True):

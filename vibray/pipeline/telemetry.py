@@ -14,7 +14,7 @@ from vibray.pipeline import logs
 from vibray.pipeline.local import running_ray
 from vibray.pipeline.progress import Progress
 from vibray.storage import tally
-from vibray.storage.plan import PartPlan, Plan, Todo
+from vibray.storage.plan import Plan, Todo
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +71,9 @@ class Watch:
     """The parts of a job as they are done. The share done is of the bytes of the plan, as they are stored."""
 
     def __init__(self, verb: str, plan: Plan, todo: Todo):
-        self.left = {part.id: _num_bytes(part) for part, _ in todo}
+        self.left = {part.id: part.num_bytes for part, _ in todo}
         self.chains = {part.id for part, _ in todo if part.chain}
-        total = sum(_num_bytes(part) for part in plan.parts)
+        total = sum(part.num_bytes for part in plan.parts)
         self.metrics = None if running_ray() is None else Metrics(verb)
         self.num_bad = self.num_retries = 0
         self.progress = Progress(verb, total, "records", total - sum(self.left.values()))
@@ -111,7 +111,3 @@ class Watch:
 
     def __exit__(self, *error: object) -> None:
         self.progress.close()
-
-
-def _num_bytes(part: PartPlan) -> int:
-    return sum(size for _, _, size in part.objects) if part.end is None else part.end - part.start

@@ -60,6 +60,11 @@ class PartPlan:
         """True for a chain of parts."""
         return self.max_lines is not None
 
+    @property
+    def num_bytes(self) -> int:
+        """What is read of it, as it is stored."""
+        return sum(size for _, _, size in self.objects) if self.chain else (self.end or self.size) - self.start
+
     def part_id(self, number: int) -> str:
         """The id of the part; of a chain, of its part `number` (from 0)."""
         return f"{self.id}-{number}" if self.chain else self.id
