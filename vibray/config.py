@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import unicodedata
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -20,6 +21,11 @@ class UserError(ValueError):
 def first_line(error: BaseException) -> str:
     """What an error says in its first line; the name of its class where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def same_name(text: str) -> str:
+    """What two spellings of one name have in common: blanks, case and Unicode form (full-width, composed) left aside."""
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
 STRICT = ConfigDict(extra="forbid")

@@ -17,7 +17,8 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from vibray.config import UserError, from_json, short_hash, to_json
-from vibray.decide.state import SensorHistory, state_statistics, states
+from vibray.decide.findings import Finding, counts_of
+from vibray.decide.state import SensorHistory, causes, state_statistics, states
 from vibray.features.scaling import Scaling, Sensor
 from vibray.models.classifier import NO_FAULT, UNKNOWN_FAULT, Classifier
 from vibray.models.ensemble import Ensemble
@@ -38,7 +39,7 @@ from vibray.recipes import (
     build_vector,
     columns_of,
 )
-from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX, NORMAL, State
+from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX, NORMAL, Cause, State
 from vibray.signal.harmonics import mains_frequency
 from vibray.signal.robust import median_mad
 from vibray.storage import objects
@@ -219,16 +220,21 @@ class Run:
         """bool a record: its sensor has a baseline in the run, or in the calibration that it was given."""
         return np.logical_and.reduce([scaling.known(sensors) for _, scaling in self.model.scalings().values()])
 
-    def states(self, waveforms: Float[np.ndarray, "batch samples"], sensors: Sequence[Sensor], num_threads: int = 1) -> list[State]:
-        """What the machine was doing in each record."""
+    def states(
+        self, waveforms: Float[np.ndarray, "batch samples"], sensors: Sequence[Sensor], num_threads: int = 1
+    ) -> tuple[list[State], list[Cause | None]]:
+        """What the machine was doing in each record, and why its sensor is called faulty where it is."""
 
-        def of_chunk(start: int) -> list[State]:
+        def of_chunk(start: int) -> tuple[list[State], list[Cause | None]]:
             part = waveforms[start : start + CHUNK]
             history = [self.histories.get(sensor) for sensor in sensors[start : start + CHUNK]]
-            return states(state_statistics(part, self.facts.sample_rate_hz), mains_snr_db(part, self.facts), history)
+            statistics = state_statistics(part, self.facts.sample_rate_hz)
+            found = states(statistics, mains_snr_db(part, self.facts), history)
+            return found, causes(statistics, found)
 
         with ThreadPoolExecutor(num_threads) as pool:
-            return [state for chunk in pool.map(of_chunk, range(0, len(waveforms), CHUNK)) for state in chunk]
+            chunks = list(pool.map(of_chunk, range(0, len(waveforms), CHUNK)))
+        return [state for found, _ in chunks for state in found], [cause for _, why in chunks for cause in why]
 
     def fault_names(self, number: Tensor) -> list[str]:
         """The `fault` column of a classifier's outputs, in words."""
@@ -312,8 +318,8 @@ def begin(uri: str, recipe: Recipe, facts: CorpusFacts, identity: dict[str, Any]
     return objects.exists(objects.join(uri, "_done.json"))
 
 
-def save(uri: str, run: Run, metrics: list[dict[str, Any]], environment: dict[str, Any]) -> None:
-    """Writes what training fitted beside the recipe.json that `begin` wrote, `_done.json` last."""
+def save(uri: str, run: Run, metrics: list[dict[str, Any]], environment: dict[str, Any], findings: Sequence[Finding] = ()) -> None:
+    """Writes what training fitted beside the recipe.json that `begin` wrote, `_done.json` last, with the counts of `findings`."""
     files = {
         "scaling.json": {
             "scalings": {name: scaling.facts() for name, (_, scaling) in run.model.scalings().items()} if not run.members else {},
@@ -329,7 +335,9 @@ def save(uri: str, run: Run, metrics: list[dict[str, Any]], environment: dict[st
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in run.model.tensors().items()}
     objects.write_bytes(objects.join(uri, "model.safetensors"), to_safetensors(tensors))
     write_metrics(uri, metrics)
-    finish_folder(uri, ["recipe.json", *files, "model.safetensors", "metrics.jsonl"], {"members": list(run.members)})
+    finish_folder(
+        uri, ["recipe.json", *files, "model.safetensors", "metrics.jsonl"], {"members": list(run.members), "findings": counts_of(findings)}
+    )
 
 
 def write_metrics(uri: str, lines: list[dict[str, Any]]) -> None:

@@ -26,6 +26,7 @@ class Reason(StrEnum):
     CLIPPED = "clipped"
     LINE_TOO_LONG = "line too long"
     TRUNCATED_STREAM = "truncated stream"
+    NOT_FINITE = "feature or score not finite"
 
 
 class State(StrEnum):
@@ -36,6 +37,17 @@ class State(StrEnum):
     TRANSIENT = "transient"
     SENSOR_FAULT = "sensor_fault"
     UNKNOWN = "unknown"
+
+
+class Cause(StrEnum):
+    """Why a record is of a faulty sensor: a closed list."""
+
+    HANGS = "hangs"
+    ISOLATED = "isolated samples"
+    FEW_VALUES = "few values"
+    CUT = "line cut"
+    OFFSET = "offset at the rail"
+    REPEATS = "repeats an earlier waveform"
 
 
 NORMAL = "normal"
@@ -108,6 +120,7 @@ def scores(members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None,
     fields = [
         *ORIGIN,
         pa.field("state", pa.string(), nullable=False),  # a State
+        pa.field("state_cause", pa.string()),  # a Cause; null but for a sensor_fault
         pa.field("calibrated", pa.bool_(), nullable=False),  # the sensor is known to the run or to the calibration
         pa.field("score", pa.float32(), nullable=False),  # the higher, the more abnormal
         *(pa.field(MEMBER_PREFIX + name, pa.float32(), nullable=False) for name in members),
@@ -122,6 +135,10 @@ def scores(members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None,
             *(pa.field(FAULT_PREFIX + name, pa.float32(), nullable=False) for name in faults),
         ]
     return pa.schema(fields)
+
+
+TIME_TRUSTED = pa.field("time_trusted", pa.bool_(), nullable=False)
+"""Derived by whoever opens a finished table, never stored: False where the record's time cannot be (decide/clocks.py)."""
 
 
 def evidence(num_samples: int, members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None, cascade: bool = False) -> pa.Schema:
@@ -141,7 +158,8 @@ CALIBRATION = pa.schema(
         pa.field("scale", pa.list_(pa.float32()), nullable=False),
         pa.field("median_rms", pa.float64(), nullable=False),  # the sensor's own history, for the state of its later records
         pa.field("mains_share", pa.float64()),  # share of its records with a mains line; null without a mains frequency
-        pa.field("scores", pa.list_(pa.float32()), nullable=False),  # of the same records, against their own statistics
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),  # out of sample: each against statistics of the others
+        pa.field("record_ids", pa.list_(pa.string())),  # of the scores; those of machines off and the like have none
     ]
 )
 
@@ -172,6 +190,7 @@ UNIT_SCORES = pa.schema(
         pa.field("exceeds", pa.bool_(), nullable=False),  # the p-value is at most the rate asked for
         pa.field("alarm", pa.bool_(), nullable=False),  # k of the unit's last n windows exceed
         pa.field("reference", pa.bool_(), nullable=False),  # of reference records alone: it raises no alarm
+        pa.field("dated", pa.bool_(), nullable=False),  # false: of one record whose time cannot be; it is in no order with the others
         pa.field("q_value", pa.float64()),  # over the fleet; only for the newest window of a unit that is not silent
     ]
 )

@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vibray import schema
-from vibray.config import UserError, from_json, short_hash
+from vibray.config import UserError, from_json, short_hash, to_json
+from vibray.decide.audit import audit
 from vibray.decide.duplicates import lowest_keys
-from vibray.decide.pooling import over_sensors
+from vibray.decide.findings import Finding
+from vibray.decide.pooling import TOLERANCE_S, over_sensors
 from vibray.decide.state import SensorHistory, history_of
 from vibray.features.scaling import Sensor
 from vibray.storage import objects
@@ -44,6 +46,13 @@ def the_same(what: str, uris: Sequence[str], values: Sequence[Any]) -> Any:
     return values[0]
 
 
+def the_same_facts(uris: Sequence[str], values: Sequence[dict[str, Any]]) -> CorpusFacts:
+    """The one CorpusFacts of all inputs; a field that one was written before holds its default. Raises InputsDiffer."""
+    facts = [from_json(CorpusFacts, each, uri) for uri, each in zip(uris, values, strict=True)]
+    the_same("what is known of the records (rate, units, mains)", uris, [to_json(each) for each in facts])
+    return facts[0]
+
+
 @dataclass(frozen=True)
 class TrainingTable:
     """The records of one or several features tables: where each comes from and where its row lies. Waveforms stay in storage."""
@@ -57,7 +66,13 @@ class TrainingTable:
     parts: tuple[str, ...]
     part: np.ndarray
     row: np.ndarray
+    repeats: np.ndarray
+    """bool a record: its sensor sent this waveform before; nothing is fitted on it"""
+    time_trusted: np.ndarray
+    """bool a record: False where its time cannot be"""
     num_duplicates: int
+    findings: tuple[Finding, ...] = ()
+    """what the records say against one another"""
 
     def __len__(self) -> int:
         return self.index.num_rows
@@ -78,13 +93,15 @@ class TrainingTable:
         """What is known of each sensor's past."""
         rms, snr = (self.index[name].to_numpy(zero_copy_only=False) for name in ("rms", "mains_snr_db"))
         rows: dict[Sensor, list[int]] = {}
-        for i, sensor in enumerate(self.sensors):
-            rows.setdefault(sensor, []).append(i)
+        for i in np.argsort(self.repeats, kind="stable").tolist():
+            if not self.repeats[i] or self.sensors[i] not in rows:  # one at least of each sensor
+                rows.setdefault(self.sensors[i], []).append(i)
         return {sensor: history_of(rms[i], None if self.facts.mains_hz is None else snr[i]) for sensor, i in rows.items()}
 
     def take(self, rows: np.ndarray) -> "TrainingTable":
         """Only these records, in this order."""
-        return replace(self, index=self.index.take(pa.array(rows)), part=self.part[rows], row=self.row[rows])
+        own = {name: getattr(self, name)[rows] for name in ("part", "row", "repeats", "time_trusted")}
+        return replace(self, index=self.index.take(pa.array(rows)), **own)
 
     def by_part(self, rows: np.ndarray) -> list[np.ndarray]:
         """These row numbers, part by part in the order of the parts: what a pass over them reads at a time."""
@@ -117,7 +134,7 @@ def open_features(uris: Sequence[str]) -> TrainingTable:
     """
     facts_of = [objects.read_json(objects.join(uri, "feature.json")) for uri in uris]
     one_corpus_each(uris, [values["corpus"] for values in facts_of])
-    facts = from_json(CorpusFacts, the_same("what is known of the records (rate, units, mains)", uris, [v["facts"] for v in facts_of]))
+    facts = the_same_facts(uris, [values["facts"] for values in facts_of])
     configs = [{name: vector["config"] for name, vector in values["vectors"].items()} for values in facts_of]
     tables, names, part, row = [], [], [], []
     for uri in uris:
@@ -131,11 +148,12 @@ def open_features(uris: Sequence[str]) -> TrainingTable:
     if not index.num_rows:
         raise UserError(f"{', '.join(uris)}: no record was kept; look at bad/ for the reasons")
     corpora = {values["corpus"]: uri for uri, values in zip(uris, facts_of, strict=True)}
-    whole = TrainingTable(
-        facts, the_same("the feature config", uris, configs), corpora, index, tuple(names), np.array(part), np.array(row), 0
-    )
-    keep = lowest_keys(index)
-    return replace(whole.take(np.flatnonzero(keep)), num_duplicates=int((~keep).sum()))
+    keep = np.flatnonzero(lowest_keys(index))
+    num_duplicates, index = index.num_rows - len(keep), index.take(pa.array(keep))
+    found = audit(index)
+    where = tuple(names), np.array(part)[keep], np.array(row)[keep]
+    vectors = the_same("the feature config", uris, configs)
+    return TrainingTable(facts, vectors, corpora, index, *where, found.repeats, found.time_trusted, num_duplicates, found.findings)
 
 
 @dataclass(frozen=True)
@@ -143,9 +161,12 @@ class ScoresTable:
     """One or several scores tables of one run."""
 
     scores: pa.Table
+    """schema.scores(...), `state` and `state_cause` being the effective ones, and bool `time_trusted`: False where the time cannot be"""
     identities: list[dict[str, Any]]
     folders: list[Parts]
     num_duplicates: int
+    findings: tuple[Finding, ...] = ()
+    """what the records say against one another"""
 
     @property
     def run(self) -> dict[str, Any]:
@@ -164,24 +185,25 @@ class ScoresTable:
         """The lines set aside, of all inputs."""
         return pa.concat_tables([parts.read(name="bad", schema=schema.BAD_RECORDS) for parts in self.folders])
 
-    @cached_property
-    def over_sensors(self) -> "ScoresTable":
-        """The same records, each with the mean score of its unit's sensors at its time (decide/pooling.py)."""
-        return replace(self, scores=over_sensors(self.scores))
+    def over_sensors(self, tolerance_s: float = TOLERANCE_S) -> tuple["ScoresTable", int]:
+        """The same records with the mean scores of their unit's sensors at their time (decide/pooling.py); how many found a partner."""
+        scores, num_partners = over_sensors(self.scores, tolerance_s)
+        return replace(self, scores=scores), num_partners
 
     def evidence(self) -> pa.Table | None:
         """The highest records of all parts, with their waveforms, those alone whose scores are kept; None where scoring kept none.
 
-        Their scores are those of this table, which may be means over sensors.
+        Scores (which may be means over sensors), states and trust in times are those of this table.
         """
         tables = []
         for parts in self.folders:
             kept = self.scores.filter(pc.field("corpus") == parts.plan.corpus)
-            score = dict(zip(kept["record_id"].to_pylist(), kept["score"].to_pylist(), strict=True))
+            row_of = {record_id: row for row, record_id in enumerate(kept["record_id"].to_pylist())}
             for table in parts.tables(name="evidence"):
-                table = table.filter(pa.array([record_id in score for record_id in table["record_id"].to_pylist()], pa.bool_()))
-                own = pa.array([score[record_id] for record_id in table["record_id"].to_pylist()], pa.float32())
-                tables.append(table.set_column(table.column_names.index("score"), table.schema.field("score"), own))
+                rows = [row_of.get(record_id) for record_id in table["record_id"].to_pylist()]
+                table = table.filter(pa.array([row is not None for row in rows], pa.bool_()))
+                own = kept.take(pa.array([row for row in rows if row is not None], pa.int64()))
+                tables.append(own.append_column(table.schema.field("waveform"), table["waveform"]))
         return pa.concat_tables(tables) if tables else None
 
 
@@ -194,14 +216,29 @@ def open_scores(uris: Sequence[str]) -> ScoresTable:
             raise InputsDiffer(f"{uri} is no scores table, but one of features: give a folder that jobs/score.py made")
     one_corpus_each(uris, [identity["corpus"] for identity in identities])
     the_same("the run", uris, [identity["run"] for identity in identities])
-    the_same("what is known of the records (rate, units, mains)", uris, [identity["facts"] for identity in identities])
+    the_same_facts(uris, [identity["facts"] for identity in identities])
     for parts in folders:
         parts.check_accounts()
     table = pa.concat_tables([t for parts in folders for t in parts.tables()])
     if not table.num_rows:
         raise UserError(f"{', '.join(uris)}: no record was scored; look at bad/ for the reasons")
     keep = lowest_keys(table)
-    return ScoresTable(table.filter(pa.array(keep)), identities, folders, int((~keep).sum()))
+    scores, findings = audited(table.filter(pa.array(keep)))
+    return ScoresTable(scores, identities, folders, int((~keep).sum()), findings)
+
+
+def audited(scores: pa.Table) -> tuple[pa.Table, tuple[Finding, ...]]:
+    """A scores table with effective states and `time_trusted`, and what its records say against one another."""
+    found = audit(scores)
+    repeats = pa.array(found.repeats)
+    if "state_cause" not in scores.column_names:
+        scores = scores.add_column(
+            scores.column_names.index("state") + 1, schema.scores().field("state_cause"), pa.nulls(scores.num_rows, pa.string())
+        )
+    for name, value in (("state", schema.State.SENSOR_FAULT.value), ("state_cause", schema.Cause.REPEATS.value)):
+        at = scores.column_names.index(name)
+        scores = scores.set_column(at, scores.schema.field(at), pc.if_else(repeats, value, scores[name]))  # type: ignore[attr-defined]
+    return scores.append_column(schema.TIME_TRUSTED, pa.array(found.time_trusted)), found.findings
 
 
 def identity_hash(parts: Iterable[Parts]) -> str:

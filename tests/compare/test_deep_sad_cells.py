@@ -28,7 +28,9 @@ def task() -> Task:
     rng = np.random.default_rng(0)
     waveforms = np.array([waveform(rng, 0, fault=i % 3 == 2) for i in range(48)], np.float32)
     origin = {"corpus": ["a"] * 48, "record_id": [f"{i:03d}" for i in range(48)], "unit": ["t1"] * 48, "sensor_id": ["s"] * 48}
-    table = TrainingTable(FACTS, {}, {"a": "a"}, pa.table(origin), ("part",), np.zeros(48, int), np.arange(48), 0)
+    table = TrainingTable(
+        FACTS, {}, {"a": "a"}, pa.table(origin), ("part",), np.zeros(48, int), np.arange(48), np.zeros(48, bool), np.ones(48, bool), 0
+    )
     label = np.array(["normal", "normal", "tone", "normal"], object)
     return Task(table, {}, waveforms, POOL, np.empty(0, int), JUDGED, LABELLED, label, 0)
 

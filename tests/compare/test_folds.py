@@ -18,7 +18,18 @@ def corpus_of(label: np.ndarray, fold: np.ndarray) -> Corpus:
     names = [f"t{u}" for u in unit]
     origin = {"corpus": ["a"] * len(unit), "record_id": [f"{i:03d}" for i in range(len(unit))], "unit": names, "sensor_id": names}
     rows = np.arange(len(unit))
-    table = TrainingTable(FACTS, {}, {"a": "a"}, pa.table(origin), ("part",), np.zeros(len(unit), int), rows, 0)
+    table = TrainingTable(
+        FACTS,
+        {},
+        {"a": "a"},
+        pa.table(origin),
+        ("part",),
+        np.zeros(len(unit), int),
+        rows,
+        np.zeros(len(unit), bool),
+        np.ones(len(unit), bool),
+        0,
+    )
     records = Records(np.array(names), unit, rows, rows, label)
     return Corpus(table, records, fold, {}, np.empty((len(unit), 0), np.float32), np.zeros(len(unit), bool), 10, True)
 

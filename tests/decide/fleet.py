@@ -40,6 +40,7 @@ def fleet(
         "sample_rate_hz": np.full(num, 8192.0),
         "content_hash": [f"{i:032x}" for i in range(num)],
         "state": np.full(num, "energised"),
+        "state_cause": pa.nulls(num, pa.string()),
         "calibrated": np.ones(num, bool),
         "score": np.exp(z.ravel()).astype(np.float32),
     }

@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vibray.decide.cuts import Cuts, CutsWarning, EmptyClassError, GroupCuts, GroupedCuts
+from vibray.decide.cuts import Cuts, GroupCuts, GroupedCuts
 from vibray.decide.pseudo_labels import export_npz, pseudo_labels
 from vibray.schema import PSEUDO_LABELS, scores
 
@@ -24,6 +24,7 @@ def table(score, state=None, calibrated=None, record_id=None, corpus=None, unit=
         "sample_rate_hz": [8192.0] * n,
         "content_hash": ["h"] * n,
         "state": state or ["energised"] * n,
+        "state_cause": [None] * n,
         "calibrated": calibrated or [True] * n,
         "score": np.array(score, np.float32),
     }
@@ -75,19 +76,9 @@ def test_human_labels_always_win():
         pseudo_labels(made, CUTS, ["normal"])
 
 
-def test_an_empty_class_is_refused_and_says_what_became_of_it():
-    with pytest.raises(EmptyClassError, match="no record is called normal: 0 of 3 scores pass the cut"):
-        pseudo_labels(table([1.5, 3.0, 4.0]), CUTS)
-    with pytest.raises(EmptyClassError, match="no record is called abnormal: 0 of 2 scores pass the cut"):
-        pseudo_labels(table([0.5, 1.5]), CUTS)
-    with pytest.raises(EmptyClassError, match="abnormal: 2 of 3 scores pass the cut, all of them off"):
-        pseudo_labels(table([0.5, 3.0, 4.0], state=["energised", "off", "off"]), CUTS)
-
-
-def test_a_class_that_only_humans_fill_is_warned_of():
-    with pytest.warns(CutsWarning, match="only human labels call a record abnormal"):
-        labels = pseudo_labels(table([0.5, 0.6]), CUTS, [None, "dc_bias"])
-    assert labels["label"].to_pylist() == [0, 1]
+@pytest.mark.parametrize(("score", "expected"), [([1.5, 3.0], [-1, 1]), ([0.5, 1.5], [0, -1]), ([1.5, 1.6], [-1, -1])])
+def test_a_class_without_records_is_a_result(score, expected):
+    assert pseudo_labels(table(score), CUTS)["label"].to_pylist() == expected
 
 
 def test_cuts_by_group_are_each_units_own():

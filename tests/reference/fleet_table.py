@@ -68,7 +68,7 @@ def records(config: FleetConfig, features: Mapping[str, recipes.Vector]) -> Reco
         [(f"u{at.unit}", f"u{at.unit}-s{at.sensor}") for at in places],
         np.array([what.fault or NORMAL for what in found]),
         np.array([what.energised for what in found]),
-        moments(np.array([at.unit for at in places]), np.array([at.step for at in places])),
+        moments(*(np.array([getattr(at, name) for at in places]) for name in ("unit", "sensor", "step")), tolerance_s=0.0),
     )
 
 

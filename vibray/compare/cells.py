@@ -120,9 +120,10 @@ def run_cell(corpus: Corpus, recipe: Contestant, setting: Setting) -> dict[str, 
         cuts = percentile(scored.pool[~corpus.off[rows.pool]], 5, CUT_PERCENT)
     except CutsError as error:
         notes = (*notes, f"no cut: {error}")
-    label, unit, at = (column[rows.judged] for column in (corpus.records.label, corpus.records.unit, corpus.records.time))
-    means = pooled(scored.judged, unit, at, scored.known & ~corpus.off[rows.judged])
-    over_sensors = None if (means == scored.judged).all() else auroc(means, label != NORMAL)
+    of = corpus.records
+    label, unit, sensor, at = (column[rows.judged] for column in (of.label, of.unit, of.sensor, of.time))
+    means = pooled(scored.judged, unit, sensor, at, scored.known & ~corpus.off[rows.judged] & corpus.table.time_trusted[rows.judged])
+    over_sensors = auroc(means.scores, label != NORMAL) if means.with_partner.any() else None
     figures = evaluation(scored.judged, label.tolist(), unit.tolist(), calibrated=scored.known, cuts=cuts)
     return {
         "config": to_json(recipe),

@@ -104,7 +104,8 @@ def records_of(table: TrainingTable, label: np.ndarray) -> Records:
     _, sensor = np.unique(np.array([f"{u}\n{s}" for u, s in table.sensors], np.str_), return_inverse=True)
     time = table.index["measured_at"].cast("int64").to_numpy()
     order = np.empty(len(table), np.int64)
-    order[np.lexsort((np.array(table.index["record_id"].to_pylist(), np.str_), time))] = np.arange(len(table))
+    # the earliest calibrate: a time that cannot be is none of them
+    order[np.lexsort((np.array(table.index["record_id"].to_pylist(), np.str_), time, ~table.time_trusted))] = np.arange(len(table))
     return Records(unit, sensor, order, time, label)
 
 

@@ -19,10 +19,6 @@ class CutsError(UserError):
     """Scores of which no usable cuts can be made."""
 
 
-class EmptyClassError(CutsError):
-    """Cuts that call no record normal, or none abnormal."""
-
-
 class CutsWarning(UserWarning):
     """Cuts that stand, with a reservation; the text stands in `Cuts.warnings` too."""
 

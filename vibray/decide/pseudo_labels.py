@@ -1,14 +1,13 @@
 """Scores and cuts to pseudo-labels: normal, abnormal or undecided, each with weight, origin and round; and their .npz export."""
 
 import io
-import warnings
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
-from vibray.decide.cuts import Cuts, CutsWarning, EmptyClassError, GroupedCuts, finite
+from vibray.decide.cuts import Cuts, GroupedCuts, finite
 from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, PSEUDO_LABELS, SENSOR, UNDECIDED, State
 
 HUMAN_WEIGHT = 1.0
@@ -34,21 +33,18 @@ def pseudo_labels(
       4. score <= normal_below: 0;  5. -1.
     Labels by rule 3 and 4 weigh 0.5 and have the given `origin`; an undecided row has weight 0.
 
-    Raises EmptyClassError where no row is normal, or none abnormal, humans included. Warns (CutsWarning) where only humans fill a class.
+    A class may be empty: a healthy month has no abnormal record.
     """
-    from_scores = by_cut(scores, cuts)
-    label = from_scores.copy()
+    label = by_cut(scores, cuts)
     uncalibrated = ~scores["calibrated"].to_numpy().astype(bool)
     label[(label == LABEL_ABNORMAL) & uncalibrated] = UNDECIDED
     label[np.isin(scores["state"].to_pylist(), UNDECIDED_STATES)] = UNDECIDED
-    from_cut = label.copy()
 
     said = np.array(human if human is not None else [None] * len(label), object)
     if len(said) != len(label):
         raise ValueError(f"{len(said)} human labels for {len(label)} scores: one entry a row, None where there is none")
     by_human = np.array([name is not None for name in said], bool)
     label[by_human] = np.where(said[by_human] == NORMAL, LABEL_NORMAL, LABEL_ABNORMAL)
-    _require_both_classes(label, from_cut, from_scores)
 
     weight = np.where(by_human, HUMAN_WEIGHT, np.where(label == UNDECIDED, 0.0, PSEUDO_WEIGHT))
     columns = {
@@ -74,21 +70,6 @@ def row_groups(scores: pa.Table, by: Literal["unit", "sensor"]) -> list[tuple[st
     """The group of each row, as `grouped_cuts` and GroupedCuts take it: (unit,) or (unit, sensor_id)."""
     names = ("unit",) if by == "unit" else SENSOR
     return list(zip(*(scores[name].to_pylist() for name in names), strict=True))
-
-
-def _require_both_classes(label: np.ndarray, from_cut: np.ndarray, from_scores: np.ndarray) -> None:
-    for which, name, remedy in (
-        (LABEL_NORMAL, "normal", "raise the normal cut (--normal), or choose percentile"),
-        (LABEL_ABNORMAL, "abnormal", "lower the abnormal cut (--anomaly, or a larger --q), or choose percentile"),
-    ):
-        passed = int((from_scores == which).sum())
-        why = f"{passed} of {len(label)} scores pass the cut" + (
-            ", all of them off, in transition, of a faulty sensor or of one without calibration" if passed else ""
-        )
-        if not (label == which).any():
-            raise EmptyClassError(f"no record is called {name}: {why}; {remedy}")
-        if not (from_cut == which).any():
-            warnings.warn(f"only human labels call a record {name}: {why}", CutsWarning, stacklevel=3)
 
 
 def export_npz(scores: pa.Table, labels: pa.Table, cuts: Cuts | GroupedCuts) -> bytes:

@@ -1,5 +1,7 @@
 """A record's p-value against its own sensor's reference scores: how rare its score is for that sensor when healthy."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 import scipy  # its rooms (stats, optimize) are imported on first use: they take a second, which no --help needs
@@ -8,7 +10,7 @@ from jaxtyping import Bool, Float64, Int64
 from vibray.decide import pareto
 from vibray.decide.pseudo_labels import UNDECIDED_STATES
 from vibray.decide.thresholds import FEW_EXCESSES, FEWEST_EXCESSES
-from vibray.schema import SENSOR
+from vibray.schema import SENSOR, TIME_TRUSTED
 
 FEWEST_REFERENCE = 50
 """With fewer reference scores a sensor is compared with the pooled reference of all."""
@@ -22,6 +24,26 @@ def usable_rows(scores: pa.Table) -> Bool[np.ndarray, " records"]:
     """The records whose score speaks of the machine: of a calibrated sensor, and not off, in transition or of a faulty sensor."""
     decided = ~np.isin(np.array(scores["state"].to_pylist(), np.str_), [state.value for state in UNDECIDED_STATES])
     return decided & scores["calibrated"].to_numpy().astype(bool)
+
+
+def trusted_rows(scores: pa.Table) -> Bool[np.ndarray, " records"]:
+    """The records whose time can be; all of them where nobody looked."""
+    if TIME_TRUSTED.name not in scores.column_names:
+        return np.ones(scores.num_rows, bool)
+    return scores[TIME_TRUSTED.name].to_numpy(zero_copy_only=False).astype(bool)
+
+
+def with_out_of_sample(scores: pa.Table, out_of_sample: Mapping[tuple[str, str], float]) -> pa.Table:
+    """The table, the scores of records that calibrated their sensor being those against a baseline that had not seen them.
+
+    `out_of_sample` maps (corpus, record_id) to such a score (jobs/calibrate.py). As scored they stand too low: beside them any new record
+    looks rare.
+    """
+    if not out_of_sample:
+        return scores
+    keys = zip(scores["corpus"].to_pylist(), scores["record_id"].to_pylist(), strict=True)
+    own = [out_of_sample.get(key, score) for key, score in zip(keys, scores["score"].to_pylist(), strict=True)]
+    return scores.set_column(scores.column_names.index("score"), scores.schema.field("score"), pa.array(own, pa.float32()))
 
 
 def sensor_groups(scores: pa.Table) -> list[tuple[tuple[str, str], Int64[np.ndarray, " rows"]]]:

@@ -3,10 +3,13 @@
 The state never changes a score; pseudo-labels leave off, transient and sensor_fault undecided. The rules, the first that applies:
 
   sensor_fault  a run of equal samples over a tenth of the record, or a quarter of the record in runs of 16 and more: the sensor hangs;
+                up to eight samples, alone or in pairs, ten times as far from the median as all others: values for "missing", bits that
+                flipped. A shock that passed an anti-aliasing filter moves its neighbours by a tenth at least (sinc(.9) = .11);
   off           the sensor's own history has a mains line (in half of its records or more), this record has none, and its level is below
                 half of the sensor's median: nothing hums, and no noise drowns it;
   sensor_fault  fewer than 8 distinct values; two frames or more at a thousandth (-60 dB) of the loud ones: the line was cut; an offset of
-                10,000 times the vibration and more: an amplifier at its rail;
+                10,000 times the vibration and more: an amplifier at its rail (unless samples lie on both sides of a power of two from
+                2^15 on: counts of a converter without a sign rest at its mid-scale);
   transient     the level before and after some moment, as medians over frames, differs by a factor of 3 or more: switched on or off, or
                 inrush. The medians are over at least 10 of 32 frames: a burst of up to an eighth of the record, a tap change, is none;
   energised     the sensor's history has a mains line;
@@ -22,7 +25,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vibray.config import UserError
-from vibray.schema import State
+from vibray.schema import Cause, State
 
 NUM_FRAMES = 32
 FEWEST_SAMPLES = 2 * NUM_FRAMES
@@ -40,11 +43,15 @@ LONGEST_RUN_SHARE = 0.1
 HELD_RUN = 16
 """As many equal samples in a row as make a clipped record (schema.Reason.CLIPPED); vibration passes a value, it does not rest on it."""
 HELD_SHARE = 0.25
+MOST_ISOLATED = 8
+ISOLATED_RATIO = 10.0
+ISOLATED_RUN = 2
 FEWEST_VALUES = 8
 FLAT_LEVEL = 1e-3
 FLAT_FRAMES = 2
 OFFSET_RATIO = 1e4
 LEVEL_CHANGE = 3.0
+LOWEST_MID_SCALE = 15
 SIDE_FRAMES = 10
 """Frames at least on either side of a change of level."""
 
@@ -86,10 +93,11 @@ def _centred_rms(waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 def state_statistics(waveforms: Float[np.ndarray, "batch samples"], sample_rate_hz: float) -> dict[str, np.ndarray]:
     """One value a record, by name, each from that record alone:
 
-    rms (of the record less its mean, in its own unit), offset (|mean|), longest_run_share and held_share (of the samples: in the longest
-    run of equal ones; in runs of 16 and more), num_values (distinct samples), flat_frames (of 32 frames, those whose standard deviation is
-    at most a thousandth of their ninth decile), level_change (>= 1: largest ratio of the medians of the frames' standard deviations before
-    and after a moment).
+    rms (of the record less its mean, in its own unit), offset (|mean|), mid_scale (a power of two lies among the samples),
+    longest_run_share and held_share (of the samples: in the longest run of equal ones; in runs of 16 and more), num_isolated (samples that
+    stand alone, far from all others), num_values (distinct samples), flat_frames (of 32 frames, those whose standard deviation is at most a
+    thousandth of their ninth decile), level_change (>= 1: largest ratio of the medians of the frames' standard deviations before and after
+    a moment).
 
     Raises UserError for records of fewer than 64 samples.
     """
@@ -107,12 +115,15 @@ def _statistics(waveforms: np.ndarray) -> dict[str, np.ndarray]:
     frames = xc[:, : num_samples // NUM_FRAMES * NUM_FRAMES].reshape(num_records, NUM_FRAMES, num_samples // NUM_FRAMES)
     frame_std = frames.std(axis=2)
     longest, held = _runs(waveforms)
+    in_order = np.sort(waveforms, axis=1)
     return {
         "rms": rms,
         "offset": np.abs(mean),
         "longest_run_share": longest / num_samples,
         "held_share": held / num_samples,
-        "num_values": 1 + np.count_nonzero(np.diff(np.sort(waveforms, axis=1), axis=1), axis=1),
+        "mid_scale": _at_mid_scale(in_order[:, 0], in_order[:, -1]),
+        "num_isolated": _num_isolated(waveforms, in_order),
+        "num_values": 1 + np.count_nonzero(np.diff(in_order, axis=1), axis=1),
         "flat_frames": np.count_nonzero(frame_std <= FLAT_LEVEL * np.quantile(frame_std, 0.9, axis=1, keepdims=True), axis=1),
         "level_change": _level_change(frame_std),
     }
@@ -127,6 +138,28 @@ def _runs(waveforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     longest = np.array([length.max() for length in lengths], np.int64)
     held = np.array([length[length >= HELD_RUN].sum() for length in lengths], np.int64)
     return longest, held
+
+
+def _at_mid_scale(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """bool a record: a power of two of counts, 2^15 or above, lies among its samples."""
+    bits = np.frexp(np.maximum(high, 1.0).astype(np.float64))[1] - 1
+    power = np.ldexp(1.0, bits)  # the largest that is not above the highest sample
+    return (bits >= LOWEST_MID_SCALE) & (power <= high) & (power > low)
+
+
+def _num_isolated(waveforms: np.ndarray, in_order: np.ndarray) -> np.ndarray:
+    """(batch,) samples that stand far from all others, alone or in pairs; 0 where there are more than MOST_ISOLATED. `in_order`: sorted."""
+    middle = in_order[:, in_order.shape[1] // 2, None].astype(np.float64)
+    ends = np.concatenate([middle - in_order[:, : MOST_ISOLATED + 1], in_order[:, -MOST_ISOLATED - 1 :] - middle], axis=1)
+    furthest = -np.sort(-ends, axis=1)[:, : MOST_ISOLATED + 1]
+    apart = (furthest[:, :-1] >= ISOLATED_RATIO * furthest[:, 1:]) & (furthest[:, :-1] > 0)
+    found = np.zeros(len(waveforms), np.int64)
+    for row in np.flatnonzero(apart.any(axis=1)):
+        num = int(np.flatnonzero(apart[row])[-1]) + 1
+        at = np.flatnonzero(np.abs(waveforms[row] - middle[row]) >= furthest[row, num - 1])
+        runs = np.split(at, np.flatnonzero(np.diff(at) > 1) + 1)
+        found[row] = num * (max(map(len, runs)) <= ISOLATED_RUN)
+    return found
 
 
 def _level_change(level: np.ndarray) -> np.ndarray:
@@ -161,18 +194,37 @@ def states(statistics: Mapping[str, np.ndarray], mains_snr_db: np.ndarray | None
     num_records = len(statistics["rms"])
     if len(history) != num_records:
         raise ValueError(f"{len(history)} histories for {num_records} records")
-    hangs = (statistics["longest_run_share"] >= LONGEST_RUN_SHARE) | (statistics["held_share"] >= HELD_SHARE)
-    broken = (
-        (statistics["num_values"] < FEWEST_VALUES)
-        | (statistics["flat_frames"] >= FLAT_FRAMES)
-        | (statistics["offset"] >= OFFSET_RATIO * statistics["rms"])
-    )
+    first, later = _faults(statistics)
     transient = statistics["level_change"] >= LEVEL_CHANGE
     rules = [
-        (hangs, State.SENSOR_FAULT),
+        *((holds, State.SENSOR_FAULT) for _, holds in first),
         (is_off(statistics["rms"], mains_snr_db, history), State.OFF),
-        (broken, State.SENSOR_FAULT),
+        *((holds, State.SENSOR_FAULT) for _, holds in later),
         (transient, State.TRANSIENT),
         (_hummed(history), State.ENERGISED),
     ]
     return [next((state for holds, state in rules if holds[row]), State.UNKNOWN) for row in range(num_records)]
+
+
+def causes(statistics: Mapping[str, np.ndarray], found: Sequence[State]) -> list[Cause | None]:
+    """Why each record is of a faulty sensor; None for one that is not. `found` are its `states`."""
+    first, later = _faults(statistics)
+    return [
+        next(cause for cause, holds in (*first, *later) if holds[row]) if state == State.SENSOR_FAULT else None
+        for row, state in enumerate(found)
+    ]
+
+
+def _faults(statistics: Mapping[str, np.ndarray]) -> tuple[list[tuple[Cause, np.ndarray]], list[tuple[Cause, np.ndarray]]]:
+    """The rules of sensor_fault with their causes: those before `off`, and those after it."""
+    s = statistics
+    first = [
+        (Cause.HANGS, (s["longest_run_share"] >= LONGEST_RUN_SHARE) | (s["held_share"] >= HELD_SHARE)),
+        (Cause.ISOLATED, s["num_isolated"] > 0),
+    ]
+    later = [
+        (Cause.FEW_VALUES, s["num_values"] < FEWEST_VALUES),
+        (Cause.CUT, s["flat_frames"] >= FLAT_FRAMES),
+        (Cause.OFFSET, (s["offset"] >= OFFSET_RATIO * s["rms"]) & ~s["mid_scale"]),
+    ]
+    return first, later

@@ -5,7 +5,9 @@ The rule, record to alarm:
   2. a unit's p-values within one window are combined into one (Tippett: the smallest, corrected for their number); score = -log10 p;
   3. a window exceeds where p <= rate; a unit is in alarm where at least k of its last n windows exceed;
   4. over the fleet, the newest window of each unit has a q-value (Benjamini-Hochberg); q <= fdr is a discovery.
-Reference windows (of reference records alone) raise no alarm and do not count towards one.
+Reference windows (of reference records alone) raise no alarm and do not count towards one. A record whose time cannot be (clocks.py) is a
+window of its own, after those of its unit: k of the last n of these raise an alarm too, which began nobody knows when; they have no q-value
+and are nobody's newest.
 """
 
 from collections.abc import Collection
@@ -21,7 +23,7 @@ from pydantic import with_config
 
 from vibray.config import STRICT
 from vibray.decide.alarm_rates import AlarmRuleError, check_persist, expected_alarms_per_day, persistent, resampled_alarms, windows_per_day
-from vibray.decide.reference import FEWEST_REFERENCE
+from vibray.decide.reference import FEWEST_REFERENCE, trusted_rows
 from vibray.schema import UNIT_SCORES
 
 Combine = Literal["tippett", "fisher", "stouffer"]
@@ -88,15 +90,17 @@ def unit_scores(
     keys = scores.select(["unit", "measured_at", "sensor_id", "corpus", "record_id"]).take(pa.array(rows))
     keys = keys.append_column("row", pa.array(rows))
     rows = keys.sort_by([(name, "ascending") for name in keys.column_names])["row"].to_numpy()  # ties must not depend on the rows' order
-    window_ms = max(1, round(config.window_minutes * 60_000))
+    window_ms, trusted = max(1, round(config.window_minutes * 60_000)), trusted_rows(scores)[rows]
     taken = scores.select(["corpus", "unit", "sensor_id"]).take(pa.array(rows))
     names, unit = np.unique(np.array(taken["unit"].to_pylist(), np.str_), return_inverse=True)
     time = scores["measured_at"].to_numpy()[rows].astype("datetime64[ms]").astype(np.int64)
-    first = int((time // window_ms).min())
-    span = int((time // window_ms).max()) - first + 1
-    keys, group = np.unique(unit.reshape(-1) * span + time // window_ms - first, return_inverse=True)
+    place = time // window_ms
+    first, last = (int(place[trusted].min()), int(place[trusted].max())) if trusted.any() else (0, 0)
+    # one whose time cannot be stands alone, behind the others of its unit
+    number = np.where(trusted, place - first, last - first + np.cumsum(~trusted))
+    keys, row, group = np.unique(unit.reshape(-1) * (int(number.max()) + 1) + number, return_index=True, return_inverse=True)
     group = group.reshape(-1).astype(np.int64)
-    unit_of, start_ms, num = keys // span, (keys % span + first) * window_ms, len(keys)
+    unit_of, start_ms, dated, num = unit.reshape(-1)[row], place[row] * window_ms, trusted[row], len(keys)
 
     p_value = combined(np.minimum(p[rows], HIGHEST_P) if config.combine == "stouffer" else p[rows], group, config.combine)
     latest, loudest = _last_of(group, time), _last_of(group, -p[rows])
@@ -108,10 +112,11 @@ def unit_scores(
     exceeds = p_value <= config.rate
     alarm, newest = np.zeros(num, bool), np.zeros(num, bool)
     for mine in _runs(unit_of):
-        judged = mine[~reference[mine]]
+        judged, undated = mine[~reference[mine] & dated[mine]], mine[~dated[mine]]
         alarm[judged] = persistent(exceeds[judged], *config.persist)
+        alarm[undated] = persistent(exceeds[undated], *config.persist)
         newest[judged[-1:]] = True
-    newest &= start_ms >= _stale_before(unit_of, start_ms, newest, config)
+    newest &= start_ms >= _stale_before(unit_of[dated], start_ms[dated], newest[dated], config)
     q_value = np.full(num, np.nan)
     if newest.any():
         q_value[newest] = scipy.stats.false_discovery_control(p_value[newest], method="bh")
@@ -128,6 +133,7 @@ def unit_scores(
         "exceeds": exceeds,
         "alarm": alarm,
         "reference": reference,
+        "dated": dated,
         "q_value": pa.array(q_value, mask=~np.isfinite(q_value)),
     }
     return pa.table(columns, schema=UNIT_SCORES)
@@ -162,16 +168,18 @@ def unit_facts(table: pa.Table, config: UnitConfig, judged_units: Collection[str
     interval between windows is known.
     """
     unit, time = np.array(table["unit"].to_pylist(), np.str_), table["window"].to_numpy().astype("datetime64[ms]").astype(np.int64)
-    exceeds, reference = table["exceeds"].to_numpy(zero_copy_only=False), table["reference"].to_numpy(zero_copy_only=False)
+    exceeds, reference, dated = (table[name].to_numpy(zero_copy_only=False) for name in ("exceeds", "reference", "dated"))
     of_unit = _runs(unit)
     fleet = [rows for rows in of_unit if judged_units is None or str(unit[rows[0]]) in judged_units]
-    intervals = _intervals_s([time[rows] for rows in fleet], [~reference[rows] for rows in fleet])
+    in_time = [rows[dated[rows]] for rows in fleet]
+    intervals = _intervals_s([time[rows] for rows in in_time], [~reference[rows] for rows in in_time])
     k, n = config.persist
     healthy = resampled_alarms([exceeds[rows[reference[rows]]] for rows in of_unit], k, n, windows_per_day(intervals))
     a_day = healthy if intervals else None
-    judged = ~reference
+    judged = ~reference & dated
     return {
         "num_units": len(fleet),
+        "num_undated": int((~dated).sum()),
         "num_windows": int(judged.sum()),
         "num_reference_windows": int(reference.sum()),
         "num_alarm_windows": int(table["alarm"].to_numpy(zero_copy_only=False).sum()),
@@ -222,6 +230,8 @@ class UnitAlarm:
     discovery: bool
     sensor_id: str
     """The sensor with the smallest p-value of the newest window."""
+    undated: bool = False
+    """In alarm by records whose time cannot be, whatever its newest window says: since when, nobody knows."""
 
 
 def unit_alarms(table: pa.Table, config: UnitConfig) -> tuple[UnitAlarm, ...]:
@@ -229,8 +239,10 @@ def unit_alarms(table: pa.Table, config: UnitConfig) -> tuple[UnitAlarm, ...]:
     found = []
     judged = table.filter(pa.array(~table["reference"].to_numpy(zero_copy_only=False)))
     unit, window = np.array(judged["unit"].to_pylist(), np.str_), judged["window"].to_pylist()
-    alarm, exceeds = (judged[name].to_numpy(zero_copy_only=False) for name in ("alarm", "exceeds"))
-    for rows in _runs(unit):
+    alarm, exceeds, dated = (judged[name].to_numpy(zero_copy_only=False) for name in ("alarm", "exceeds", "dated"))
+    for mine in _runs(unit):
+        undated = bool(alarm[mine[-1]] and not dated[mine[-1]])
+        rows = mine[dated[mine]] if dated[mine].any() else mine
         loud = rows[alarm[rows]]
         quiet = rows[~alarm[rows]]
         began = rows[0] if not len(quiet) else quiet[-1] + 1
@@ -239,8 +251,8 @@ def unit_alarms(table: pa.Table, config: UnitConfig) -> tuple[UnitAlarm, ...]:
         found.append(
             UnitAlarm(
                 unit=newest["unit"],
-                alarm=bool(alarm[rows[-1]]),
-                since=window[began] if alarm[rows[-1]] else None,
+                alarm=bool(alarm[rows[-1]]) or undated,
+                since=window[began] if alarm[rows[-1]] and dated[rows[-1]] else None,
                 last_alarm=window[loud[-1]] if len(loud) else None,
                 newest=newest["window"],
                 num_exceeding=int(exceeds[rows[-config.persist[1] :]].sum()),
@@ -248,7 +260,8 @@ def unit_alarms(table: pa.Table, config: UnitConfig) -> tuple[UnitAlarm, ...]:
                 p_value=newest["p_value"],
                 q_value=q,
                 discovery=q is not None and q <= config.fdr,
-                sensor_id=newest["sensor_id"],
+                sensor_id=judged["sensor_id"][int(mine[-1])].as_py() if undated and not alarm[rows[-1]] else newest["sensor_id"],
+                undated=undated,
             )
         )
     return tuple(sorted(found, key=lambda u: (not u.alarm, 2.0 if u.q_value is None else u.q_value, u.unit)))

@@ -1,6 +1,8 @@
 """Scores to alarms of units and the drift of sensors: which records are the reference, and what the decisions folder holds of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,12 @@ from vibray.decide.cuts import Cuts, GroupedCuts
 from vibray.decide.drift import drift
 from vibray.decide.pooling import over_sensors
 from vibray.decide.pseudo_labels import by_cut
-from vibray.decide.reference import earliest_rows, record_p_values, sensor_groups, usable_rows
+from vibray.decide.reference import earliest_rows, record_p_values, sensor_groups, trusted_rows, usable_rows, with_out_of_sample
 from vibray.decide.unit_alarms import UnitAlarm, UnitConfig, unit_alarms, unit_facts, unit_scores
-from vibray.schema import LABEL_ABNORMAL, NORMAL, ORIGIN
+from vibray.schema import LABEL_ABNORMAL, NORMAL, ORIGIN, TIME_TRUSTED
 from vibray.storage import objects
 
-COLUMNS = [*ORIGIN.names, "state", "calibrated", "score"]
+COLUMNS = [*ORIGIN.names, "state", "calibrated", "score", TIME_TRUSTED.name]
 FILES = ("unit_scores.parquet", "unit_alarms.json", "drift.parquet")
 
 
@@ -44,9 +46,13 @@ def decide_units(
     human: list[str | None] | None = None,
     normals_only: bool = False,
     reference: pa.Table | None = None,
-    pool_sensors: bool = False,
+    pool_sensors_s: float | None = None,
+    out_of_sample: Mapping[tuple[str, str], float] = MappingProxyType({}),
 ) -> UnitDecisions:
-    """Alarms of units and drift of sensors, both of each sensor's own scores; `pool_sensors` tells what scores the cuts are for.
+    """Alarms of units and drift of sensors, both of each sensor's own scores.
+
+    `pool_sensors_s` is the tolerance of the means over sensors that the cuts are for, None where they are for single scores;
+    `out_of_sample` as in `reference.with_out_of_sample`. Records whose time cannot be are in no reference and no month.
 
     The reference is, the first that applies: the records of `reference`, scores by the same run of other corpora; with `normals_only`
     those that a person calls normal; the earliest records of each sensor.
@@ -56,21 +62,23 @@ def decide_units(
     if reference is not None:
         scores = pa.concat_tables([scores, reference.select(COLUMNS)])
         said = np.concatenate([said, np.full(reference.num_rows, None)])
-    usable = usable_rows(scores)
+    usable, trusted = usable_rows(scores), trusted_rows(scores)
     if reference is not None:
-        in_reference, words = usable & (np.arange(len(usable)) >= num_judged), "another scores table"
+        in_reference, words = usable & trusted & (np.arange(len(usable)) >= num_judged), "another scores table"
     elif normals_only:
-        in_reference, words = usable & (said == NORMAL), "trusted normals"
+        in_reference, words = usable & trusted & (said == NORMAL), "trusted normals"
     else:
-        in_reference = earliest_rows(sensor_groups(scores), usable, config.reference_records)
+        in_reference = earliest_rows(sensor_groups(scores), usable & trusted, config.reference_records)
         words = f"the earliest {config.reference_records} usable records of each sensor, at most half of them"
-    p = record_p_values(scores, usable, in_reference)
+    against = with_out_of_sample(scores, out_of_sample)
+    p = record_p_values(against, usable, in_reference)
     units = unit_scores(scores, p, in_reference, config)
 
-    abnormal = by_cut(over_sensors(scores) if pool_sensors else scores, cuts) == LABEL_ABNORMAL
+    judged_by = scores if pool_sensors_s is None else over_sensors(scores, pool_sensors_s)[0]
+    abnormal = by_cut(judged_by, cuts) == LABEL_ABNORMAL
     named = np.array([name is not None for name in said], bool)
-    healthy = usable & np.where(named, said == NORMAL, ~abnormal)
-    moved = drift(scores, healthy, in_reference)
+    healthy = usable & trusted & np.where(named, said == NORMAL, ~abnormal)
+    moved = drift(against, healthy, in_reference)
     judged = np.arange(len(usable)) < num_judged
     judged_units = set(scores["unit"].filter(pa.array(judged & np.isfinite(p))).to_pylist())
     facts = {
@@ -81,6 +89,7 @@ def decide_units(
         "num_unusable": int((~usable)[judged].sum()),
         "num_without_reference": int((usable & ~np.isfinite(p))[judged].sum()),
         "num_reference_records": int(in_reference.sum()),
+        "num_out_of_sample": len(out_of_sample),
         **unit_facts(units, config, judged_units),
     }
     return UnitDecisions(units, moved, facts, config)
@@ -119,7 +128,8 @@ def print_units(units: UnitDecisions) -> None:
     print(f"  {len(loud)} units in alarm; {found} discoveries in the newest windows at a false-discovery rate of {config.fdr:g}")
     for unit in loud[:10]:
         q = "-" if unit.q_value is None else f"{unit.q_value:.2g}"
-        print(f"    {unit.unit} since {unit.since:%Y-%m-%d %H:%M} UTC, q = {q}, most of all sensor {unit.sensor_id}")
+        since = "by records whose time cannot be" if unit.since is None else f"since {unit.since:%Y-%m-%d %H:%M} UTC"
+        print(f"    {unit.unit} {since}, q = {q}, most of all sensor {unit.sensor_id}")
 
 
 def healthy_words(facts: dict[str, Any]) -> str:

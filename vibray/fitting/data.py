@@ -85,6 +85,19 @@ def labels_of_records(uri: str, table: TrainingTable) -> np.ndarray:
     return np.array([of.get(key, UNLABELLED) for key in keys], dtype=object)
 
 
+def check_both_classes(lesson: Lesson) -> None:
+    """Raises TrainingError where a classifier would see normal records alone, or abnormal ones alone."""
+    assert lesson.targets is not None
+    label = lesson.targets[lesson.indices, 0]
+    counts = {name: int((label == value).sum()) for name, value in (("normal", LABEL_NORMAL), ("abnormal", LABEL_ABNORMAL))}
+    for name, count in counts.items():
+        if not count:
+            raise TrainingError(
+                f"no {name} record is among the {len(label):,} labels to train on: a classifier needs both kinds; label some, or take "
+                "pseudo-labels of cuts that call some so"
+            )
+
+
 def known_labels(labels: np.ndarray) -> np.ndarray:
     """Labels in words as 0 (normal), 1 (any fault), -1 (none)."""
     return np.where(labels == UNLABELLED, UNDECIDED, np.where(labels == NORMAL, LABEL_NORMAL, LABEL_ABNORMAL)).astype(np.int64)

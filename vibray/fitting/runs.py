@@ -53,13 +53,14 @@ def train_net(worker: Worker, job: NetJob, tracking: Tracking | None, also: Repo
             model, lines, guards = fit.detecting, fit.lines, fit.guards
         else:
             init = None if job.init_from is None else encoder_of(load(job.init_from))
-            fitted = fit_classifier(worker, recipe, job.lesson, np.arange(len(worker.table)), init, report, checkpoints)
+            fitted = fit_classifier(worker, recipe, job.lesson, np.flatnonzero(~worker.table.repeats), init, report, checkpoints)
             model, lines, guards = fitted.diagnosing, [*checkpoints.lines, fitted.validation], None
         if first:
             tracker.result(lines[-1])
             if guards is not None:
                 write_metrics(job.run_uri, lines)  # of a net that collapsed too: they tell when
                 guards.check()
-            save(job.run_uri, Run(recipe, worker.table.facts, model, worker.table.histories), lines, job.environment)
+            run = Run(recipe, worker.table.facts, model, worker.table.histories)
+            save(job.run_uri, run, lines, job.environment, worker.table.findings)
             checkpoints.clear()
     worker.wait()

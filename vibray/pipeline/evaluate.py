@@ -63,7 +63,7 @@ def evaluate_table(table: ScoresTable, labels: list[str | None], decisions_uri: 
 def _areas_over_sensors(table: ScoresTable, labels: list[str | None]) -> dict[str, Any] | None:
     """The areas of the mean scores over the sensors of a unit at one time; None where no labelled record shares its moment."""
     rows = np.flatnonzero([label is not None for label in labels])
-    own, pooled = (scores["score"].to_numpy()[rows] for scores in (table.scores, table.over_sensors.scores))
+    own, pooled = (scores["score"].to_numpy()[rows] for scores in (table.scores, table.over_sensors()[0].scores))
     if (own == pooled).all():
         return None
     label = np.array([labels[row] for row in rows], np.str_)

@@ -1,6 +1,6 @@
 """Shards to the features table: records, their level, and the vector features that the corpus allows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts, read_units
 from vibray.storage.parts import Parts, commit_part
 from vibray.storage.reading import ReadPart
+from vibray.storage.records import set_aside
 from vibray.tables import sensors_of, vector_column, waveforms_of
 
 CONFIGS: dict[str, VectorConfig] = {"spectral": SpectralConfig(), "zerone": ZeroneConfig(), "harmonic": HarmonicConfig()}
@@ -103,8 +104,9 @@ def write_feature_json(features_uri: str, parts: Parts, facts: CorpusFacts, conf
 def make_features(read: ReadPart, features_uri: str, facts: CorpusFacts, configs: dict[str, VectorConfig]) -> dict[str, Any]:
     """The stage: a part of records in, a part of the features table out."""
     make = MakeFeatures(facts, configs)
-    tables = {"": make.table(read.records), "bad": read.bad}
-    return commit_part(features_uri, read.part_id, tables, {**read.marker, "mains": make.mains(read.records)})
+    table = make.table(read.records)
+    kept, bad = finite_rows(table, read.bad, ("rms", *configs))
+    return commit_part(features_uri, read.part_id, {"": kept, "bad": bad}, {**read.marker, "mains": make.mains(read.records)})
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,20 @@ class MakeFeatures:
             return vectors["harmonic"][:, Harmonic.mains_snr_db]
         snr_db = mains_snr_db(waveforms, self.facts)
         return np.full(len(waveforms), np.nan) if snr_db is None else snr_db
+
+
+def finite_rows(table: pa.Table, bad: pa.Table, columns: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+    """The rows whose values in these columns are finite; the others join the lines set aside, by their id."""
+    details: dict[int, str] = {}
+    for name in columns:
+        values = table[name].combine_chunks()
+        flat = values.flatten() if pa.types.is_fixed_size_list(values.type) else values
+        wrong = ~np.isfinite(flat.to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)).all(axis=1)
+        details |= dict.fromkeys(np.flatnonzero(wrong).tolist(), f"{name} is NaN or infinite")
+    if not details:
+        return table, bad
+    kept, aside = set_aside(table, details)
+    return kept, pa.concat_tables([bad, aside])
 
 
 def _chunks(records: pa.Table) -> Iterator[np.ndarray]:

@@ -8,6 +8,7 @@ import textwrap
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vibray.decide.pooling import TOLERANCE_S
 from vibray.decide.splits import RECORDS_PER_SENSOR
 from vibray.decide.thresholds import CutsConfig, MadConfig
 from vibray.decide.unit_alarms import Combine, UnitConfig
@@ -202,6 +203,8 @@ class LabelJob:
     """cuts of their own for each unit or sensor with enough records, so that one loud unit does not fill the anomaly class"""
     pool_sensors: bool = False
     """judge each record by the mean score of its unit's sensors at the same time: what shakes a machine is heard by all of them"""
+    pool_tolerance_s: float = TOLERANCE_S
+    """seconds: with --pool-sensors, records of a unit's sensors that begin within so much are of one moment"""
     labels: str | None = None
     """labels file (JSON Lines): human labels win over any cut"""
     normals_only: bool = False

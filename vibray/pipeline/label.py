@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vibray.config import UserError, from_json, to_json
+from vibray.config import UserError, from_json, short_hash, to_json
 from vibray.decide.cuts import Cuts, CutsWarning, GroupedCuts
+from vibray.decide.findings import counts_of, print_findings
 from vibray.decide.pseudo_labels import by_cut, export_npz, pseudo_labels, row_groups
 from vibray.decide.reference import usable_rows
 from vibray.decide.thresholds import ConformalConfig, cuts_of, grouped_cuts
@@ -38,6 +39,7 @@ def label(job: LabelJob) -> None:
                 "method": to_json(job.method),
                 "by": job.by,
                 "pool_sensors": job.pool_sensors,
+                "pool_tolerance_s": job.pool_tolerance_s if job.pool_sensors else None,
                 "labels": None if job.labels is None else objects.sha256(objects.read_bytes(job.labels)),
                 "normals_only": job.normals_only,
                 "min_group_records": job.min_group_records,
@@ -52,17 +54,20 @@ def label(job: LabelJob) -> None:
         return
     human = None if job.labels is None else labels_of(job.labels, table)
     from_normals = job.normals_only or isinstance(job.method, ConformalConfig)
-    judged = table.over_sensors if job.pool_sensors else table
+    judged = table
+    if job.pool_sensors:
+        judged, num_partners = table.over_sensors(job.pool_tolerance_s)
+        print_pooled(judged, num_partners, job.pool_tolerance_s)
     cuts = fit_cuts(judged.scores, job.method, job.by, human, from_normals, job.min_group_records)
     labels = pseudo_labels(judged.scores, cuts, human, job.round)
-    if job.pool_sensors:
-        print("scores are means over the sensors of a unit at one time")
     print_decisions(judged, cuts, labels)
     if reference is not None:
         check_reference(table, reference)
     others = None if reference is None else reference.scores
-    of_units = decide_units(table.scores, cuts, job.units, human, from_normals, others, job.pool_sensors)
+    tolerance_s = job.pool_tolerance_s if job.pool_sensors else None
+    of_units = decide_units(table.scores, cuts, job.units, human, from_normals, others, tolerance_s, out_of_sample(table))
     print_units(of_units)
+    print_findings(table.findings)
     if job.dry_run:
         print("dry run: nothing was written")
         return
@@ -71,15 +76,46 @@ def label(job: LabelJob) -> None:
         "pseudo_labels.npz": export_npz(judged.scores, labels, cuts),
         "score_distribution.png": score_distribution_png(judged.scores["score"].to_numpy(), overall.normal_below, overall.anomaly_above),
     }
-    objects.write_json(
-        objects.join(decisions_uri, "cuts.json"), {"cuts": to_json(cuts), "grouped": isinstance(cuts, GroupedCuts), **identity}
-    )
+    values = {"cuts": to_json(cuts), "grouped": isinstance(cuts, GroupedCuts), "findings": counts_of(table.findings), **identity}
+    objects.write_json(objects.join(decisions_uri, "cuts.json"), values)
     objects.write_table(objects.join(decisions_uri, "pseudo_labels.parquet"), labels)
     for name, data in files.items():
         objects.write_bytes(objects.join(decisions_uri, name), data)
     unit_files = write_units(decisions_uri, of_units)
     finish_folder(decisions_uri, ["cuts.json", "pseudo_labels.parquet", *files, *unit_files], {"identity": identity})
     print(f"decisions are in {decisions_uri}")
+
+
+def out_of_sample(table: ScoresTable) -> dict[tuple[str, str], float]:
+    """Scores of the records that calibrated their sensors, against baselines that had not seen them, by (corpus, record_id).
+
+    Empty, with a word, where the calibration is gone or was made again since.
+    """
+    found: dict[tuple[str, str], float] = {}
+    for calibration in {short_hash(each["calibration"]): each["calibration"] for each in table.identities if each["calibration"]}.values():
+        uri = calibration["uri"]
+        try:
+            if calibration != {"uri": uri, **check_finished(uri)}:
+                raise UserError(f"{uri} was made again since")
+            for row in objects.read_table(objects.join(uri, "calibration.parquet")).to_pylist():
+                keys = ((calibration["corpus"], record_id) for record_id in row.get("record_ids", ()))
+                found |= dict(zip(keys, row["scores"], strict=False))
+        except UserError as error:
+            print(f"the records that calibrated their sensors have no scores out of sample, so windows exceed too often: {error}")
+    return found
+
+
+def print_pooled(judged: ScoresTable, num_partners: int, tolerance_s: float) -> None:
+    """What pooling did."""
+    if not num_partners:
+        print(
+            f"--pool-sensors affected nothing: no two sensors of a unit have usable records within {tolerance_s:g} s (--pool-tolerance-s)"
+        )
+        return
+    print(
+        f"scores are means over the sensors of a unit at one time: {num_partners:,} of {judged.scores.num_rows:,} records found a partner "
+        f"within {tolerance_s:g} s"
+    )
 
 
 def check_reference(table: ScoresTable, reference: ScoresTable) -> None:
@@ -181,7 +217,7 @@ def as_decided(decisions_uri: str, table: ScoresTable) -> ScoresTable:
         raise DecisionsMismatch(
             f"{decisions_uri} holds cuts on scores of the run {made['run']['uri']}, these are of {table.run['uri']}: scores differ in scale"
         )
-    return table.over_sensors if made.get("pool_sensors") else table
+    return table.over_sensors(made.get("pool_tolerance_s", 0.0))[0] if made.get("pool_sensors") else table
 
 
 def print_decisions(table: ScoresTable, cuts: Cuts | GroupedCuts, labels: pa.Table) -> None:
@@ -202,7 +238,12 @@ def print_decisions(table: ScoresTable, cuts: Cuts | GroupedCuts, labels: pa.Tab
     if isinstance(cuts, GroupedCuts):
         own = sum(group.cuts is not None for group in cuts.groups)
         print(f"  {own} of {len(cuts.groups)} groups (by {cuts.by}) have cuts of their own, the others those of all")
+        if not own:
+            print(f"  --by {cuts.by} affected nothing: no group has {cuts.min_records} usable records (--min-group-records)")
     names = {LABEL_NORMAL: "normal", LABEL_ABNORMAL: "abnormal", UNDECIDED: "undecided"}
     found, human = labels["label"].to_numpy(), labels["origin"].to_pylist().count("human")
     counts = {name: int((found == value).sum()) for value, name in names.items()}
     print(f"pseudo-labels: {', '.join(f'{count:,} {name}' for name, count in counts.items())} ({human} human)")
+    for name in ("normal", "abnormal"):
+        if not counts[name]:
+            print(f"  no record is called {name}: that is a result; a classifier needs both kinds")

@@ -10,7 +10,11 @@ import pyarrow as pa
 import torch
 
 from vibray import schema
-from vibray.config import UserError, short_hash, to_json
+from vibray.config import UserError, first_line, short_hash, to_json
+from vibray.decide.audit import audit
+from vibray.decide.duplicates import lowest_keys
+from vibray.decide.findings import counts_of, print_findings
+from vibray.decide.pseudo_labels import UNDECIDED_STATES
 from vibray.features.scaling import Sensor
 from vibray.pipeline.distil import Cascade, cascade_identity, load_cascade
 from vibray.pipeline.jobs import ScoreJob
@@ -19,6 +23,7 @@ from vibray.runs import Run, has_nets, load
 from vibray.storage import objects
 from vibray.storage.parts import Parts, check_finished, commit_part
 from vibray.storage.reading import ReadPart
+from vibray.storage.records import set_aside
 from vibray.storage.since import continued
 from vibray.tables import sensors_of, vector_column, waveforms_of
 
@@ -109,14 +114,23 @@ class Scorer:
         self.evidence_schema = schema.evidence(run.facts.num_samples, *of_scores)
 
     def tables(self, records: pa.Table) -> dict[str, pa.Table]:
-        """The part's scores, and the highest of them with their waveforms."""
+        """The part's scores, the highest of them with their waveforms, and the records that cannot be scored.
+
+        The evidence are records of machines in service first: what is off or broken raises no alarm that needs one.
+        """
         run, evidence_schema = self.run, self.evidence_schema
+        nothing = {"": self.schema.empty_table(), "evidence": evidence_schema.empty_table(), "bad": schema.BAD_RECORDS.empty_table()}
         if not records.num_rows:
-            return {"": self.schema.empty_table(), "evidence": evidence_schema.empty_table()}
+            return nothing
         w, sensors = waveforms_of(records), sensors_of(records)
-        outputs = self._outputs(torch.from_numpy(w), sensors)
+        outputs, failed = self._finite(torch.from_numpy(w), sensors)
+        if failed:
+            kept, bad = set_aside(records, failed)
+            return {**self.tables(kept), "bad": bad} if kept.num_rows else {**nothing, "bad": bad}
         columns: dict[str, Any] = {name: records[name] for name in schema.ORIGIN.names}
-        columns["state"] = [str(state) for state in run.states(w, sensors, self.num_threads)]
+        states, causes = run.states(w, sensors, self.num_threads)
+        columns["state"] = [str(state) for state in states]
+        columns["state_cause"] = [None if cause is None else str(cause) for cause in causes]
         columns["calibrated"] = run.known(sensors)
         columns |= {name: values.numpy() for name, values in outputs.items() if name != "fault"}
         if run.faults is not None:
@@ -126,12 +140,34 @@ class Scorer:
                 float(outputs[schema.FAULT_PREFIX + n][i]) if n in run.faults else None for i, n in enumerate(names)
             ]
         scored = pa.table(columns, schema=self.schema)
-        value = outputs["score"].numpy()
-        if not np.isfinite(value).all():
-            raise UserError(f"the run gives {int((~np.isfinite(value)).sum())} scores that are NaN or infinite: train it again")
-        top = np.sort(np.lexsort((records["record_id"].to_numpy(zero_copy_only=False).astype(str), -value))[: self.evidence_per_part])
+        ids, out = records["record_id"].to_numpy(zero_copy_only=False).astype(str), np.isin(states, UNDECIDED_STATES)
+        top = np.sort(np.lexsort((ids, -outputs["score"].numpy(), out))[: self.evidence_per_part])
         evidence = scored.take(pa.array(top)).append_column(evidence_schema.field("waveform"), vector_column(w[top]))
-        return {"": scored, "evidence": evidence.cast(evidence_schema)}
+        return {"": scored, "evidence": evidence.cast(evidence_schema), "bad": nothing["bad"]}
+
+    def _finite(self, waveforms: torch.Tensor, sensors: list[Sensor]) -> tuple[dict[str, torch.Tensor], dict[int, str]]:
+        """The outputs of all, and by row why one has none that are finite; one record must not stop the others."""
+        try:
+            outputs = self._outputs(waveforms, sensors)
+        except UserError:
+            return {}, self._each_alone(waveforms, sensors)
+        failed: dict[int, str] = {}
+        for name, values in outputs.items():
+            wrong = (~values.isfinite()).nonzero().flatten().tolist() if values.is_floating_point() else []
+            failed = {row: f"{name} is {values[row].item()}" for row in wrong} | failed
+        return outputs, failed
+
+    def _each_alone(self, waveforms: torch.Tensor, sensors: list[Sensor]) -> dict[int, str]:
+        """By row, what each record that fails says when it is scored by itself. Raises that error where several do, and all of them."""
+        failed: dict[int, str] = {}
+        for row in range(len(waveforms)):
+            try:
+                self._outputs(waveforms[row : row + 1], [sensors[row]])
+            except UserError as error:
+                if 1 < len(waveforms) == len(failed) + 1:
+                    raise
+                failed[row] = first_line(error)
+        return failed
 
     def _outputs(self, waveforms: torch.Tensor, sensors: list[Sensor]) -> dict[str, torch.Tensor]:
         if self.cascade is not None:
@@ -160,28 +196,38 @@ def score_part(read: ReadPart, scores_uri: str, **scorer: Any) -> dict[str, Any]
     tables = _scorer(**scorer).tables(read.records)
     states = Counter(tables[""]["state"].to_pylist())
     uncalibrated = tables[""].num_rows - sum(tables[""]["calibrated"].to_pylist())
-    more: dict[str, Any] = {"states": dict(sorted(states.items())), "num_uncalibrated": uncalibrated}
+    causes = Counter(tables[""]["state_cause"].drop_null().to_pylist())
+    more: dict[str, Any] = {
+        "states": dict(sorted(states.items())),
+        "causes": dict(sorted(causes.items())),
+        "num_uncalibrated": uncalibrated,
+    }
     if "deep" in tables[""].column_names:
         more["num_deep"] = sum(tables[""]["deep"].to_pylist())
-    return commit_part(scores_uri, read.part_id, {**tables, "bad": read.bad}, {**read.marker, **more})
+    bad = pa.concat_tables([read.bad, tables["bad"]])
+    return commit_part(scores_uri, read.part_id, {**tables, "bad": bad}, {**read.marker, **more})
 
 
 def summarise(scores_uri: str, parts: Parts) -> None:
-    """Prints and writes summary.json: the account, the states, the spread of the scores."""
-    table = parts.read(["score"], schema=schema.scores())
-    states: Counter[str] = Counter()
+    """Prints and writes summary.json: the account, the states, the spread of the scores, what the records say against one another."""
+    table = parts.read([*schema.ORIGIN.names, "score"], schema=schema.scores())
+    counts: dict[str, Counter[str]] = {"states": Counter(), "causes": Counter()}
     for marker in parts.markers.values():
-        states.update(marker["states"])
+        for name, counter in counts.items():
+            counter.update(marker.get(name, {}))
     values = table["score"].to_numpy()
     quantiles = {f"q{q:g}": float(np.quantile(values, q)) for q in (0.01, 0.05, 0.5, 0.95, 0.99, 0.999)} if len(values) else {}
     uncalibrated = parts.total("num_uncalibrated")
+    findings = audit(table.filter(pa.array(lowest_keys(table)))).findings
     summary = {
         "corpus": parts.plan.corpus,
         "run": parts.plan.identity["run"],
         "read": parts.total("num_read"),
         "kept": parts.total("num_kept"),
         "set_aside": parts.reasons,
-        "states": dict(sorted(states.items())),
+        "states": dict(sorted(counts["states"].items())),
+        "sensor_faults": dict(sorted(counts["causes"].items())),
+        "findings": counts_of(findings),
         "num_uncalibrated": uncalibrated,
         "score_quantiles": quantiles,
     }
@@ -189,9 +235,14 @@ def summarise(scores_uri: str, parts: Parts) -> None:
         deep = summary["num_deep"] = parts.total("num_deep")
         print(f"the run saw {deep:,} records ({deep / max(1, parts.total('num_kept')):.1%}); the others' scores are the gate's predictions")
     objects.write_json(objects.join(scores_uri, "summary.json"), summary)
-    print("states: " + ", ".join(f"{count:,} {state}" for state, count in sorted(states.items())))
+    print("states: " + ", ".join(f"{count:,} {state}" for state, count in sorted(counts["states"].items())))
+    if counts["causes"]:
+        print("sensor faults: " + ", ".join(f"{count:,} {cause}" for cause, count in sorted(counts["causes"].items())))
     if uncalibrated:
         print(f"{uncalibrated:,} records are of sensors that neither the run nor a calibration knows: they raise no alarm;")
         print("  jobs/calibrate.py makes a calibration of their earliest records")
     if quantiles:
         print("scores: " + json.dumps({name: round(value, 5) for name, value in quantiles.items()}))
+    print_findings(findings)
+    if parts.total("num_kept") == 0 and parts.reasons.get(schema.Reason.NOT_FINITE):
+        raise UserError("the run gives no record a score that is finite: train it again")

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 
 from vibray.config import environment, short_hash
+from vibray.decide.findings import print_findings
 from vibray.fitting.classical import StoredVectors, fit_classical
 from vibray.fitting.classifier import encoder_of
 from vibray.fitting.data import (
     TrainingError,
+    check_both_classes,
     check_features,
     classifier_lesson,
     detector_lesson,
@@ -57,6 +59,7 @@ def train(job: TrainJob) -> None:
         plan.preview()
         return
     plan.run()
+    print_findings(table.findings)
 
 
 def _absolute(job: TrainJob) -> TrainJob:
@@ -180,9 +183,9 @@ class _Plan:
         if self.labels is not None and self.job.search_pool:
             return search_pool(self.labels, independent_rows(self.table, self.labels))
         if not self.job.normals_only:
-            return np.arange(len(self.table))
+            return np.flatnonzero(~self.table.repeats)
         assert self.labels is not None
-        rows = np.flatnonzero(self.labels == NORMAL)
+        rows = np.flatnonzero((self.labels == NORMAL) & ~self.table.repeats)
         if not len(rows):
             raise TrainingError(f"{self.job.labels} names no normal record: --normals-only has nothing to fit on")
         return rows
@@ -221,6 +224,8 @@ class _Plan:
         if isinstance(recipe, ClassifierRecipe):
             assert self.labels is not None
             lesson = classifier_lesson(self.labels, *self._pseudo_labels())
+            lesson = replace(lesson, indices=lesson.indices[~self.table.repeats[lesson.indices]])
+            check_both_classes(lesson)
         if begin(job.run, recipe, self.table.facts, self.identity, None if lesson is None else lesson.faults):
             print(f"{job.run} is finished already: nothing to do")
             return
@@ -247,7 +252,8 @@ class _Plan:
         """A classical detector and its run folder."""
         fit = fit_classical(recipe, self.table, self.rows, StoredVectors(self.table, recipe.feature.kind), self.passes())
         # histories are of all records, whatever the detector is fitted on
-        save(uri, Run(recipe, self.table.facts, fit.detecting, self.table.histories), fit.lines, environment())
+        run = Run(recipe, self.table.facts, fit.detecting, self.table.histories)
+        save(uri, run, fit.lines, environment(), self.table.findings)
 
     def passes(self) -> Callable[[str], Map]:
         """Who does a pass over the parts."""
@@ -305,7 +311,8 @@ class _Plan:
             {"stage": "member", "name": n, "median": float(s[0]), "scale": float(s[1])}
             for n, s in zip(ensemble.members, statistics, strict=True)
         ]
-        save(job.run, Run(recipe, self.table.facts, Fusing(members, ensemble), self.table.histories), lines, environment())
+        run = Run(recipe, self.table.facts, Fusing(members, ensemble), self.table.histories)
+        save(job.run, run, lines, environment(), self.table.findings)
 
     def _pseudo_labels(self) -> tuple[np.ndarray, np.ndarray] | tuple[None, None]:
         """Pseudo-label and weight of each record of the table."""

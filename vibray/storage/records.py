@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -270,6 +270,24 @@ def to_tables(records: Sequence[Record], bad: Sequence[BadRecord], num_samples: 
         [pa.array([getattr(b, field.name) for b in bad], field.type) for field in schema.BAD_RECORDS], schema=schema.BAD_RECORDS
     )
     return kept, aside
+
+
+def set_aside(records: pa.Table, details: Mapping[int, str]) -> tuple[pa.Table, pa.Table]:
+    """The records but for the rows named, and those as bad_records: what cannot be computed of a record is said of it by its id.
+
+    `details` maps a row to what is not finite there.
+    """
+    rows = sorted(details)
+    bad = []
+    for row, origin in zip(rows, records.select(schema.ORIGIN.names).take(pa.array(rows, pa.int64())).to_pylist(), strict=True):
+        at = max(origin["record_id"].rfind("@"), origin["record_id"].rfind("#"))
+        shard, offset = origin["record_id"][:at], int(origin["record_id"][at + 1 :])
+        head = f"{origin['sensor_id']} {origin['measured_at'].isoformat()}"
+        bad.append([origin["corpus"], shard, offset, origin["line"], str(Reason.NOT_FINITE), details[row], head])
+    columns = [pa.array([row[i] for row in bad], field.type) for i, field in enumerate(schema.BAD_RECORDS)]
+    keep = np.ones(records.num_rows, bool)
+    keep[rows] = False
+    return records.filter(pa.array(keep)), pa.Table.from_arrays(columns, schema=schema.BAD_RECORDS)
 
 
 def count_reasons(bad: pa.Table) -> dict[str, int]:
