@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from vibray.config import UserError
-from vibray.decide.state import SensorHistory, centred_rms, has_mains_line, state_statistics, states
-from vibray.schema import State
+from vibray.decide.state import SensorHistory, causes, centred_rms, has_mains_line, state_statistics, states
+from vibray.schema import Cause, State
 
 RATE = 8192.0
 T = np.arange(8192) / RATE
@@ -30,7 +30,47 @@ def with_ringing(at_s, length_s, waveform=HUM, amplitude=3.0):
     return waveform + np.where(at_s <= T, burst, 0)
 
 
+def cause(waveform, snr_db: float = 40.0) -> Cause | None:
+    statistics = state_statistics(batch(waveform), RATE)
+    return causes(statistics, states(statistics, np.array([snr_db]), [HUMMING]))[0]
+
+
 # the rules
+
+
+def changed(at, value, waveform=HUM):
+    other = waveform.copy()
+    other[at] = value
+    return other
+
+
+@pytest.mark.parametrize("at", [[100], [0], [8191], [100, 101], [3, 500, 8000], list(range(0, 800, 100))])
+@pytest.mark.parametrize("value", [999999.0, -9999.0, 3.0])
+def test_isolated_samples_at_values_no_machine_makes_are_a_sensors_fault(at, value):
+    assert state(changed(at, value)) == State.SENSOR_FAULT and cause(changed(at, value)) == Cause.ISOLATED
+
+
+def test_a_shock_that_passed_an_anti_aliasing_filter_is_none():
+    for width in (0.8, 0.9):  # of the Nyquist frequency: the least that the neighbours of a single pulse hear of it
+        shock = 50 * np.sinc(width * (np.arange(8192) - 3000))
+        assert state(HUM + shock) == State.ENERGISED
+    assert state(with_ringing(0.4, 0.002, amplitude=30.0)) == State.ENERGISED
+    assert state(changed([100, 101, 102], 3.0)) == State.ENERGISED  # three in a row are a pulse
+    assert state(changed([100], 0.9)) == State.ENERGISED
+
+
+@pytest.mark.parametrize("bits", [15, 23, 31])
+def test_counts_at_a_converters_mid_scale_are_no_amplifier_at_its_rail(bits):
+    counts = 2.0**bits + 2.0 ** (bits - 16) * 20_000 * HUM
+    assert state(counts) == State.ENERGISED
+    assert state(1e5 + HUM) == State.SENSOR_FAULT and cause(1e5 + HUM) == Cause.OFFSET
+
+
+def test_each_fault_of_a_sensor_says_why():
+    assert cause(HUM) is None and cause(NOISE, 0.0) is None
+    assert cause(changed(slice(1000, 2000), 0.1)) == Cause.HANGS
+    assert cause(np.sign(NOISE)) == Cause.FEW_VALUES
+    assert cause(changed(slice(3000, 3600), 0.0) + 1e-7 * RNG.normal(size=8192)) == Cause.CUT
 
 
 def test_a_healthy_record_is_energised():

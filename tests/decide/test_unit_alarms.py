@@ -8,7 +8,7 @@ from scipy import stats
 from tests.decide.fleet import START_MS, fleet, replaced
 from vibray import schema
 from vibray.decide.alarm_rates import AlarmRuleError
-from vibray.decide.reference import earliest_rows, record_p_values, sensor_groups, usable_rows
+from vibray.decide.reference import earliest_rows, record_p_values, sensor_groups, trusted_rows, usable_rows
 from vibray.decide.unit_alarms import UnitConfig, combined, unit_alarms, unit_facts, unit_scores
 
 CONFIG = UnitConfig()
@@ -225,3 +225,50 @@ def test_the_order_of_the_rows_changes_nothing(healthy):
 def test_rules_that_cannot_be_applied_are_refused(options, words):
     with pytest.raises(AlarmRuleError, match=words):
         UnitConfig(**options)
+
+
+def undated(table, rows):
+    """The table with some records of 1970, an hour after one another."""
+    time = table["measured_at"].cast(pa.int64()).to_numpy().copy()
+    time[rows] = 3_600_000 * np.arange(len(rows))
+    trusted = np.ones(len(table), bool)
+    trusted[rows] = False
+    return replaced(table, "measured_at", pa.array(time).cast(schema.TIME)).append_column(schema.TIME_TRUSTED, pa.array(trusted))
+
+
+def with_trust(table):
+    usable, trusted = usable_rows(table), trusted_rows(table)
+    known = earliest_rows(sensor_groups(table), usable & trusted, CONFIG.reference_records)
+    return unit_scores(table, record_p_values(table, usable, known), known, CONFIG), known
+
+
+def test_a_sick_unit_whose_clock_was_lost_is_in_alarm_and_nobodys_reference():
+    table = fleet(4, 1, 260, sick=[(3, 230, 6.0)])
+    assert [u.unit for u in unit_alarms(decided(table), CONFIG) if u.alarm] == ["T03"]
+    rows = np.arange(3 * 260 + 230, 4 * 260)
+    found, known = with_trust(undated(table, rows))
+    assert not known[rows].any()
+    by_unit = {u.unit: u for u in unit_alarms(found, CONFIG)}
+    sick = by_unit["T03"]
+    assert sick.alarm and sick.undated and sick.since is None and not sick.discovery
+    assert sick.newest == table["measured_at"][3 * 260 + 229].as_py().replace(minute=0, second=0)
+    assert [u.unit for u in by_unit.values() if u.alarm] == ["T03"]
+    assert unit_facts(found, CONFIG)["num_undated"] == 30
+    assert not found.filter(pa.array(~found["dated"].to_numpy(zero_copy_only=False)))["q_value"].drop_null().to_pylist()
+
+
+def test_one_record_of_the_far_future_changes_no_other_unit():
+    table = fleet(4, 1, 260, sick=[(3, 230, 6.0)])
+    before = {u.unit: u for u in unit_alarms(decided(table), CONFIG)}
+    one = undated(table, np.array([100]))
+    time = one["measured_at"].cast(pa.int64()).to_numpy().copy()
+    time[100] = 4_070_908_800_000  # 2099
+    after = {u.unit: u for u in unit_alarms(with_trust(replaced(one, "measured_at", pa.array(time).cast(schema.TIME)))[0], CONFIG)}
+    assert {name: after[name] for name in ("T01", "T02")} == {name: before[name] for name in ("T01", "T02")}
+    assert after["T03"].discovery and after["T03"].q_value == pytest.approx(before["T03"].q_value, rel=0.1)
+    assert after["T00"].newest == before["T00"].newest and after["T00"].q_value is not None
+
+
+def test_a_fleet_without_a_time_that_can_be_has_no_newest_window():
+    found, _ = with_trust(undated(fleet(2, 1, 120), np.arange(240)))
+    assert found.num_rows == 0  # no reference either

@@ -1,6 +1,7 @@
 """Baselines of sensors that a run, or one of its members, does not know. No Ray, no files."""
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ from tests.pipeline.lines import FACTS, NUM_SAMPLES, RATE_HZ, START, waveform
 from vibray import schema
 from vibray.features.scaling import ScalingFit, Sensor
 from vibray.models.ensemble import Ensemble, EnsembleConfig
-from vibray.pipeline.calibrate import calibration_table
+from vibray.pipeline.calibrate import calibration_table, first_records, plausible
 from vibray.recipes import ClassicalRecipe, EnsembleRecipe, banded, build_classical, build_vector, columns_of
 from vibray.runs import Detecting, Fusing, Inputs, Run, score_statistics
 from vibray.train.classical import Rows, fit_detector, fit_scaling, score_parts
@@ -78,7 +79,66 @@ def test_a_member_that_knows_the_sensor_keeps_its_own_baseline(run):
     own = scaling(Inputs(torch.from_numpy(x), run.facts)[config], [RARE] * 50)
     assert own.quantile(0.5, dim=0).abs().max() < 1e-5  # against its own records, no longer against the fleet
     assert not torch.equal(after["score_b"], before["score_b"])
-    assert table["scores"].to_pylist()[0] == pytest.approx(after["score"].tolist())
+
+
+def test_scores_of_a_calibration_are_out_of_sample(run):
+    x = waves(60, 3)
+    table, _ = calibration_table(run, {NEW: records(NEW, x)})
+    assert table["record_ids"].to_pylist()[0] == [f"a.jsonl@{i}" for i in range(60)]
+    for held in (np.arange(6), np.arange(54, 60)):  # the first tenth and the last, against the other nine
+        others, _ = calibration_table(run, {NEW: records(NEW, np.delete(x, held, axis=0))})
+        expected = run.calibrated(others).score(torch.from_numpy(x[held]), RATE_HZ, [NEW] * 6)
+        assert np.array(table["scores"].to_pylist()[0])[held] == pytest.approx(expected.numpy(), rel=1e-5)
+    in_sample = run.calibrated(table).score(torch.from_numpy(x), RATE_HZ, [NEW] * 60)
+    assert np.mean(table["scores"].to_pylist()[0]) > in_sample.mean()
+
+
+def test_records_of_a_sensor_that_hangs_have_no_score_out_of_sample_and_too_few_leave_none(run):
+    x = waves(60, 3)
+    x[7, 1000:2000] = x[7, 1000]
+    table, _ = calibration_table(run, {NEW: records(NEW, x)})
+    assert table["record_ids"].to_pylist()[0] == [f"a.jsonl@{i}" for i in range(60) if i != 7] and len(table["scores"].to_pylist()[0]) == 59
+    few, _ = calibration_table(run, {NEW: records(NEW, x[:41])})
+    assert few["scores"].to_pylist() == [[], []] and few["record_ids"].to_pylist() == [[], []]
+
+
+def at(sensor: Sensor, x: np.ndarray, times: list[datetime], first: int = 0) -> pa.Table:
+    made = records(sensor, x)
+    rows = np.arange(first, first + len(x))
+    for name, values in (
+        ("measured_at", pa.array(times, schema.TIME)),
+        ("record_id", [f"a.jsonl@{i}" for i in rows]),
+        ("content_hash", [f"{sensor[1]}{i}" for i in rows]),
+    ):
+        made = made.set_column(made.column_names.index(name), made.schema.field(name), pa.array(values, made.schema.field(name).type))
+    return made
+
+
+def test_a_clock_that_was_never_set_calibrates_nothing_in_whatever_order_the_parts_come():
+    hours = [START + timedelta(hours=i) for i in range(100)]
+    lost = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(hours=i) for i in range(60)]
+    x, other = waves(160, 3), ("t3", "t3-s0")
+    parts = [
+        at(NEW, x[:50], lost[:50]),
+        at(NEW, x[50:60], lost[50:], 50),
+        at(NEW, x[60:100], hours[:40], 60),
+        at(NEW, x[100:], hours[40:], 100),
+    ]
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2], [2, 3, 1, 0]):
+        kept: pa.Table | None = None
+        for part in order:
+            kept = first_records([parts[part]] if kept is None else [kept, parts[part]], 50)
+        assert kept is not None
+        found, findings = plausible({NEW: kept, other: at(other, waves(100, 2), hours)}, 50)
+        assert found[NEW]["measured_at"].to_pylist() == hours[:50]
+        assert [finding.kind for finding in findings] == ["implausible_times"]
+
+
+def test_a_waveform_that_is_sent_again_calibrates_once():
+    made = at(NEW, waves(20, 3), [START + timedelta(hours=i) for i in range(20)])
+    content = pa.array(["same"] * 15 + [f"{i}" for i in range(5)])
+    again = made.set_column(made.column_names.index("content_hash"), made.schema.field("content_hash"), content)
+    assert first_records([again], 10)["record_id"].to_pylist() == ["a.jsonl@0", *(f"a.jsonl@{i}" for i in range(15, 20))]
 
 
 def test_a_sensor_with_too_few_records_is_named(run):

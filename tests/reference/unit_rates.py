@@ -1,0 +1,137 @@
+"""How often windows of healthy units exceed where the units are new to the run and calibrated with their own earliest records.
+
+`python -m tests.reference.unit_rates [--seeds 0 1 2 3 4] [--k 100 200] [--recipe fused]` prints, for a nominal rate of 1 %, by k and by
+what the reference is: the realised rate with a 95 % interval by units drawn with replacement, the spread over units (5th, 50th and 95th
+percentile), and the same where the records that calibrated a sensor count with the scores they have against a baseline that saw them. A
+seed draws the machines, too. It takes two to three minutes a seed.
+"""
+
+import argparse
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from tests.reference.fleet_table import fitted, records
+from vibray import recipes, schema
+from vibray.decide.cuts import Cuts
+from vibray.decide.unit_alarms import UnitConfig
+from vibray.decide.units import decide_units
+from vibray.pipeline.calibrate import calibration_table
+from vibray.recipes import build_vector
+from vibray.runs import Detecting, Run
+from vibray.signal.synthetic import FleetConfig, measured_at, place, waveform
+from vibray.storage.corpus import CorpusFacts
+from vibray.tables import vector_column
+
+TRAINING_UNITS, NEW_UNITS, POOL, STEPS = 40, 40, 4000, 500
+FACTS = CorpusFacts(8192.0)
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """New units' records: all healthy, some of machines that are off."""
+
+    waveforms: np.ndarray
+    origin: pa.Table
+
+    def rows(self, step: int) -> np.ndarray:
+        """Those before a step."""
+        return np.flatnonzero(self.origin["line"].to_numpy() < step)
+
+
+def new_units(config: FleetConfig) -> Fleet:
+    """All records of a fleet, `line` being the step."""
+    places = [place(config, i) for i in range(config.num_records)]
+    columns = {
+        "corpus": ["c"] * len(places),
+        "record_id": [f"s@{i}" for i in range(len(places))],
+        "line": [at.step for at in places],
+        "unit": [f"u{at.unit}" for at in places],
+        "sensor_id": [f"u{at.unit}-s{at.sensor}" for at in places],
+        "measured_at": [measured_at(config, at.unit, at.step) for at in places],
+        "sample_rate_hz": [config.sample_rate_hz] * len(places),
+        "content_hash": [f"{i:032x}" for i in range(len(places))],
+    }
+    return Fleet(np.stack([waveform(config, at) for at in places]), pa.table(columns, schema=schema.ORIGIN))
+
+
+def trained(recipe: recipes.ClassicalRecipe, seed: int) -> Run:
+    """The recipe fitted on other units of the same fleet, 5 % of their records faulty."""
+    feature = build_vector(recipe.feature, FACTS.mains_hz)
+    pool = records(FleetConfig(seed=seed, num_units=TRAINING_UNITS, num_records=POOL), {recipe.feature.kind: feature})
+    own = fitted(recipe, pool, 50.0)
+    return Run(recipe, FACTS, Detecting(recipe, own.scaling, own.detector, torch.zeros(2, dtype=torch.float64)))
+
+
+def scored(run: Run, fleet: Fleet, k: int) -> tuple[pa.Table, dict[tuple[str, str], float]]:
+    """The scores table with each sensor calibrated by its first k records, and their scores out of sample."""
+    sensors = list(zip(fleet.origin["unit"].to_pylist(), fleet.origin["sensor_id"].to_pylist(), strict=True))
+    of_sensor: dict[tuple[str, str], list[int]] = {}
+    for row in fleet.rows(k).tolist():
+        of_sensor.setdefault(sensors[row], []).append(row)
+    waveform = schema.records(FACTS.num_samples).field("waveform")
+    known = {
+        sensor: fleet.origin.take(pa.array(rows)).append_column(waveform, vector_column(fleet.waveforms[rows]))
+        for sensor, rows in of_sensor.items()
+    }
+    calibration, _ = calibration_table(run, known)
+    calibrated = run.calibrated(calibration)
+    states, causes = calibrated.states(fleet.waveforms, sensors)
+    columns = {name: fleet.origin[name] for name in schema.ORIGIN.names} | {
+        "state": [str(state) for state in states],
+        "state_cause": causes,
+        "calibrated": calibrated.known(sensors),
+        "score": calibrated.score(fleet.waveforms, FACTS.sample_rate_hz, sensors).numpy(),
+    }
+    table = pa.table(columns, schema=schema.scores()).append_column(schema.TIME_TRUSTED, pa.array(np.ones(len(sensors), bool)))
+    return table, {("c", r): s for row in calibration.to_pylist() for r, s in zip(row["record_ids"], row["scores"], strict=True)}
+
+
+def exceeding(scores: pa.Table, reference_records: int, out_of_sample: dict[tuple[str, str], float]) -> list[np.ndarray]:
+    """By unit, which of its judged windows exceed."""
+    config = UnitConfig(reference_records=reference_records)
+    windows = decide_units(scores, Cuts(0.0, 1e9), config, out_of_sample=out_of_sample).scores
+    judged = windows.filter(pa.array(~windows["reference"].to_numpy(zero_copy_only=False)))
+    unit, exceeds = np.array(judged["unit"].to_pylist()), judged["exceeds"].to_numpy(zero_copy_only=False)
+    return [exceeds[unit == name] for name in np.unique(unit)]
+
+
+def told(found: list[np.ndarray]) -> str:
+    """Rate, interval by units, spread over units."""
+    sums, sizes = np.array([own.sum() for own in found]), np.array([len(own) for own in found])
+    drawn = np.random.default_rng(0).integers(0, len(found), (2000, len(found)))
+    low, high = np.percentile(sums[drawn].sum(1) / sizes[drawn].sum(1), [2.5, 97.5])
+    spread = np.percentile(sums / sizes, [5, 50, 95])
+    rate = f"{sums.sum() / sizes.sum():.3%} [{low:.3%}, {high:.3%}]"
+    return f"{rate} of {sizes.sum():,} windows of {len(found)} units; units {', '.join(f'{share:.2%}' for share in spread)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--k", type=int, nargs="+", default=[100, 200])
+    parser.add_argument("--sensors", type=int, default=1)
+    parser.add_argument("--recipe", default="fused")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    found: dict[tuple[int, int, bool], list[np.ndarray]] = {}
+    for seed in args.seeds:
+        run = trained(getattr(recipes, args.recipe)(), seed)
+        size = {"num_units": NEW_UNITS, "sensors_per_unit": args.sensors, "num_records": NEW_UNITS * args.sensors * STEPS}
+        fleet = new_units(FleetConfig(seed=seed, first_unit=TRAINING_UNITS, contamination=0.0, **size))
+        for k in args.k:
+            scores, held = scored(run, fleet, k)
+            for reference_records in sorted({k, 200}):
+                for out_of_sample in (True, False):
+                    own = exceeding(scores, reference_records, held if out_of_sample else {})
+                    found.setdefault((k, reference_records, out_of_sample), []).extend(own)
+        print(f"seed {seed}", flush=True)
+    for (k, reference_records, out_of_sample), own in found.items():
+        how = "out of sample" if out_of_sample else "as scored"
+        print(f"k = {k}, reference of {reference_records} records, {how}: {told(own)}")
+
+
+if __name__ == "__main__":
+    main()
