@@ -24,7 +24,6 @@ from vibray.signal.harmonics import (
     cycle_peak_volatility,
     line_amplitudes,
     mains_frequency,
-    mains_line_hz,
 )
 from vibray.signal.synthetic import FleetConfig
 
@@ -156,23 +155,6 @@ def test_mean_squares_of_bands() -> None:
     np.testing.assert_allclose(got.numpy(), [0.3**2 / 2, 0.1**2 / 2 + 0.2**2], rtol=1e-3)
 
 
-@pytest.mark.parametrize(("true_rate", "stated_rate", "mains"), [(8192, 10000, 50), (8192, 8192, 50), (8192, 8192, 60), (10000, 8192, 60)])
-def test_mains_line_says_where_the_family_stands(true_rate: float, stated_rate: float, mains: float) -> None:
-    records = stack(*(transformer(mains + d, true_rate, 8192, noise=0.06, seed=i) for i, d in enumerate((-0.2, 0.0, 0.3))))
-    line = mains_line_hz(records, float(stated_rate))
-    stands = 2 * (mains + np.array([-0.2, 0.0, 0.3])) * stated_rate / true_rate
-    np.testing.assert_allclose(line.frequency_hz.numpy(), stands, atol=0.02)
-    assert line.snr_db.min() > 20
-    # 120 Hz of a 10,000 Hz record read as 8192 Hz stands at 98.3 Hz: not within 1 Hz of 100
-    nominal = 2 * mains if true_rate == stated_rate else math.nan
-    np.testing.assert_array_equal(line.nominal_hz.numpy(), np.full(3, nominal))
-
-
-def test_mains_line_of_noise_stands_nowhere() -> None:
-    noise = stack(*np.random.default_rng(4).standard_normal((20, 8192)).astype(np.float32))
-    assert mains_line_hz(noise, 8192.0).nominal_hz.isnan().all()
-
-
 def test_cycle_peak_volatility() -> None:
     t = np.arange(8192) / 8192
     steady = np.sin(2 * np.pi * 50 * t)
@@ -185,16 +167,15 @@ def test_cycle_peak_volatility() -> None:
 def test_records_do_not_know_their_batch() -> None:
     """Not by a bit: the frequency steers what is read next, so that a difference would grow."""
     records = stack(*(transformer(49.8 + 0.01 * i, 8192, 8192, noise=0.2, seed=i) for i in range(35)))  # more than are taken at once
-    for search in (lambda x: mains_frequency(x, 8192.0, 50.0), lambda x: mains_line_hz(x, 8192.0)):
-        together, alone = search(records), search(records[34:])
-        assert torch.equal(together.frequency_hz[34:], alone.frequency_hz) and torch.equal(together.snr_db[34:], alone.snr_db)
-        assert search(records[:0]).snr_db.shape == (0,)
+    together, alone = mains_frequency(records, 8192.0, 50.0), mains_frequency(records[34:], 8192.0, 50.0)
+    assert torch.equal(together.frequency_hz[34:], alone.frequency_hz) and torch.equal(together.snr_db[34:], alone.snr_db)
+    assert mains_frequency(records[:0], 8192.0, 50.0).snr_db.shape == (0,)
 
 
 @pytest.mark.parametrize("length", [64, 100, 1000, 1024, 2047])
 def test_short_records_have_a_mains_line_too(length: int) -> None:
     x = torch.from_numpy(np.random.default_rng(5).standard_normal((3, length))).float()
-    line = mains_line_hz(x, 8192.0)
+    line = comb(x, 8192.0, 90.0, 135.0, tuple(range(1, 11)))
     assert line.snr_db.isfinite().all() and ((line.frequency_hz >= 90) & (line.frequency_hz <= 135)).all()
 
 

@@ -1,5 +1,6 @@
 """Shards to the features table: records, their level, and the vector features that the corpus allows."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,9 @@ import torch
 
 from vibray import schema
 from vibray.config import UserError, to_json
+from vibray.decide.audit import Audit, audit
+from vibray.decide.duplicates import lowest_keys
+from vibray.decide.findings import Finding, counts_of, print_findings
 from vibray.decide.state import centred_rms
 from vibray.features.harmonic import Harmonic, HarmonicConfig
 from vibray.features.spectral import SpectralConfig
@@ -18,7 +22,8 @@ from vibray.pipeline.jobs import FeaturizeJob
 from vibray.pipeline.parts import PartsJob
 from vibray.recipes import VectorConfig, build_vector
 from vibray.runs import CHUNK, mains_snr_db
-from vibray.signal.harmonics import mains_line_hz
+from vibray.signal.mains_family import mains_family_hz
+from vibray.signal.sample_rates import against_rate, voice
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts, read_units
 from vibray.storage.parts import Parts, commit_part
@@ -29,11 +34,6 @@ from vibray.tables import sensors_of, vector_column, waveforms_of
 CONFIGS: dict[str, VectorConfig] = {"spectral": SpectralConfig(), "zerone": ZeroneConfig(), "harmonic": HarmonicConfig()}
 """Vector features that are stored where the corpus allows them: they are small beside the waveform."""
 
-MAINS_TOLERANCE = 0.01
-"""A mains line further than this from where it should stand, relatively, means another sample rate: 8192 Hz read as 10,000 is .22 off."""
-
-MAINS_SNR_DB = 10.0
-MAINS_MIN_RECORDS = 5
 MAINS_RECORDS = 8
 """Records of a sensor that are looked at in a part: the rate is a sensor's, not a record's, and the search takes as long as a vector."""
 
@@ -58,8 +58,15 @@ def featurize(job: FeaturizeJob) -> None:
         parts_job.preview(MakeFeatures(facts, configs).table)
         return
     parts = parts_job.run(make_features, lambda place: {"features_uri": features_uri, "facts": facts, "configs": configs})
-    write_feature_json(features_uri, parts, facts, configs)
-    warn_mains(parts, facts)
+    findings = [*rate_findings(parts, facts), *audit_of(parts).findings]
+    write_feature_json(features_uri, parts, facts, configs, findings)
+    print_findings(findings)
+
+
+def audit_of(parts: Parts) -> Audit:
+    """What the records of finished parts say against one another, those that stand twice counted once."""
+    table = parts.read(schema.ORIGIN.names, schema=schema.ORIGIN)
+    return audit(table.filter(pa.array(lowest_keys(table))))
 
 
 def facts_of(job: FeaturizeJob) -> CorpusFacts:
@@ -81,8 +88,10 @@ def allowed_vectors(vectors: tuple[str, ...], facts: CorpusFacts) -> tuple[list[
     return stored, left_out
 
 
-def write_feature_json(features_uri: str, parts: Parts, facts: CorpusFacts, configs: dict[str, VectorConfig]) -> None:
-    """feature.json: the corpus' facts, and name and frequency of every column of every vector."""
+def write_feature_json(
+    features_uri: str, parts: Parts, facts: CorpusFacts, configs: dict[str, VectorConfig], findings: list[Finding]
+) -> None:
+    """feature.json: the corpus' facts, name and frequency of every column of every vector, and how much contradicts itself."""
     vectors = {}
     for name, config in configs.items():
         feature = build_vector(config, facts.mains_hz)
@@ -97,6 +106,7 @@ def write_feature_json(features_uri: str, parts: Parts, facts: CorpusFacts, conf
         "facts": to_json(facts),
         "num_records": parts.total("num_kept"),
         "vectors": vectors,
+        "findings": counts_of(findings),
     }
     objects.write_json(objects.join(features_uri, "feature.json"), values)
 
@@ -106,7 +116,7 @@ def make_features(read: ReadPart, features_uri: str, facts: CorpusFacts, configs
     make = MakeFeatures(facts, configs)
     table = make.table(read.records)
     kept, bad = finite_rows(table, read.bad, ("rms", *configs))
-    return commit_part(features_uri, read.part_id, {"": kept, "bad": bad}, {**read.marker, "mains": make.mains(read.records)})
+    return commit_part(features_uri, read.part_id, {"": kept, "bad": bad}, {**read.marker, "mains": mains_of(read.records, facts)})
 
 
 @dataclass(frozen=True)
@@ -134,21 +144,6 @@ class MakeFeatures:
         columns |= {"rms": pa.array(whole["rms"]), "mains_snr_db": pa.array(whole["mains_snr_db"], from_pandas=True)}
         columns |= {name: vector_column(whole[name]) for name in features}
         return pa.table(columns, schema=shape)
-
-    def mains(self, records: pa.Table) -> dict[str, list[float]]:
-        """By sensor: frequencies at which its clear mains lines stand, for the check of the rate."""
-        if self.facts.mains_hz is None or not records.num_rows:
-            return {}
-        of_sensor: dict[tuple[str, str], list[int]] = {}
-        for row, sensor in enumerate(sensors_of(records)):
-            of_sensor.setdefault(sensor, []).append(row)
-        few = records.take(pa.array([row for rows in of_sensor.values() for row in rows[:: -(-len(rows) // MAINS_RECORDS)]]))
-        line = mains_line_hz(torch.from_numpy(waveforms_of(few)), self.facts.sample_rate_hz)
-        found: dict[str, list[float]] = {}
-        for (unit, sensor_id), hz, snr in zip(sensors_of(few), line.frequency_hz.tolist(), line.snr_db.tolist(), strict=True):
-            if snr >= MAINS_SNR_DB:
-                found.setdefault(f"{unit}/{sensor_id}", []).append(round(hz, 3))
-        return found
 
     def _mains_snr_db(self, waveforms: np.ndarray, vectors: dict[str, np.ndarray]) -> np.ndarray:
         """NaN for a machine without a mains line."""
@@ -178,25 +173,39 @@ def _chunks(records: pa.Table) -> Iterator[np.ndarray]:
         yield waveforms_of(records.slice(start, CHUNK))
 
 
-def warn_mains(parts: Parts, facts: CorpusFacts) -> None:
-    """Warns of each sensor whose mains line does not stand at twice the mains frequency: the sample rate may be wrong."""
+def mains_of(records: pa.Table, facts: CorpusFacts, per_sensor: int = MAINS_RECORDS, most: int | None = None) -> dict[str, Any]:
+    """For a part's marker, by sensor: unit, records looked at, fundamentals of the families of lines found in them, in Hz.
+
+    At most `per_sensor` records of each sensor are looked at, `most` in all, spread over the part. Empty for machines without a mains line.
+    """
+    if facts.mains_hz is None or not records.num_rows:
+        return {}
+    of_sensor: dict[tuple[str, str], list[int]] = {}
+    for row, sensor in enumerate(sensors_of(records)):
+        of_sensor.setdefault(sensor, []).append(row)
+    rows = [row for own in of_sensor.values() for row in own[:: -(-len(own) // per_sensor)]]
+    few = records.take(pa.array(rows[:: -(-len(rows) // most)] if most else rows))
+    looked: dict[str, dict[str, Any]] = {}
+    family_hz = mains_family_hz(torch.from_numpy(waveforms_of(few)), facts.sample_rate_hz)
+    for (unit, sensor_id), hz in zip(sensors_of(few), family_hz.tolist(), strict=True):
+        of = looked.setdefault(f"{unit}/{sensor_id}", {"unit": unit, "num_looked_at": 0, "family_hz": []})
+        of["num_looked_at"] += 1
+        of["family_hz"] += [round(hz, 3)] if math.isfinite(hz) else []
+    return looked
+
+
+def rate_findings(parts: Parts, facts: CorpusFacts) -> list[Finding]:
+    """What the families of lines in the parts' records say against the stated sample rate: one finding or none."""
     if facts.mains_hz is None:
-        return
-    found: dict[str, list[float]] = {}
+        return []
+    looked: dict[str, list[dict[str, Any]]] = {}
     for marker in parts.markers.values():
-        for sensor, frequencies in marker.get("mains", {}).items():
-            found.setdefault(sensor, []).extend(frequencies)
-    expected = 2 * facts.mains_hz
-    off = {}
-    for sensor, frequencies in sorted(found.items()):
-        median = float(torch.tensor(frequencies).median())
-        if len(frequencies) >= MAINS_MIN_RECORDS and abs(median / expected - 1) > MAINS_TOLERANCE:
-            off[sensor] = median
-    for sensor, median in list(off.items())[:10]:
-        rate = facts.sample_rate_hz * expected / median
-        print(
-            f"warning: the mains line of sensor {sensor} stands at {median:.2f} Hz instead of {expected:g} Hz: "
-            f"is its sample rate {rate:,.0f} Hz rather than {facts.sample_rate_hz:,.0f} Hz, or the mains frequency another one?"
-        )
-    if len(off) > 10:
-        print(f"warning: so do {len(off) - 10} more sensors")
+        for sensor, of in marker.get("mains", {}).items():
+            if isinstance(of, dict):  # a list, in a folder begun before, holds combs between 90 and 135 Hz only
+                looked.setdefault(sensor, []).append(of)
+    voices = {}
+    for sensor, of_parts in looked.items():
+        found = [hz for of in of_parts for hz in of["family_hz"]]
+        voices[sensor] = voice(of_parts[0]["unit"], found, sum(of["num_looked_at"] for of in of_parts))
+    text = against_rate({s: v for s, v in voices.items() if v is not None}, facts.sample_rate_hz, facts.mains_hz)
+    return [] if text is None else [Finding("wrong_rate", *text)]

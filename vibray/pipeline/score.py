@@ -10,22 +10,25 @@ import pyarrow as pa
 import torch
 
 from vibray import schema
-from vibray.config import UserError, first_line, short_hash, to_json
-from vibray.decide.audit import audit
-from vibray.decide.duplicates import lowest_keys
+from vibray.config import UserError, first_line, from_json, short_hash, to_json
 from vibray.decide.findings import counts_of, print_findings
 from vibray.decide.pseudo_labels import UNDECIDED_STATES
 from vibray.features.scaling import Sensor
 from vibray.pipeline.distil import Cascade, cascade_identity, load_cascade
+from vibray.pipeline.featurize import audit_of, mains_of, rate_findings
 from vibray.pipeline.jobs import ScoreJob
 from vibray.pipeline.parts import PartsJob, Place
 from vibray.runs import Run, has_nets, load
 from vibray.storage import objects
+from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts, check_finished, commit_part
 from vibray.storage.reading import ReadPart
 from vibray.storage.records import set_aside
 from vibray.storage.since import continued
 from vibray.tables import sensors_of, vector_column, waveforms_of
+
+MAINS_LOOKED_AT = 64
+"""Records of a part in which the mains' lines are looked for: a wrong rate is a whole archive's, and a part is one of thousands."""
 
 
 class CalibrationMismatch(UserError):
@@ -193,7 +196,8 @@ def _scorer(
 
 def score_part(read: ReadPart, scores_uri: str, **scorer: Any) -> dict[str, Any]:
     """The stage: a part of records in, a part of the scores table out."""
-    tables = _scorer(**scorer).tables(read.records)
+    by = _scorer(**scorer)
+    tables = by.tables(read.records)
     states = Counter(tables[""]["state"].to_pylist())
     uncalibrated = tables[""].num_rows - sum(tables[""]["calibrated"].to_pylist())
     causes = Counter(tables[""]["state_cause"].drop_null().to_pylist())
@@ -201,6 +205,7 @@ def score_part(read: ReadPart, scores_uri: str, **scorer: Any) -> dict[str, Any]
         "states": dict(sorted(states.items())),
         "causes": dict(sorted(causes.items())),
         "num_uncalibrated": uncalibrated,
+        "mains": mains_of(read.records, by.run.facts, per_sensor=1, most=MAINS_LOOKED_AT),
     }
     if "deep" in tables[""].column_names:
         more["num_deep"] = sum(tables[""]["deep"].to_pylist())
@@ -210,7 +215,7 @@ def score_part(read: ReadPart, scores_uri: str, **scorer: Any) -> dict[str, Any]
 
 def summarise(scores_uri: str, parts: Parts) -> None:
     """Prints and writes summary.json: the account, the states, the spread of the scores, what the records say against one another."""
-    table = parts.read([*schema.ORIGIN.names, "score"], schema=schema.scores())
+    table = parts.read(["score"], schema=schema.scores())
     counts: dict[str, Counter[str]] = {"states": Counter(), "causes": Counter()}
     for marker in parts.markers.values():
         for name, counter in counts.items():
@@ -218,7 +223,8 @@ def summarise(scores_uri: str, parts: Parts) -> None:
     values = table["score"].to_numpy()
     quantiles = {f"q{q:g}": float(np.quantile(values, q)) for q in (0.01, 0.05, 0.5, 0.95, 0.99, 0.999)} if len(values) else {}
     uncalibrated = parts.total("num_uncalibrated")
-    findings = audit(table.filter(pa.array(lowest_keys(table)))).findings
+    facts = from_json(CorpusFacts, parts.plan.identity["facts"])
+    findings = (*rate_findings(parts, facts), *audit_of(parts).findings)
     summary = {
         "corpus": parts.plan.corpus,
         "run": parts.plan.identity["run"],

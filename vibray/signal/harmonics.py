@@ -65,16 +65,6 @@ class Comb(NamedTuple):
     """10 log10 of the mean, over the comb's lowest 10 lines, of line power over noise power. White noise has about 1 dB, and seldom 6."""
 
 
-class MainsLine(NamedTuple):
-    """Where the family of twice the mains frequency stands in each record, were the stated sample rate right."""
-
-    frequency_hz: Float64[Tensor, " batch"]
-    """Fundamental of the strongest comb."""
-    snr_db: Float64[Tensor, " batch"]
-    nominal_hz: Float64[Tensor, " batch"]
-    """100 or 120 where the comb stands there; NaN where it stands elsewhere or is lost in the noise."""
-
-
 def check_mains(mains_hz: float | None, sample_rate_hz: float, num_samples: int) -> float:
     """The mains frequency, if a record of this rate and length lets it be estimated.
 
@@ -272,22 +262,6 @@ def comb(
 def mains_frequency(waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, mains_hz: float) -> Comb:
     """The mains frequency f0 within 0.5 Hz of the nominal one, from the even multiples 2 f0 ... 40 f0 (those below Nyquist)."""
     return comb(waveforms, sample_rate_hz, mains_hz - MAINS_TOLERANCE_HZ, mains_hz + MAINS_TOLERANCE_HZ, MAINS_MULTIPLES)
-
-
-def mains_line_hz(
-    waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, low_hz: float = 90.0, high_hz: float = 135.0, min_snr_db: float = 10.0
-) -> MainsLine:
-    """The comb of twice the mains frequency, wherever in [low_hz, high_hz] it stands: a check of the stated sample rate.
-
-    A comb at g Hz that should be at 100 Hz says that the true rate is 100 / g times the stated one: a record of 8192 Hz read as
-    10,000 Hz has it at 122 Hz. nominal_hz is 100 or 120 within 1 Hz of them (0.5 Hz of mains) and min_snr_db above the noise.
-    """
-    frequency, snr_db = comb(waveforms, sample_rate_hz, low_hz, high_hz, tuple(range(1, 11)))
-    nominal = torch.full_like(frequency, math.nan)
-    for stand in (100.0, 120.0):
-        there = ((frequency - stand).abs() <= 2 * MAINS_TOLERANCE_HZ + 0.05) & (snr_db >= min_snr_db)
-        nominal = torch.where(there, stand, nominal)
-    return MainsLine(frequency, snr_db, nominal)
 
 
 def cycle_peak_volatility(
