@@ -123,7 +123,7 @@ def run_cell(corpus: Corpus, recipe: Contestant, setting: Setting) -> dict[str, 
     label, unit, at = (column[rows.judged] for column in (corpus.records.label, corpus.records.unit, corpus.records.time))
     means = pooled(scored.judged, unit, at, scored.known & ~corpus.off[rows.judged])
     over_sensors = None if (means == scored.judged).all() else auroc(means, label != NORMAL)
-    figures = evaluation(scored.judged, label.tolist(), unit.tolist(), calibrated=scored.known, cuts=cuts)
+    figures = evaluation(scored.judged, label.tolist(), unit.tolist(), usable=scored.known, cuts=cuts)
     return {
         "config": to_json(recipe),
         "setting": to_json(setting),

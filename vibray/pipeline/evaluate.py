@@ -6,6 +6,7 @@ import numpy as np
 
 from vibray.decide.areas import auprc, auroc, partial_auroc
 from vibray.decide.metrics import Diagnoses, evaluation
+from vibray.decide.reference import usable_rows
 from vibray.pipeline.jobs import EvaluateJob
 from vibray.pipeline.label import as_decided, labels_of, read_cuts
 from vibray.schema import MEMBER_PREFIX, NORMAL
@@ -40,7 +41,7 @@ def evaluate_table(table: ScoresTable, labels: list[str | None], decisions_uri: 
     scores = table.scores
     diagnoses = None if table.faults is None else Diagnoses(scores["fault"].to_pylist(), table.faults)
     units = scores["unit"].to_pylist()
-    columns = {"sensor_ids": scores["sensor_id"].to_pylist(), "calibrated": scores["calibrated"].to_numpy()}
+    columns = {"sensor_ids": scores["sensor_id"].to_pylist(), "usable": usable_rows(scores)}
     result = evaluation(scores["score"].to_numpy(), labels, units, cuts=cuts, diagnoses=diagnoses, **columns)
     labelled = np.flatnonzero([label is not None for label in labels])
     abnormal = np.array([labels[row] != NORMAL for row in labelled], bool)

@@ -8,8 +8,10 @@ from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from markupsafe import Markup
 
+from vibray.decide.pseudo_labels import UNDECIDED_STATES
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.report.data import Bars, Explanation, Map, Picture, ReportConfig, ReportData
 from vibray.report.record_figure import map_svg, record_svg
@@ -70,12 +72,14 @@ class Highest:
 
 
 def highest(data: ReportData, config: ReportConfig) -> Highest:
-    """The highest records of the evidence, at most so many a sensor."""
+    """The highest records of the evidence, at most so many a sensor; none whose state keeps it from being an alarm."""
     if data.evidence is None or data.evidence.num_rows == 0:
         return Highest((), 0)
-    score = data.evidence["score"].to_numpy().astype(np.float64)
-    identity = data.evidence.select(["unit", "sensor_id", "corpus", "record_id"]).to_pylist()
-    order = sorted(range(len(score)), key=lambda i: (-score[i], identity[i]["corpus"], identity[i]["record_id"]))
+    evidence = _as_scored(data, data.evidence)
+    score = evidence["score"].to_numpy().astype(np.float64)
+    identity = evidence.select(["unit", "sensor_id", "corpus", "record_id", "state"]).to_pylist()
+    decided = [row for row, own in enumerate(identity) if own["state"] not in UNDECIDED_STATES]
+    order = sorted(decided, key=lambda i: (-score[i], identity[i]["corpus"], identity[i]["record_id"]))
     taken, passed_over, of_sensor = [], 0, Counter()
     for row in order:
         sensor = (identity[row]["unit"], identity[row]["sensor_id"])
@@ -86,11 +90,20 @@ def highest(data: ReportData, config: ReportConfig) -> Highest:
             continue
         of_sensor[sensor] += 1
         taken.append(row)
-    rows = data.evidence.take(pa.array(taken))
+    rows = evidence.take(pa.array(taken, pa.int64()))
     ordered = {name: np.sort(_values(data.scores, MEMBER_PREFIX + name)) for name in data.members}
     image = CwtImage(CwtImageConfig())  # one for all: its filters are made once
     cards = [_card(data, image, rows.slice(i, 1), i + 1, ordered) for i in range(rows.num_rows)]
     return Highest(tuple(cards), passed_over)
+
+
+def _as_scored(data: ReportData, evidence: pa.Table) -> pa.Table:
+    """The evidence with the states of the scores: what a record's scoring could not know, as a repeated waveform, stands there alone."""
+    scored = data.scores.select(["corpus", "record_id", "state"]).filter(pc.field("record_id").isin(evidence["record_id"].unique()))
+    of = {(row["corpus"], row["record_id"]): row["state"] for row in scored.to_pylist()}
+    rows = evidence.select(["corpus", "record_id", "state"]).to_pylist()
+    states = [of.get((row["corpus"], row["record_id"]), row["state"]) for row in rows]
+    return evidence.set_column(evidence.column_names.index("state"), evidence.schema.field("state"), pa.array(states, pa.string()))
 
 
 def _values(table: pa.Table, column: str) -> np.ndarray:
