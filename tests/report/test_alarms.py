@@ -57,6 +57,19 @@ def test_time_is_utc(data: ReportData) -> None:
     assert first["time"] == row["measured_at"].strftime("%Y-%m-%dT%H:%M:%S.") + f"{row['measured_at'].microsecond // 1000:03d}Z"
 
 
+def test_a_time_that_is_not_trusted_is_marked(data: ReportData) -> None:
+    """It stands as it is, and the alarm with it."""
+    doubtful = np.arange(1500) % 3 == 0
+    told = replace(data, scores=data.scores.append_column("time_trusted", pa.array(~doubtful)))
+    marked = dict(zip(data.scores["record_id"].to_pylist(), doubtful.tolist(), strict=True))
+    for table in (alarms_csv, no_alarm_csv):
+        plain, rows = read(table(data)), read(table(told))
+        assert {row["time_note"] for row in plain} == {""}
+        assert [row | {"time_note": ""} for row in rows] == plain
+        assert [row["time_note"] == "implausible" for row in rows] == [marked[row["record"]] for row in rows]
+        assert {row["time_note"] for row in rows} == {"", "implausible"}
+
+
 def test_a_score_equal_to_the_cut_is_an_alarm_and_the_next_lower_is_not(data: ReportData) -> None:
     cut = np.float32(3.3)
     values = np.array([cut, np.nextafter(cut, np.float32(0))], np.float32)

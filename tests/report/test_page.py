@@ -193,6 +193,56 @@ def test_what_is_above_the_cut_without_alarm_is_counted_by_state_cause_and_senso
     assert 'id="no-alarm"' not in render(few(data, 20, cuts=None), ONE)
 
 
+def doubted(data: ReportData, year: int = 1970) -> tuple[ReportData, np.ndarray]:
+    """The highest alarm of each sensor, all of the last one's and the newest record, taken in another year, which is not trusted."""
+    rows, doubtful = data.order(data.alarm), np.zeros(data.scores.num_rows, bool)
+    places = data.sensors[1]
+    doubtful[[next(row for row in rows if places[row] == place) for place in np.unique(places[rows])]] = True
+    doubtful[(places == places[rows[-1]]) & data.alarm] = True
+    doubtful[int(tables.times_ms(data).argmax())] = True
+    times = np.where(doubtful, int(datetime(year, 1, 1, tzinfo=UTC).timestamp() * 1000), tables.times_ms(data))
+    at = data.scores.column_names.index("measured_at")
+    scores = data.scores.set_column(at, "measured_at", pa.array(times, pa.int64()).cast(schema.TIME))
+    return replace(data, scores=scores.append_column("time_trusted", pa.array(~doubtful))), doubtful
+
+
+@pytest.mark.parametrize("year", [1970, 2099])
+def test_a_time_that_is_not_trusted_is_on_no_axis_and_takes_no_alarm_away(data: ReportData, year: int) -> None:
+    told, doubtful = doubted(few(data, 800), year)
+    text = words(Page(html := render(told, SMALL)))
+    times = tables.times_ms(data)[~doubtful]
+    first, last = (f"{datetime.fromtimestamp(t / 1000, UTC):%Y-%m-%d %H:%M}" for t in (times.min(), times.max()))
+    assert f"From {first} to {last} UTC." in text
+    assert f"{doubtful.sum()} records have an implausible time and are left out of the drawings over time" in text
+    drawings = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+    assert str(year) not in drawings and f"Counts of {(~doubtful).sum()} records by time" in drawings
+    np.testing.assert_array_equal(told.alarm, data.alarm)
+    before, after = ({s.place: s for s in tables.sensors(d)} for d in (data, told))
+    places, at = data.sensors[1], tables.times_ms(data)
+    for place, sensor in after.items():
+        own = (places == place) & data.alarm
+        dated = at[own & ~doubtful]
+        assert (sensor.num_alarms, sensor.num_records) == (before[place].num_alarms, before[place].num_records)
+        assert sensor.last_alarm_ms == (dated.max() if dated.size else None)
+    assert any(s.num_alarms and s.last_alarm_ms is None for s in after.values())  # shown as implausible
+    assert text.count("implausible") > 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_time_at_all_is_trusted(data: ReportData) -> None:
+    none = few(data, 600, scores=data.scores.slice(0, 600).append_column("time_trusted", pa.array([False] * 600)))
+    html = render(none, ONE)
+    text = words(Page(html))
+    assert "600 records have an implausible time" in text
+    assert "Scores over time" in text and "By sensor" not in text
+
+
+def test_cards_say_that_a_time_is_implausible(data: ReportData) -> None:
+    told = replace(data, scores=data.scores.append_column("time_trusted", pa.array([False] * 800)), explanations={})
+    section = render(told, ONE).split('<section id="records">')[1].split("</section>")[0]
+    assert section.count('<span class="badge warn">implausible</span>') == 1
+
+
 def evil_data(data: ReportData) -> ReportData:
     """The text columns, facts, metrics and reasons all hold markup and mathematics."""
     formula = "$\\frac{$ & 'a' \"b\" " + EVIL

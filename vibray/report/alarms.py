@@ -12,7 +12,7 @@ import pyarrow as pa
 from vibray.decide.unit_alarms import UnitAlarm
 from vibray.report.data import ReportData
 
-COLUMNS = ("unit", "sensor", "time", "score", "cut", "record", "corpus")
+COLUMNS = ("unit", "sensor", "time", "score", "cut", "record", "corpus", "time_note")
 
 NO_ALARM_COLUMNS = (*COLUMNS, "state", "cause")
 
@@ -30,7 +30,7 @@ def safe_cell(text: str) -> str:
 def alarms_csv(data: ReportData) -> str:
     """Every alarm, highest score first: unit, sensor, time (UTC), score, the cut that applied, record, corpus.
 
-    Without cuts there is only the header.
+    `time_note` is "implausible" where the time is. Without cuts there is only the header.
     """
     return _written(COLUMNS, _rows(data, data.order(data.alarm)))
 
@@ -53,7 +53,8 @@ def _rows(data: ReportData, rows: np.ndarray) -> Iterator[list[str]]:
     for row, values in zip(rows, table.to_pylist(), strict=True):
         unit, sensor, record, corpus = (safe_cell(values[name]) for name in ("unit", "sensor_id", "record_id", "corpus"))
         score, cut = str(np.float32(data.score[row])), f"{data.anomaly_above[row]:.9g}"
-        yield [unit, sensor, _time(values["measured_at"]), score, cut, record, corpus]
+        note = "" if data.time_trusted[row] else "implausible"
+        yield [unit, sensor, _time(values["measured_at"]), score, cut, record, corpus, note]
 
 
 def _unit_row(u: UnitAlarm) -> list[Any]:

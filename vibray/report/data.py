@@ -141,6 +141,13 @@ class ReportData:
         return np.array([self.cut_of(*pair).get("anomaly_above", np.nan) for pair in pairs], np.float64)[place]
 
     @cached_property
+    def time_trusted(self) -> np.ndarray:
+        """(records,) bool: the record's time is plausible; where it is not, it stands in no drawing over time."""
+        if "time_trusted" not in self.scores.column_names:
+            return np.ones(self.scores.num_rows, bool)
+        return self.scores["time_trusted"].to_numpy(zero_copy_only=False).astype(bool)
+
+    @cached_property
     def undecided(self) -> np.ndarray:
         """(records,) bool: the machine was off or switching, or the sensor is faulty, so that the score does not speak of a fault."""
         return np.isin(np.array(self.scores["state"].to_pylist(), np.str_), UNDECIDED_STATES)

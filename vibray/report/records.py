@@ -47,6 +47,7 @@ class Card:
     unit: str
     sensor_id: str
     measured_at: datetime
+    time_trusted: bool
     sample_rate_hz: float
     num_samples: int
     state: str
@@ -98,12 +99,14 @@ def highest(data: ReportData, config: ReportConfig) -> Highest:
 
 
 def _as_scored(data: ReportData, evidence: pa.Table) -> pa.Table:
-    """The evidence with the states of the scores: what a record's scoring could not know, as a repeated waveform, stands there alone."""
-    scored = data.scores.select(["corpus", "record_id", "state"]).filter(pc.field("record_id").isin(evidence["record_id"].unique()))
-    of = {(row["corpus"], row["record_id"]): row["state"] for row in scored.to_pylist()}
-    rows = evidence.select(["corpus", "record_id", "state"]).to_pylist()
-    states = [of.get((row["corpus"], row["record_id"]), row["state"]) for row in rows]
-    return evidence.set_column(evidence.column_names.index("state"), evidence.schema.field("state"), pa.array(states, pa.string()))
+    """The evidence with state and `time_trusted` as in the scores: a record that was scored alone did not know of the others."""
+    keys = pc.field("record_id").isin(evidence["record_id"].unique())
+    told = data.scores.select(["corpus", "record_id", "state"]).append_column("time_trusted", pa.array(data.time_trusted)).filter(keys)
+    of = {(row.pop("corpus"), row.pop("record_id")): row for row in told.to_pylist()}
+    rows = [of.get((row["corpus"], row["record_id"]), row) for row in evidence.select(["corpus", "record_id", "state"]).to_pylist()]
+    states, trusted = [row["state"] for row in rows], [row.get("time_trusted", True) for row in rows]
+    others = evidence.drop_columns([name for name in ("state", "time_trusted") if name in evidence.column_names])
+    return others.append_column("state", pa.array(states, pa.string())).append_column("time_trusted", pa.array(trusted, pa.bool_()))
 
 
 def _values(table: pa.Table, column: str) -> np.ndarray:
@@ -121,7 +124,8 @@ def _card(data: ReportData, image: CwtImage, row: pa.Table, rank: int, ordered: 
     faults = [(name, values.get(FAULT_PREFIX + name)) for name in data.faults or ()]
     return Card(
         rank=rank,
-        **{name: values[name] for name in ("corpus", "record_id", "line", "unit", "sensor_id", "measured_at", "sample_rate_hz", "state")},
+        **{name: values[name] for name in ("corpus", "record_id", "line", "unit", "sensor_id", "sample_rate_hz", "state")},
+        **{name: values[name] for name in ("measured_at", "time_trusted")},
         num_samples=waveform.size,
         calibrated=calibrated,
         score=score,

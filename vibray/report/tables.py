@@ -66,6 +66,7 @@ class NoAlarm:
     state: str
     cause: str | None
     measured_at: datetime
+    time_trusted: bool
     score: float
     cut: float
 
@@ -87,12 +88,13 @@ def no_alarm_highest(data: ReportData, num_records: int) -> tuple[NoAlarm, ...]:
 def _no_alarm(data: ReportData, rows: np.ndarray) -> Iterator[NoAlarm]:
     table = data.scores.select(["unit", "sensor_id", "state", "measured_at"]).take(pa.array(rows)).to_pylist()
     for row, values, cause in zip(rows, table, data.causes(rows), strict=True):
-        yield NoAlarm(**values, cause=cause, score=float(data.score[row]), cut=float(data.anomaly_above[row]))
+        score, cut = float(data.score[row]), float(data.anomaly_above[row])
+        yield NoAlarm(**values, cause=cause, time_trusted=bool(data.time_trusted[row]), score=score, cut=cut)
 
 
 @dataclass(frozen=True)
 class Sensor:
-    """A sensor's records in numbers; `last_alarm_ms` since 1970 UTC, None without one."""
+    """A sensor's records in numbers; `last_alarm_ms` since 1970 UTC, None without one at a plausible time."""
 
     place: int
     unit: str
@@ -117,9 +119,10 @@ def sensors(data: ReportData) -> tuple[Sensor, ...]:
     times = times_ms(data)
     order = np.lexsort((data.score, place))
     starts = np.searchsorted(place[order], np.arange(len(pairs) + 1))
-    alarms = np.bincount(place[data.alarm], minlength=len(pairs))
-    last_alarm = np.full(len(pairs), np.iinfo(np.int64).min)
-    np.maximum.at(last_alarm, place[data.alarm], times[data.alarm])
+    alarms, dated = np.bincount(place[data.alarm], minlength=len(pairs)), data.alarm & data.time_trusted
+    never = np.iinfo(np.int64).min
+    last_alarm = np.full(len(pairs), never)
+    np.maximum.at(last_alarm, place[dated], times[dated])
     found = []
     for i, (unit, sensor_id) in enumerate(pairs):
         rows = order[starts[i] : starts[i + 1]]
@@ -134,7 +137,7 @@ def sensors(data: ReportData) -> tuple[Sensor, ...]:
                 highest=float(data.score[rows[-1]]),
                 cut=data.cut_of(unit, sensor_id).get("anomaly_above"),
                 calibrated=bool(data.calibrated[rows].all()),
-                last_alarm_ms=int(last_alarm[i]) if alarms[i] else None,
+                last_alarm_ms=None if last_alarm[i] == never else int(last_alarm[i]),
             )
         )
     return tuple(sorted(found, key=lambda s: (-s.num_alarms, -s.highest, s.unit, s.sensor_id)))
