@@ -1,5 +1,8 @@
 """What evaluate and report say of one scores table, and which files they may write. No Ray, no run."""
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +10,13 @@ import pytest
 
 from tests.decide.fleet import fleet, replaced
 from tests.pipeline.test_decisions import write_labels, write_scores
+from vibray.config import UserError
 from vibray.decide.thresholds import PercentileConfig
+from vibray.pipeline.demo import demo
 from vibray.pipeline.evaluate import evaluate
-from vibray.pipeline.jobs import EvaluateJob, LabelJob
+from vibray.pipeline.jobs import DemoJob, EvaluateJob, LabelJob, ReportJob
 from vibray.pipeline.label import as_decided, label, overall_of, read_cuts
-from vibray.pipeline.report import gather
+from vibray.pipeline.report import gather, report
 from vibray.tables import open_scores
 
 
@@ -38,3 +43,124 @@ def test_evaluate_counts_the_alarms_that_the_report_shows(folder):
     assert at["true_alarms"] + at["false_alarms"] == data.alarm.sum() > 20
     assert data.no_alarm.sum() > 20
     np.testing.assert_array_equal(data.alarm | data.no_alarm, above)
+
+
+def written(place: Path) -> dict[str, bytes]:
+    return {path.relative_to(place).as_posix(): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+def asked(folder: Path, to: str, name: str = "first", **more) -> ReportJob:
+    return ReportJob((str(folder / "scores" / name),), to, str(folder / "decisions" / name), explain=False, **more)
+
+
+def test_two_reports_in_one_folder_keep_their_tables(folder, tmp_path):
+    report(asked(folder, str(tmp_path / "two" / "a.html"), "first"))
+    first = written(tmp_path)
+    report(asked(folder, str(tmp_path / "two" / "b.html"), "second"))
+    tables = [f"{table}.csv" for table in ("alarms", "no_alarm", "unit_alarms")]
+    assert set(first) == {"two/a.html", *(f"two/a.{table}" for table in tables)}
+    assert written(tmp_path) == first | {name: data for name, data in written(tmp_path).items() if name.startswith("two/b.")}
+    assert len(written(tmp_path)) == 8
+
+
+@pytest.mark.parametrize("name", ["x/", "x", "x.d"])
+def test_a_name_without_html_is_a_folder(folder, tmp_path, name):
+    report(asked(folder, f"{tmp_path}/{name}"))
+    whole = name.rstrip("/")
+    assert set(written(tmp_path)) == {f"{whole}/{file}" for file in ("report.html", "alarms.csv", "no_alarm.csv", "unit_alarms.csv")}
+
+
+def test_a_report_is_overwritten_by_the_same_inputs_alone(folder, tmp_path):
+    """Wherever they lie; a dry run may be asked for anywhere."""
+    to, labels = str(tmp_path / "a.html"), tmp_path / "labels.jsonl"
+    shutil.copy(folder / "first.jsonl", labels)
+    job = asked(folder, to, labels=str(labels), title="Of spring")
+    report(job)
+    before = written(tmp_path)
+    (tmp_path / "a.alarms.csv").write_text("edited")
+    report(job)
+    shutil.copytree(folder / "scores" / "first", tmp_path / "moved")
+    report(replace(job, scores=(str(tmp_path / "moved"),)))
+    shutil.rmtree(tmp_path / "moved")
+    assert {name: data for name, data in written(tmp_path).items() if name != "a.html"} == {
+        n: d for n, d in before.items() if n != "a.html"
+    }
+    before = written(tmp_path)
+    others = {
+        "scores": asked(folder, to, "second", title="Of spring"),
+        "no decisions": replace(job, decisions=None),
+        "no labels": replace(job, labels=None),
+        "title": replace(job, title="Of autumn"),
+    }
+    for other in others.values():
+        with pytest.raises(UserError, match=r"a\.html is the report 'Of spring' of other inputs: use another name, or remove it"):
+            report(other)
+        report(replace(other, dry_run=True))
+    labels.write_text(labels.read_text().replace("tone", "hum"))
+    with pytest.raises(UserError, match="of other inputs"):
+        report(job)
+    labels.write_bytes(before["labels.jsonl"])
+    assert written(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.html", "my own notes", "no report of vibray"),
+        ("a.html", '<meta name="generator" content="vibray"><title>x &amp; y</title>', "the report 'x & y', which does not say of what"),
+        ("a.no_alarm.csv", "mine", "stands there without its report"),
+    ],
+)
+def test_what_is_no_report_is_not_overwritten(folder, tmp_path, name, text, words):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=words) as refused:
+        report(asked(folder, str(tmp_path / "a.html")))
+    assert str(tmp_path / name) in str(refused.value) and "use another name, or remove it" in str(refused.value)
+    assert written(tmp_path) == {name: text.encode()}
+
+
+def test_an_evaluation_is_overwritten_by_the_same_inputs_alone(folder, tmp_path):
+    output, labels = tmp_path / "e.json", tmp_path / "labels.jsonl"
+    shutil.copy(folder / "first.jsonl", labels)
+    job = EvaluateJob((str(folder / "scores" / "first"),), str(labels), str(folder / "decisions" / "first"), str(output))
+    evaluate(job)
+    before = output.read_bytes()
+    assert json.loads(before)["identity"] == evaluate(job)["identity"]
+    assert output.read_bytes() == before
+    with pytest.raises(UserError, match=r"of other inputs; give another --output, or remove it:\n  decisions: \w+ there, None now$"):
+        evaluate(replace(job, decisions=None))
+    with pytest.raises(UserError, match="  labels: "):
+        evaluate(replace(job, labels=str(folder / "first.jsonl").replace("first", "second"), scores=(str(folder / "scores" / "second"),)))
+    evaluate(replace(job, decisions=None, dry_run=True))
+    assert output.read_bytes() == before
+
+
+def test_an_evaluation_in_the_scores_folder_is_as_safe(folder, tmp_path):
+    shutil.copytree(folder / "scores" / "first", tmp_path / "scores")
+    job = EvaluateJob((str(tmp_path / "scores"),), str(folder / "first.jsonl"))
+    evaluate(job)
+    before = written(tmp_path)
+    assert "scores/evaluation.json" in before
+    with pytest.raises(UserError, match="decisions: None there"):
+        evaluate(replace(job, decisions=str(folder / "decisions" / "first")))
+    assert written(tmp_path) == before
+    evaluate(replace(job, output=f"{tmp_path}/apart/"))
+    assert (tmp_path / "apart" / "evaluation.json").read_bytes() == before["scores/evaluation.json"]
+
+
+@pytest.mark.parametrize("text", ["my own notes", "{}", '{"format_version": 99}', '{"format_version": 1, "auroc": 0.9}'])
+def test_what_is_no_evaluation_is_not_overwritten(folder, tmp_path, text):
+    (tmp_path / "e.json").write_text(text)
+    with pytest.raises(UserError, match="give another --output, or remove it"):
+        evaluate(EvaluateJob((str(folder / "scores" / "first"),), str(folder / "first.jsonl"), output=str(tmp_path / "e.json")))
+    assert (tmp_path / "e.json").read_text() == text
+
+
+def test_the_demo_does_not_overwrite_a_report_that_stands(tmp_path):
+    """Said before it starts: what it would copy lies on an endpoint that ends with it."""
+    page = tmp_path / "report" / "index.html"
+    page.parent.mkdir()
+    page.write_text("of another fleet")
+    with pytest.raises(UserError, match="use another --folder, or remove it"):
+        demo(DemoJob(str(tmp_path), s3=True))
+    assert page.read_text() == "of another fleet"

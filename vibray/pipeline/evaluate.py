@@ -4,29 +4,74 @@ from typing import Any
 
 import numpy as np
 
+from vibray.config import UserError, short_hash
 from vibray.decide.areas import auprc, auroc, partial_auroc
 from vibray.decide.metrics import Diagnoses, evaluation
 from vibray.decide.reference import usable_rows
 from vibray.pipeline.jobs import EvaluateJob
-from vibray.pipeline.label import as_decided, labels_of, read_cuts
+from vibray.pipeline.label import as_decided, labels_of, read_cuts, scores_identity
 from vibray.schema import MEMBER_PREFIX, NORMAL
 from vibray.storage import objects
+from vibray.storage.errors import StorageError
+from vibray.storage.parts import check_finished
 from vibray.tables import ScoresTable, open_scores
 
 
 def evaluate(job: EvaluateJob) -> dict[str, Any]:
     """Runs the stage; see jobs/evaluate.py. Returns what it writes."""
     table = open_scores([objects.absolute(uri) for uri in job.scores])
+    output_uri, identity = _output(job), judged_inputs(table, job.labels, job.decisions)
+    if not job.dry_run:
+        _check_free(output_uri, identity)
     labels = labels_of(job.labels, table)
-    result = evaluate_table(table, labels, job.decisions)
+    result = {"identity": identity, **evaluate_table(table, labels, job.decisions)}
     print_evaluation(result)
     if job.dry_run:
         print("dry run: nothing was written")
         return result
-    output_uri = job.output or objects.join(objects.absolute(job.scores[0]), "evaluation.json")
-    objects.write_json(output_uri, result)
+    objects.write_json(output_uri, result, exclusive=_check_free(output_uri, identity))
     print(f"written to {output_uri}")
     return result
+
+
+def _output(job: EvaluateJob) -> str:
+    """The JSON file to write; a name that ends as a folder's does is one."""
+    if job.output is None or job.output.endswith("/"):
+        return objects.join(objects.absolute(job.output or job.scores[0]), "evaluation.json")
+    return objects.absolute(job.output)
+
+
+def judged_inputs(table: ScoresTable, labels_uri: str | None, decisions_uri: str | None) -> dict[str, Any]:
+    """What scores, labels and decisions hold, wherever they lie."""
+    return {
+        "scores": scores_identity(table),
+        "labels": None if labels_uri is None else objects.sha256(objects.read_bytes(labels_uri)),
+        "decisions": None if decisions_uri is None else content_of(decisions_uri),
+    }
+
+
+def content_of(folder_uri: str) -> str:
+    """A short name of what a finished folder holds."""
+    return short_hash(check_finished(folder_uri)["files"])
+
+
+def _check_free(output_uri: str, identity: dict[str, Any]) -> bool:
+    """True where nothing stands, False where the evaluation of the same inputs does. Raises UserError where anything else does."""
+    remedy = "give another --output, or remove it"
+    if not objects.exists(output_uri):
+        return True
+    try:
+        there = objects.read_json(output_uri).get("identity")
+    except StorageError:
+        raise
+    except UserError:
+        raise UserError(f"{output_uri} is no evaluation of this vibray: {remedy}") from None
+    if not isinstance(there, dict):
+        raise UserError(f"{output_uri} does not say of what scores and labels it is: {remedy}")
+    differing = [f"  {name}: {there.get(name)} there, {value} now" for name, value in identity.items() if there.get(name) != value]
+    if differing:
+        raise UserError(f"{output_uri} is the evaluation of other inputs; {remedy}:\n" + "\n".join(differing))
+    return False
 
 
 def evaluate_table(table: ScoresTable, labels: list[str | None], decisions_uri: str | None) -> dict[str, Any]:

@@ -108,6 +108,8 @@ class ReportData:
     """What report/search_page.py makes of the search that chose the recipe."""
     signal_unit: str = "unknown"
     """Physical unit of the waveforms."""
+    inputs: str = ""
+    """Short hash of what the page is made of; it is written into the page, which is then overwritten by its like alone."""
     notes: tuple[str, ...] = ()
     """Warnings of earlier stages that the reader should see."""
 
