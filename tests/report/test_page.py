@@ -15,6 +15,7 @@ import pytest
 
 from tests.report import fleet
 from vibray import schema
+from vibray.decide.findings import Finding
 from vibray.report import tables
 from vibray.report.data import Picture, ReportConfig, ReportData
 from vibray.report.page import render
@@ -241,6 +242,20 @@ def test_cards_say_that_a_time_is_implausible(data: ReportData) -> None:
     told = replace(data, scores=data.scores.append_column("time_trusted", pa.array([False] * 800)), explanations={})
     section = render(told, ONE).split('<section id="records">')[1].split("</section>")[0]
     assert section.count('<span class="badge warn">implausible</span>') == 1
+
+
+def test_what_contradicts_itself_is_said_early_and_as_text(page: Page, data: ReportData) -> None:
+    assert "What contradicts itself Nothing was found that contradicts itself." in words(page)
+    findings = (Finding("times", 1234, f"1,234 records are of {EVIL} 1970"), Finding("rates", 2, "2 sensors & their rate: look at $x_1$"))
+    html = render(few(data, 20, findings=findings, counts=data.counts), ONE)
+    section = html.split('<section id="findings">')[1].split("</section>")[0]
+    text = words(found := Page(section))
+    assert EVIL not in html and found.named("script") == []
+    for finding in findings:
+        assert f"{finding.count:,} {finding.text}" in text
+    assert "Nothing was found" not in html
+    order = [html.index(f'<section id="{name}"') for name in ("read", "findings", "states", "distribution")]
+    assert order == sorted(order)
 
 
 def evil_data(data: ReportData) -> ReportData:

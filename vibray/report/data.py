@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pydantic import with_config
 
 from vibray.config import STRICT
+from vibray.decide.findings import Finding
 from vibray.decide.pseudo_labels import UNDECIDED_STATES
 from vibray.decide.unit_alarms import UnitAlarm
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX
@@ -110,6 +111,8 @@ class ReportData:
     """Physical unit of the waveforms."""
     inputs: str = ""
     """Short hash of what the page is made of; it is written into the page, which is then overwritten by its like alone."""
+    findings: tuple[Finding, ...] = ()
+    """What contradicts itself in what was read."""
     notes: tuple[str, ...] = ()
     """Warnings of earlier stages that the reader should see."""
 
