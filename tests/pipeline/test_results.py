@@ -1,15 +1,19 @@
 """What evaluate and report say of one scores table, and which files they may write. No Ray, no run."""
 
 import json
+import re
 import shutil
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.decide.fleet import fleet, replaced
-from tests.pipeline.test_decisions import write_labels, write_scores
+from tests.pipeline.test_decisions import RUN, write_labels, write_scores
+from vibray import schema
 from vibray.config import UserError
 from vibray.decide.thresholds import PercentileConfig
 from vibray.pipeline.demo import demo
@@ -164,3 +168,59 @@ def test_the_demo_does_not_overwrite_a_report_that_stands(tmp_path):
     with pytest.raises(UserError, match="use another --folder, or remove it"):
         demo(DemoJob(str(tmp_path), s3=True))
     assert page.read_text() == "of another fleet"
+
+
+FAULTS = ("winding looseness", "Übererregung")
+
+
+@pytest.fixture(scope="module")
+def diagnosed(tmp_path_factory) -> tuple[str, list[str]]:
+    """Scores of a classifier that is always right, and what it calls each record."""
+    folder = tmp_path_factory.mktemp("diagnosed")
+    plain = fleet(2, num_times=20)
+    named = np.array(["normal", *FAULTS])[np.arange(len(plain)) % 3].tolist()
+    sick = np.array([name != "normal" for name in named])
+    table = replaced(plain, "score", np.where(sick, 0.9, 0.1))
+    for field in list(schema.scores((), FAULTS))[len(schema.scores()) :]:
+        values = {"fault": named, "abnormal_probability": np.where(sick, 0.9, 0.1)}.get(field.name, np.full(len(named), 0.9))
+        table = table.append_column(field, pa.array(values, field.type))
+    return write_scores(folder, table, "c", {**RUN, "faults": list(FAULTS)}), named
+
+
+def labelled(path: Path, names: list[str]) -> str:
+    rows = ({"corpus": "c", "record_id": f"r@{i}", "label": name} for i, name in enumerate(names))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        (FAULTS[0], "Winding Looseness"),
+        (FAULTS[0], "winding  looseness"),
+        (FAULTS[0], " winding\u00a0looseness\t"),
+        (FAULTS[1], unicodedata.normalize("NFD", FAULTS[1])),
+        (FAULTS[1], "ÜBERERREGUNG"),
+        ("normal", "Normal"),
+        ("normal", "\uff4eormal"),
+    ],
+)
+def test_a_label_in_another_spelling_is_no_miss_but_an_error(diagnosed, tmp_path, name, label):
+    scores, named = diagnosed
+    file = labelled(tmp_path / "l.jsonl", named)
+    assert evaluate(EvaluateJob((scores,), file, dry_run=True))["macro_f1"] == 1.0
+    spoiled = [label if own == name and i > 6 else own for i, own in enumerate(named)]
+    file, first = labelled(tmp_path / "l.jsonl", spoiled), spoiled.index(label) + 1
+    told = rf"l\.jsonl spells labels otherwise .*\n  line {first}: {re.escape(repr(label))} \({spoiled.count(label)} records\), '{name}' in"
+    with pytest.raises(UserError, match=told):
+        evaluate(EvaluateJob((scores,), file, dry_run=True))
+    with pytest.raises(UserError, match=told):
+        report(ReportJob((scores,), str(tmp_path), labels=file))
+
+
+def test_another_fault_is_none_of_the_runs(diagnosed, tmp_path):
+    """Blanks within a word and an underscore tell names apart."""
+    scores, named = diagnosed
+    for other in ("winding_looseness", "windinglooseness", "unknown"):
+        file = labelled(tmp_path / "l.jsonl", [other if name == FAULTS[0] else name for name in named])
+        assert evaluate(EvaluateJob((scores,), file, dry_run=True))["faults_only_here"] == [other]

@@ -1,5 +1,6 @@
 """Scores against labels: what jobs/evaluate.py prints and writes."""
 
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from vibray.pipeline.label import as_decided, labels_of, read_cuts, scores_ident
 from vibray.schema import MEMBER_PREFIX, NORMAL
 from vibray.storage import objects
 from vibray.storage.errors import StorageError
+from vibray.storage.labels import read_labels
 from vibray.storage.parts import check_finished
 from vibray.tables import ScoresTable, open_scores
 
@@ -23,7 +25,7 @@ def evaluate(job: EvaluateJob) -> dict[str, Any]:
     output_uri, identity = _output(job), judged_inputs(table, job.labels, job.decisions)
     if not job.dry_run:
         _check_free(output_uri, identity)
-    labels = labels_of(job.labels, table)
+    labels = judged_labels(job.labels, table)
     result = {"identity": identity, **evaluate_table(table, labels, job.decisions)}
     print_evaluation(result)
     if job.dry_run:
@@ -72,6 +74,26 @@ def _check_free(output_uri: str, identity: dict[str, Any]) -> bool:
     if differing:
         raise UserError(f"{output_uri} is the evaluation of other inputs; {remedy}:\n" + "\n".join(differing))
     return False
+
+
+def judged_labels(labels_uri: str, table: ScoresTable) -> list[str | None]:
+    """The human label of each scored record, as `labels_of` gives them.
+
+    Raises UserError where a label is "normal" or one of the classifier's faults in another spelling, which would count as a miss.
+    """
+    labels, names = labels_of(labels_uri, table), (NORMAL, *(table.faults or ()))
+    meant = {_spelling(name): name for name in names}
+    wrong = {label: meant[_spelling(label)] for label in set(labels) if label and label not in names and _spelling(label) in meant}
+    if wrong:
+        line = {row.label: row.line for row in reversed(read_labels(labels_uri, table.facts.timezone))}
+        lines = [f"  line {line[label]}: {label!r} ({labels.count(label)} records), {name!r} in the run" for label, name in wrong.items()]
+        raise UserError("\n".join([f"{labels_uri} spells labels otherwise than the run; write them as the run does:", *sorted(lines)]))
+    return labels
+
+
+def _spelling(name: str) -> str:
+    """What names have in common that differ by case, blanks or Unicode form alone."""
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).split())
 
 
 def evaluate_table(table: ScoresTable, labels: list[str | None], decisions_uri: str | None) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from vibray.features.seed_image import SeedImage, SeedImageConfig
 from vibray.models.classifier import Classifier
 from vibray.models.deep_svdd import DeepSvdd, Embedded
 from vibray.models.vae import Vae
-from vibray.pipeline.evaluate import content_of, evaluate_table, judged_inputs
+from vibray.pipeline.evaluate import content_of, evaluate_table, judged_inputs, judged_labels
 from vibray.pipeline.jobs import ReportJob
-from vibray.pipeline.label import as_decided, decided_on, labels_of, overall_of, read_cuts, scores_identity
+from vibray.pipeline.label import as_decided, decided_on, overall_of, read_cuts, scores_identity
 from vibray.pipeline.score import load_calibrated, run_identity
 from vibray.recipes import ClassicalRecipe, build_vector, columns_of
 from vibray.report.alarms import alarms_csv, no_alarm_csv, unit_alarms_csv
@@ -79,7 +79,7 @@ def inputs_of(job: ReportJob, table: ScoresTable) -> dict[str, Any]:
 def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None, title: str) -> ReportData:
     """What the report shows."""
     cuts, facts, notes = None, table.facts, []
-    metrics = None if labels_uri is None else evaluate_table(table, labels_of(labels_uri, table), decisions_uri)
+    metrics = None if labels_uri is None else evaluate_table(table, judged_labels(labels_uri, table), decisions_uri)
     if decisions_uri is not None:
         cuts, judged = read_cuts(decisions_uri), as_decided(decisions_uri, table)
         if judged is not table:

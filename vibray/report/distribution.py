@@ -33,12 +33,12 @@ def _draw(scores: np.ndarray, normal_below: float | int | None, anomaly_above: f
             axes.set_yscale("log")  # one record in ten thousand is what the reader looks for
             axes.set_ylim(bottom=0.6)
             axes.yaxis.set_major_formatter("{x:,.0f}")
-    scale.apply(axes, "x")
     names = []
     for cut, colour, name, before in ((normal_below, NORMAL, "normal ≤", True), (anomaly_above, ALARM, "anomaly ≥", False)):
         if cut is not None and not (scale.kind == "log" and cut <= 0):
             axes.axvline(cut, color=colour, linewidth=1.4, linestyle=(0, (4, 2)))
             names.append((f"{name} {cut:.4g}", float(cut), before))
+    scale.apply(axes, "x")
     axes.get_xlim()  # or the places of the cuts would be those before their lines were drawn
     _name_cuts(drawn, axes, names, width)
     axes.set_xlabel("score (the higher, the more abnormal)", color=INK)
