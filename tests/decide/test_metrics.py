@@ -185,7 +185,7 @@ def test_no_common_fault_has_no_macro_f1():
 def test_an_uncalibrated_sensor_raises_no_alarm_and_counts_in_the_areas():
     cuts = Cuts(0.1, 0.5)
     known = evaluation([0.2, 0.9], ["normal", "a"], ["u", "u"], cuts=cuts)
-    unknown = evaluation([0.2, 0.9], ["normal", "a"], ["u", "u"], cuts=cuts, calibrated=[True, False])
+    unknown = evaluation([0.2, 0.9], ["normal", "a"], ["u", "u"], cuts=cuts, usable=[True, False])
     assert (known["at_cut"]["true_alarms"], unknown["at_cut"]["true_alarms"]) == (1, 0)
     assert known["auroc"] == unknown["auroc"] == 1.0
 

@@ -30,6 +30,7 @@ from vibray.recipes import ClassifierRecipe, DeepRecipe, classifier, cwt_svdd, s
 from vibray.report.benchmark import standings
 from vibray.schema import NORMAL
 from vibray.storage import objects
+from vibray.storage.parts import finish_folder
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -175,6 +176,15 @@ def test_a_benchmark_runs_goes_on_and_refuses_another_grid(job, tmp_path, capsys
     assert "## AUROC by fault" in page and "over sensors" in page
     with pytest.raises(BenchmarkError, match=r"seeds: 1 in the folder, 2 now"):
         benchmark(replace(own, seeds=2))
+
+
+def test_a_finished_folder_of_another_job_is_refused(job, tmp_path):
+    """Its end mark would be written over."""
+    objects.write_json(str(tmp_path / "cuts.json"), {})
+    finish_folder(str(tmp_path), ["cuts.json"])
+    with pytest.raises(BenchmarkError, match="another job's folder"):
+        benchmark(replace(job, benchmark=str(tmp_path)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["_done.json", "cuts.json"]
 
 
 def test_a_cell_that_fails_is_told_and_stops_no_other(job, tmp_path):

@@ -177,7 +177,7 @@ def test_cuts_labels_figures_and_report(line, tmp_path, capsys):
     page = (tmp_path / "report" / "index.html").read_text()
     assert "t1-s0" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
-    alarms = (tmp_path / "report" / "alarms.csv").read_text().splitlines()
+    alarms = (tmp_path / "report" / "index.alarms.csv").read_text().splitlines()
     assert alarms[0].startswith("unit,sensor,time,score,cut,record")
     assert len(alarms) - 1 == result["at_cut"]["true_alarms"] + result["at_cut"]["false_alarms"]
 

@@ -193,7 +193,7 @@ def test_the_report_shows_units_and_drift_of_these_scores(folder, tmp_path):
     assert 'id="units"' in page
     assert "independent" in page
     assert 'id="drift"' in page
-    rows = list(csv.DictReader((tmp_path / "unit_alarms.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((tmp_path / "index.unit_alarms.csv").read_text().splitlines()))
     assert len(rows) == 6
     assert (rows[0]["unit"], rows[0]["alarm"], rows[0]["discovery"]) == ("T03", "yes", "yes")
     assert rows[0]["since"].endswith("Z")
@@ -206,7 +206,7 @@ def test_decisions_made_on_other_scores_show_no_units(folder, tmp_path):
     page = (tmp_path / "index.html").read_text()
     assert 'id="units"' not in page
     assert "--unit-reference" in page
-    assert not (tmp_path / "unit_alarms.csv").exists()
+    assert (tmp_path / "index.alarms.csv").exists() and not (tmp_path / "index.unit_alarms.csv").exists()
 
 
 def test_a_record_that_was_scored_twice_is_shown_once(tmp_path):
@@ -312,7 +312,7 @@ def test_cuts_and_labels_of_means_over_sensors(tmp_path, capsys):
     report(ReportJob((scores,), str(tmp_path / "report.html"), pooled, explain=False))
     page = (tmp_path / "report.html").read_text()
     assert "Each score is the mean over its unit's sensors at one time" in re.sub(r"\s+", " ", page.replace("&#39;", "'"))
-    alarms = (tmp_path / "alarms.csv").read_text().splitlines()[1:]
+    alarms = (tmp_path / "report.alarms.csv").read_text().splitlines()[1:]
     assert len(alarms) == int((of_means == 1).sum())
 
 

@@ -41,7 +41,7 @@ SENSORS = (
 
 KNOWN = re.compile(
     r"(features|scores|decisions)/((\w+/)?part-[0-9a-f]{12}(-\d+)?\.[0-9a-f]{8}\.parquet|_done/[0-9a-f]{12}(-\d+)?\.json|(plan|feature|summary)\.json)"
-    r"|decisions/[a-z_]+\.(json|parquet|npz|png)|run/[a-z_]+\.(json|jsonl|safetensors)|report/(index\.html|alarms\.csv|unit_alarms\.csv)"
+    r"|decisions/[a-z_]+\.(json|parquet|npz|png)|run/[a-z_]+\.(json|jsonl|safetensors)|report/index\.(html|(unit_|no_)?alarms?\.csv)"
 )
 
 

@@ -98,6 +98,37 @@ def test_labels_below_the_shards_are_refused(tmp_path: Path, name: str) -> None:
         synthesize(SynthesizeJob(str(tmp_path / "raw"), str(tmp_path / name), FLEET))
 
 
+def test_another_fleets_labels_are_not_overwritten(tmp_path: Path, written: list[str]) -> None:
+    """Nor is anything else; and the folder is not taken for it, so that the command with another file is a new start."""
+    run(tmp_path)
+    before = files(tmp_path)
+    other = replace(FLEET, seed=1)
+    for labels in ("fleet.jsonl", "notes.txt"):
+        (tmp_path / "labels" / "notes.txt").write_text("mine")
+        with pytest.raises(UserError, match=rf"{labels} holds something else than this fleet's labels: choose another file"):
+            synthesize(SynthesizeJob(str(tmp_path / "other"), str(tmp_path / "labels" / labels), other, shard_records=5))
+    (tmp_path / "labels" / "notes.txt").unlink()
+    assert files(tmp_path) == before
+    synthesize(SynthesizeJob(str(tmp_path / "other"), str(tmp_path / "labels" / "other.jsonl"), other, shard_records=5))
+    assert len((tmp_path / "labels" / "other.jsonl").read_text().splitlines()) == 14
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 10**9])
+def test_labels_that_a_killed_job_left_are_made_whole(tmp_path: Path, written: list[str], kept: int) -> None:
+    run(tmp_path)
+    whole = files(tmp_path)
+    labels = tmp_path / "labels" / "fleet.jsonl"
+    labels.write_bytes(labels.read_bytes()[:kept])
+    (tmp_path / "raw" / "_done.json").unlink()
+    run(tmp_path)
+    assert files(tmp_path) == whole
+    with labels.open("a") as file:
+        file.write("more")
+    (tmp_path / "raw" / "_done.json").unlink()
+    with pytest.raises(UserError, match="something else"):
+        run(tmp_path)
+
+
 def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path, dry_run=True)
     assert not files(tmp_path) and "14 records and 8 broken lines in 4 shards" in capsys.readouterr().out

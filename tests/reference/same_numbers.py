@@ -166,6 +166,8 @@ def numbers(folder: Path) -> dict[str, Any]:
             tables.setdefault(name if parts[0] in ("decisions", "calibrations") else str(Path(name).parent), []).append(pq.read_table(path))
         elif path.suffix == ".json" and (path.name in FILES or parts[0] in FOLDERS):
             found[name] = _said(json.loads(path.read_text()))
+            if parts[0] == "evaluations":
+                found[name].pop("identity")  # as those of cuts.json
             if path.name == "cuts.json":
                 found[name].pop("scores")  # names of the content, and so of the parts
         elif path.name == "metrics.jsonl":

@@ -4,9 +4,10 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from vibray.report.distribution import score_distribution_png
+from vibray.report.distribution import _draw, score_distribution_png
 from vibray.report.scale import Scale
 from vibray.report.timeline import highest_of_bins
 
@@ -70,6 +71,38 @@ def test_png_is_the_same_twice_and_shows_the_cuts() -> None:
     assert share(with_cuts, red=True) > 0.01
     assert share(with_cuts, red=False) > 0.01
     assert share(without, red=True) == share(without, red=False) == 0
+
+
+@pytest.mark.parametrize("size", [(760, 300), (360, 250)])
+@pytest.mark.parametrize("scores", [RNG.lognormal(0, 1, 3000), RNG.standard_normal(3000), np.full(9, 1.0)])
+@pytest.mark.parametrize("shares", [(0.0, 0.99), (0.01, 0.02), (0.5, 1.0), (0.999, 1.0), (0.0, 0.0)])
+def test_the_names_of_the_cuts_lie_within_the_figure_and_apart(
+    scores: np.ndarray, shares: tuple[float, float], size: tuple[int, int]
+) -> None:
+    """As matplotlib itself measures what it draws."""
+    low, high = np.quantile(scores, shares)
+    drawn = _draw(scores, float(low), float(high), *size)
+    drawn.set_dpi(144)
+    canvas = FigureCanvasAgg(drawn)
+    canvas.draw()
+    boxes = [text.get_window_extent(canvas.get_renderer()) for text in drawn.axes[0].texts]
+    assert len(boxes) == 2
+    for box in boxes:
+        assert box.x0 >= 0 and box.x1 <= 2 * size[0] and box.y0 >= 0 and box.y1 <= 2 * size[1]
+        assert box.y0 >= drawn.axes[0].get_window_extent().y1
+    assert not boxes[0].overlaps(boxes[1])
+
+
+def test_the_name_of_a_cut_is_at_its_line() -> None:
+    scores = np.linspace(0.0, 100.0, 2001)
+    drawn = _draw(scores, 40.0, 60.0, 760, 300)
+    canvas = FigureCanvasAgg(drawn)
+    canvas.draw()
+    axes = drawn.axes[0]
+    below, above = (text.get_window_extent(canvas.get_renderer()) for text in axes.texts)
+    at = [axes.transData.transform((cut, 1))[0] for cut in (40, 60)]
+    assert 0 < at[0] - below.x1 < 12 and 0 < above.x0 - at[1] < 12
+    assert below.y0 == above.y0
 
 
 def test_thinning_keeps_each_bins_highest() -> None:

@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ET
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -9,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from tests.report import fleet
 from vibray import schema
+from vibray.decide.findings import Finding
+from vibray.report import tables
 from vibray.report.data import Picture, ReportConfig, ReportData
 from vibray.report.page import render
 
@@ -157,6 +161,103 @@ def test_uncalibrated_sensors_are_said_and_raise_no_alarm(page: Page, data: Repo
     assert "known to neither the run nor a calibration: 3 (records: " in words(page)
 
 
+def test_everything_that_says_alarms_says_as_many(page: Page, data: ReportData) -> None:
+    """The lead, the tile, the states' and the sensors' table, the list of what is none."""
+    text, num_alarms, others = words(page), int(data.alarm.sum()), int(data.no_alarm.sum())
+    assert num_alarms > 10 and others > 3
+    assert not (data.alarm & data.no_alarm).any()
+    assert not set(data.scores["state"].filter(pa.array(data.alarm)).to_pylist()) & {"off", "transient", "sensor_fault"}
+    assert f"{num_alarms} of 800 records raise an alarm" in text
+    assert f"alarms {num_alarms} " in text
+    assert f"{others} are above the cut, but no alarm: the machine was off or switching, or the sensor is faulty" in text
+    assert sum(sensor.num_alarms for sensor in tables.sensors(data)) == num_alarms
+    columns = list(zip(*tables.states(data), strict=True))
+    assert (sum(columns[1]), sum(columns[2]), sum(columns[3])) == (800, num_alarms, others)
+    assert all(alarms == 0 or state in ("energised", "unknown") for state, _, alarms, _ in tables.states(data))
+
+
+def test_what_is_above_the_cut_without_alarm_is_counted_by_state_cause_and_sensor(data: ReportData) -> None:
+    hangs = [EVIL if state == "sensor_fault" else None for state in data.scores["state"].to_pylist()]
+    told = replace(data, scores=data.scores.append_column("state_cause", pa.array(hangs, pa.string())))
+    rows = [row for row, own in zip(told.scores.to_pylist(), told.no_alarm, strict=True) if own]
+    found = Counter((row["state"], row["state_cause"], row["unit"], row["sensor_id"]) for row in rows)
+    counts = tables.no_alarm_counts(told)
+    assert {key: count for key, count, _ in counts} == dict(found)
+    assert [count for _, count, _ in counts] == sorted(found.values(), reverse=True)
+    top = sorted(rows, key=lambda row: -row["score"])[:3]
+    shown = tables.no_alarm_highest(told, 3)
+    assert [(r.unit, r.measured_at, r.score) for r in shown] == [(row["unit"], row["measured_at"], row["score"]) for row in top]
+    html = render(replace(told, evidence=None, explanations={}), ONE)
+    assert EVIL not in html
+    section = html[html.index('<section id="no-alarm"') :].split("</section>")[0]
+    assert "&lt;script&gt;" in section and "sensor fault" in section
+    assert 'id="no-alarm"' not in render(few(data, 20, cuts=None), ONE)
+
+
+def doubted(data: ReportData, year: int = 1970) -> tuple[ReportData, np.ndarray]:
+    """The highest alarm of each sensor, all of the last one's and the newest record, taken in another year, which is not trusted."""
+    rows, doubtful = data.order(data.alarm), np.zeros(data.scores.num_rows, bool)
+    places = data.sensors[1]
+    doubtful[[next(row for row in rows if places[row] == place) for place in np.unique(places[rows])]] = True
+    doubtful[(places == places[rows[-1]]) & data.alarm] = True
+    doubtful[int(tables.times_ms(data).argmax())] = True
+    times = np.where(doubtful, int(datetime(year, 1, 1, tzinfo=UTC).timestamp() * 1000), tables.times_ms(data))
+    at = data.scores.column_names.index("measured_at")
+    scores = data.scores.set_column(at, "measured_at", pa.array(times, pa.int64()).cast(schema.TIME))
+    return replace(data, scores=scores.append_column("time_trusted", pa.array(~doubtful))), doubtful
+
+
+@pytest.mark.parametrize("year", [1970, 2099])
+def test_a_time_that_is_not_trusted_is_on_no_axis_and_takes_no_alarm_away(data: ReportData, year: int) -> None:
+    told, doubtful = doubted(few(data, 800), year)
+    text = words(Page(html := render(told, SMALL)))
+    times = tables.times_ms(data)[~doubtful]
+    first, last = (f"{datetime.fromtimestamp(t / 1000, UTC):%Y-%m-%d %H:%M}" for t in (times.min(), times.max()))
+    assert f"From {first} to {last} UTC." in text
+    assert f"{doubtful.sum()} records have an implausible time and are left out of the drawings over time" in text
+    drawings = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+    assert str(year) not in drawings and f"Counts of {(~doubtful).sum()} records by time" in drawings
+    np.testing.assert_array_equal(told.alarm, data.alarm)
+    before, after = ({s.place: s for s in tables.sensors(d)} for d in (data, told))
+    places, at = data.sensors[1], tables.times_ms(data)
+    for place, sensor in after.items():
+        own = (places == place) & data.alarm
+        dated = at[own & ~doubtful]
+        assert (sensor.num_alarms, sensor.num_records) == (before[place].num_alarms, before[place].num_records)
+        assert sensor.last_alarm_ms == (dated.max() if dated.size else None)
+    assert any(s.num_alarms and s.last_alarm_ms is None for s in after.values())  # shown as implausible
+    assert text.count("implausible") > 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_time_at_all_is_trusted(data: ReportData) -> None:
+    none = few(data, 600, scores=data.scores.slice(0, 600).append_column("time_trusted", pa.array([False] * 600)))
+    html = render(none, ONE)
+    text = words(Page(html))
+    assert "600 records have an implausible time" in text
+    assert "Scores over time" in text and "By sensor" not in text
+
+
+def test_cards_say_that_a_time_is_implausible(data: ReportData) -> None:
+    told = replace(data, scores=data.scores.append_column("time_trusted", pa.array([False] * 800)), explanations={})
+    section = render(told, ONE).split('<section id="records">')[1].split("</section>")[0]
+    assert section.count('<span class="badge warn">implausible</span>') == 1
+
+
+def test_what_contradicts_itself_is_said_early_and_as_text(page: Page, data: ReportData) -> None:
+    assert "What contradicts itself Nothing was found that contradicts itself." in words(page)
+    findings = (Finding("times", 1234, f"1,234 records are of {EVIL} 1970"), Finding("rates", 2, "2 sensors & their rate: look at $x_1$"))
+    html = render(few(data, 20, findings=findings, counts=data.counts), ONE)
+    section = html.split('<section id="findings">')[1].split("</section>")[0]
+    text = words(found := Page(section))
+    assert EVIL not in html and found.named("script") == []
+    for finding in findings:
+        assert f"{finding.count:,} {finding.text}" in text
+    assert "Nothing was found" not in html
+    order = [html.index(f'<section id="{name}"') for name in ("read", "findings", "states", "distribution")]
+    assert order == sorted(order)
+
+
 def evil_data(data: ReportData) -> ReportData:
     """The text columns, facts, metrics and reasons all hold markup and mathematics."""
     formula = "$\\frac{$ & 'a' \"b\" " + EVIL
@@ -226,7 +327,8 @@ def test_strange_scores_are_drawn(values: np.ndarray, data: ReportData) -> None:
 
 def test_other_rates_and_lengths_get_a_spectrogram(data: ReportData) -> None:
     rows = fleet.scores(50, faults=None)
-    table = rows.slice(0, 2).set_column(6, rows.schema.field("sample_rate_hz"), pa.array([2000.0, 8192.0]))
+    two = rows.filter(pc.field("state") == "energised").slice(0, 2)
+    table = two.set_column(6, rows.schema.field("sample_rate_hz"), pa.array([2000.0, 8192.0]))
     waveforms = [np.random.default_rng(0).standard_normal(n).astype(np.float32) for n in (3000, 100)]
     evidence = table.append_column("waveform", pa.array(waveforms, pa.list_(pa.float32())))
     text = words(Page(render(few(data, 0, scores=rows, evidence=evidence), SMALL)))
@@ -240,7 +342,7 @@ def test_many_records_stay_a_small_page() -> None:
     table = ReportData(title="many", generated_at=datetime(2024, 1, 1, tzinfo=UTC), scores=many, counts={}, cuts=fleet.CUTS)
     html = render(table, ONE)
     assert len(html) < 600_000
-    assert "400,000 records raise an alarm" in words(Page(html))
+    assert re.search(r"[\d,]+ of 400,000 records raise an alarm", words(Page(html)))
 
 
 def test_schema_columns_are_all_used() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from tests.report import fleet
@@ -25,6 +26,7 @@ def test_highest_first_and_not_all_of_one_sensor(data: ReportData) -> None:
     scores = [c.score for c in shown.cards]
     assert scores == sorted(scores, reverse=True)
     rows = sorted(data.evidence.drop_columns(["waveform"]).to_pylist(), key=lambda r: -r["score"])
+    rows = [row for row in rows if row["state"] in ("energised", "unknown")]
     wanted, seen = [], []
     for row in rows:
         if seen.count(row["sensor_id"]) < 2:
@@ -47,13 +49,29 @@ def test_card_says_what_the_tables_say(data: ReportData) -> None:
     assert [e.title.split()[0] for e in card.explanations] == ["Where", "Harmonics"]
 
 
+@pytest.mark.parametrize("state", ["off", "transient", "sensor_fault"])
+def test_a_record_whose_state_keeps_it_from_being_an_alarm_has_no_card(data: ReportData, state: str) -> None:
+    """By the state in the scores: the one that the evidence was kept with did not know the other records."""
+    config = ReportConfig(num_records=3, records_per_sensor=99)
+    first, *others = (card.record_id for card in highest(data, config).cards)
+    columns = (data.scores[name].to_pylist() for name in ("record_id", "state"))
+    states = [state if name == first else own for name, own in zip(*columns, strict=True)]
+    scores = data.scores.set_column(data.scores.column_names.index("state"), data.scores.schema.field("state"), pa.array(states))
+    found = [card.record_id for card in highest(replace(data, scores=scores), config).cards]
+    assert found[:2] == others
+    everyone = pa.array([state] * len(states))
+    nobody = data.scores.set_column(data.scores.column_names.index("state"), data.scores.schema.field("state"), everyone)
+    assert highest(replace(data, scores=nobody), config).cards == ()
+
+
 def test_order_of_equal_scores_is_by_key(data: ReportData) -> None:
     assert data.evidence is not None
     column = data.evidence.column_names.index("score")
     equal = data.evidence.set_column(column, data.evidence.schema.field("score"), pa.array(np.full(60, 9.0, np.float32)))
+    equal = equal.filter(pc.field("state") == "energised")
     config = ReportConfig(num_records=2, records_per_sensor=99)
     forwards = [c.record_id for c in highest(replace(data, evidence=equal), config).cards]
-    backwards = [c.record_id for c in highest(replace(data, evidence=equal.take(pa.array(np.arange(60)[::-1]))), config).cards]
+    backwards = [c.record_id for c in highest(replace(data, evidence=equal.take(pa.array(np.arange(len(equal))[::-1]))), config).cards]
     assert forwards == backwards == sorted(equal["record_id"].to_pylist())[:2]
 
 

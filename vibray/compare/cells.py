@@ -124,7 +124,7 @@ def run_cell(corpus: Corpus, recipe: Contestant, setting: Setting) -> dict[str, 
     label, unit, sensor, at = (column[rows.judged] for column in (of.label, of.unit, of.sensor, of.time))
     means = pooled(scored.judged, unit, sensor, at, scored.known & ~corpus.off[rows.judged] & corpus.table.time_trusted[rows.judged])
     over_sensors = auroc(means.scores, label != NORMAL) if means.with_partner.any() else None
-    figures = evaluation(scored.judged, label.tolist(), unit.tolist(), calibrated=scored.known, cuts=cuts)
+    figures = evaluation(scored.judged, label.tolist(), unit.tolist(), usable=scored.known, cuts=cuts)
     return {
         "config": to_json(recipe),
         "setting": to_json(setting),

@@ -60,22 +60,23 @@ def evaluation(
     units: Sequence[str],
     *,
     sensor_ids: Sequence[str] | None = None,
-    calibrated: np.ndarray | Sequence[bool] | None = None,
+    usable: np.ndarray | Sequence[bool] | None = None,
     cuts: Cuts | GroupedCuts | None = None,
     diagnoses: Diagnoses | None = None,
 ) -> dict[str, Any]:
     """Everything that is said of scores where labels are given, ready for JSON: an undefined value is None, its reason under "undefined".
 
-    One entry a row in every argument; a label is "normal", the name of a fault, or None (no label: counted, not evaluated). The state of a
-    record is not looked at. Alarms are score >= the abnormal cut of `cuts`, by group where it has groups (`sensor_ids` for cuts by sensor);
-    for a classifier without cuts, score >= .5. A row that is not `calibrated` raises no alarm; its score counts in the areas as any other.
+    One entry a row in every argument; a label is "normal", the name of a fault, or None (no label: counted, not evaluated).
+    Alarms are score >= the abnormal cut of `cuts`, by group where it has groups (`sensor_ids` for cuts by sensor); for a classifier without
+    cuts, score >= .5. A row that is not `usable` (of a machine in service and a calibrated sensor that works) raises no alarm; its score
+    counts in the areas as any other.
     A fault's AUROC is that fault against all normal records; a unit's is its own abnormal against its own normal records. Macro-F1 is over
     the faults labelled both here and in the classifier's training.
 
     Raises ValueError where lengths differ, UserError where a score is NaN or nothing is labelled.
     """
     s, units, is_labelled = finite(scores), list(units), np.array([label is not None for label in labels], bool)
-    given = (labels, units, sensor_ids, calibrated, diagnoses and diagnoses.fault)
+    given = (labels, units, sensor_ids, usable, diagnoses and diagnoses.fault)
     if any(column is not None and len(column) != len(s) for column in given):
         raise ValueError(f"{len(s)} scores, but other columns have {[len(c) for c in given if c is not None]} rows")
     if not is_labelled.any():
@@ -103,7 +104,7 @@ def evaluation(
         "macro_f1": None,
         "f1_by_fault": {},
     }
-    answer = _alarms(s, units, sensor_ids, calibrated, cuts, diagnoses)
+    answer = _alarms(s, units, sensor_ids, usable, cuts, diagnoses)
     if answer is not None:
         alarm, facts = answer
         result["at_cut"] = facts | at_alarm(alarm[rows], abnormal)
@@ -121,16 +122,16 @@ def _alarms(
     s: np.ndarray,
     units: Sequence[str],
     sensor_ids: Sequence[str] | None,
-    calibrated: np.ndarray | Sequence[bool] | None,
+    usable: np.ndarray | Sequence[bool] | None,
     cuts: Cuts | GroupedCuts | None,
     diagnoses: Diagnoses | None,
 ) -> tuple[np.ndarray, dict[str, Any]] | None:
     """Alarm per row and what is to be said of the cut; None where there is no cut."""
-    known = np.ones(len(s), bool) if calibrated is None else np.asarray(calibrated, bool)
+    can = np.ones(len(s), bool) if usable is None else np.asarray(usable, bool)
     if cuts is None:
         if diagnoses is None:
             return None
-        return known & (s >= PROBABILITY_CUT), {"cut": PROBABILITY_CUT, "method": "probability", "rate_kind": None, "nominal_rate": None}
+        return can & (s >= PROBABILITY_CUT), {"cut": PROBABILITY_CUT, "method": "probability", "rate_kind": None, "nominal_rate": None}
     above: np.ndarray | Number
     if isinstance(cuts, Cuts):
         overall, above = cuts, cuts.anomaly_above
@@ -140,7 +141,7 @@ def _alarms(
             raise ValueError("the cuts are by sensor: sensor_ids are needed beside the units")
         _, above = cuts.limits(list(units) if cuts.by == "unit" else list(zip(units, sensor_ids or (), strict=True)))
     facts = {"cut": overall.anomaly_above, "method": overall.method, "rate_kind": overall.kind, "nominal_rate": overall.nominal_rate}
-    return known & (s >= above), facts
+    return can & (s >= above), facts
 
 
 def _counts(num_scored: int, label: np.ndarray, unit: np.ndarray) -> dict[str, Any]:

@@ -48,6 +48,8 @@ def benchmark(job: BenchmarkJob) -> None:
     cells = cells_of(job, entries)
     grid = _grid(job, entries)
     check_begun(job.benchmark, "grid.json", grid, ANOTHER, BenchmarkError)
+    if objects.exists(objects.join(job.benchmark, "_done.json")) and not objects.exists(objects.join(job.benchmark, "grid.json")):
+        raise BenchmarkError(f"{job.benchmark} is another job's folder (it is finished and holds no grid.json): use another folder")
     corpus, facts = labelled_corpus(job, entries)
     facts = [*facts, *describe(job, corpus)]
     print("\n".join(facts))

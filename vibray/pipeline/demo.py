@@ -36,11 +36,14 @@ from vibray.recipes import (
     small,
     union_classifier,
 )
+from vibray.report.files import ReportFiles, report_files
 from vibray.signal.synthetic import FleetConfig
 from vibray.storage import objects
 from vibray.storage.parts import Parts
 
 RATE_HZ, UNITS = 8192.0, r"^(u\d+)-"
+
+REPORT = ("report", "index.html")
 
 RUNS = ("default", "ensemble", "baselines", "classifier")
 
@@ -66,12 +69,15 @@ def demo(job: DemoJob) -> dict[str, Any]:
     """Generates three corpora of one fleet and runs every stage on them. Returns the figures of the closing table."""
     from vibray.pipeline import session
 
+    copy = report_files(objects.join(objects.absolute(job.folder), *REPORT)) if job.s3 else None
+    if copy is not None and objects.exists(copy.page):
+        raise UserError(f"{copy.page} stands already, and --s3 copies its report there: use another --folder, or remove it")
     with local_s3() if job.s3 else contextlib.nullcontext() as bucket, session.started():
         folder = objects.absolute(job.folder) if bucket is None else objects.join(bucket, job.folder)
-        return _demo(job, folder, None if bucket is None else objects.absolute(job.folder))
+        return _demo(job, folder, copy)
 
 
-def _demo(job: DemoJob, folder: str, report_to: str | None) -> dict[str, Any]:
+def _demo(job: DemoJob, folder: str, copy: ReportFiles | None) -> dict[str, Any]:
     clock = Clock()
 
     def at(*names: str) -> str:
@@ -107,12 +113,14 @@ def _demo(job: DemoJob, folder: str, report_to: str | None) -> dict[str, Any]:
             decisions = at("decisions", run) if run in ("default", "ensemble") else None
             figures[run] = evaluate(EvaluateJob((at("scores", f"test-{run}"),), at("labels", "test.jsonl"), decisions))
     with clock.stage("report"):
-        tables, report_uri = (at("scores", "test-default"),), at("report", "index.html")
+        tables, report_uri = (at("scores", "test-default"),), at(*REPORT)
         report(ReportJob(tables, report_uri, at("decisions", "default"), at("labels", "test.jsonl"), "vibray demo: the test set"))
-        if report_to is not None:  # what lies on the demo's own endpoint ends with it
-            copied = objects.join(report_to, "report", "index.html")
-            objects.write_bytes(copied, objects.read_bytes(report_uri))
-            report_uri = copied
+        if copy is not None:  # what lies on the demo's own endpoint ends with it
+            made = report_files(report_uri)
+            for there, here in zip((made.page, *made.tables), (copy.page, *copy.tables), strict=True):
+                if objects.exists(there):
+                    objects.write_bytes(here, objects.read_bytes(there), exclusive=True)
+            report_uri = copy.page
     figures |= {"seconds": clock.seconds, "report": report_uri}
     print_table(folder, figures)
     return figures

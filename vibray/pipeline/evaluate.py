@@ -4,28 +4,92 @@ from typing import Any
 
 import numpy as np
 
+from vibray.config import UserError, same_name, short_hash
 from vibray.decide.areas import auprc, auroc, partial_auroc
+from vibray.decide.findings import counts_of, print_findings
 from vibray.decide.metrics import Diagnoses, evaluation
+from vibray.decide.reference import usable_rows
 from vibray.pipeline.jobs import EvaluateJob
-from vibray.pipeline.label import as_decided, labels_of, read_cuts
+from vibray.pipeline.label import as_decided, labels_of, read_cuts, scores_identity
 from vibray.schema import MEMBER_PREFIX, NORMAL
 from vibray.storage import objects
+from vibray.storage.errors import StorageError
+from vibray.storage.labels import read_labels
+from vibray.storage.parts import check_finished
 from vibray.tables import ScoresTable, open_scores
 
 
 def evaluate(job: EvaluateJob) -> dict[str, Any]:
     """Runs the stage; see jobs/evaluate.py. Returns what it writes."""
     table = open_scores([objects.absolute(uri) for uri in job.scores])
-    labels = labels_of(job.labels, table)
-    result = evaluate_table(table, labels, job.decisions)
+    output_uri, identity = _output(job), judged_inputs(table, job.labels, job.decisions)
+    if not job.dry_run:
+        _check_free(output_uri, identity)
+    labels = judged_labels(job.labels, table)
+    result = {"identity": identity, **evaluate_table(table, labels, job.decisions)}
     print_evaluation(result)
+    print_findings(table.findings)
     if job.dry_run:
         print("dry run: nothing was written")
         return result
-    output_uri = job.output or objects.join(objects.absolute(job.scores[0]), "evaluation.json")
-    objects.write_json(output_uri, result)
+    objects.write_json(output_uri, result, exclusive=_check_free(output_uri, identity))
     print(f"written to {output_uri}")
     return result
+
+
+def _output(job: EvaluateJob) -> str:
+    """The JSON file to write; a name that ends as a folder's does is one."""
+    if job.output is None or job.output.endswith("/"):
+        return objects.join(objects.absolute(job.output or job.scores[0]), "evaluation.json")
+    return objects.absolute(job.output)
+
+
+def judged_inputs(table: ScoresTable, labels_uri: str | None, decisions_uri: str | None) -> dict[str, Any]:
+    """What scores, labels and decisions hold, wherever they lie."""
+    return {
+        "scores": scores_identity(table),
+        "labels": None if labels_uri is None else objects.sha256(objects.read_bytes(labels_uri)),
+        "decisions": None if decisions_uri is None else content_of(decisions_uri),
+    }
+
+
+def content_of(folder_uri: str) -> str:
+    """A short name of what a finished folder holds."""
+    return short_hash(check_finished(folder_uri)["files"])
+
+
+def _check_free(output_uri: str, identity: dict[str, Any]) -> bool:
+    """True where nothing stands, False where the evaluation of the same inputs does. Raises UserError where anything else does."""
+    remedy = "give another --output, or remove it"
+    if not objects.exists(output_uri):
+        return True
+    try:
+        there = objects.read_json(output_uri).get("identity")
+    except StorageError:
+        raise
+    except UserError:
+        raise UserError(f"{output_uri} is no evaluation of this vibray: {remedy}") from None
+    if not isinstance(there, dict):
+        raise UserError(f"{output_uri} does not say of what scores and labels it is: {remedy}")
+    differing = [f"  {name}: {there.get(name)} there, {value} now" for name, value in identity.items() if there.get(name) != value]
+    if differing:
+        raise UserError(f"{output_uri} is the evaluation of other inputs; {remedy}:\n" + "\n".join(differing))
+    return False
+
+
+def judged_labels(labels_uri: str, table: ScoresTable) -> list[str | None]:
+    """The human label of each scored record, as `labels_of` gives them.
+
+    Raises UserError where a label is "normal" or one of the classifier's faults in another spelling, which would count as a miss.
+    """
+    labels, names = labels_of(labels_uri, table), (NORMAL, *(table.faults or ()))
+    meant = {same_name(name): name for name in names}
+    wrong = {label: meant[same_name(label)] for label in set(labels) if label and label not in names and same_name(label) in meant}
+    if wrong:
+        line = {row.label: row.line for row in reversed(read_labels(labels_uri, table.facts.timezone))}
+        lines = [f"  line {line[label]}: {label!r} ({labels.count(label)} records), {name!r} in the run" for label, name in wrong.items()]
+        raise UserError("\n".join([f"{labels_uri} spells labels otherwise than the run; write them as the run does:", *sorted(lines)]))
+    return labels
 
 
 def evaluate_table(table: ScoresTable, labels: list[str | None], decisions_uri: str | None) -> dict[str, Any]:
@@ -40,7 +104,7 @@ def evaluate_table(table: ScoresTable, labels: list[str | None], decisions_uri: 
     scores = table.scores
     diagnoses = None if table.faults is None else Diagnoses(scores["fault"].to_pylist(), table.faults)
     units = scores["unit"].to_pylist()
-    columns = {"sensor_ids": scores["sensor_id"].to_pylist(), "calibrated": scores["calibrated"].to_numpy()}
+    columns = {"sensor_ids": scores["sensor_id"].to_pylist(), "usable": usable_rows(scores)}
     result = evaluation(scores["score"].to_numpy(), labels, units, cuts=cuts, diagnoses=diagnoses, **columns)
     labelled = np.flatnonzero([label is not None for label in labels])
     abnormal = np.array([labels[row] != NORMAL for row in labelled], bool)
@@ -53,6 +117,7 @@ def evaluate_table(table: ScoresTable, labels: list[str | None], decisions_uri: 
         "recipe": table.run["recipe"],
         "corpora": [identity["corpus"] for identity in table.identities],
         "num_duplicates": table.num_duplicates,
+        "findings": counts_of(table.findings),
         "num_set_aside": sum(parts.total("num_bad") for parts in table.folders),
         **result,
         "auroc_by_member": members,

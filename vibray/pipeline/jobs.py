@@ -249,7 +249,7 @@ class EvaluateJob:
     decisions: str | None = None
     """decisions folder whose cuts are judged"""
     output: str | None = None
-    """JSON file for everything that is printed, and more; default: evaluation.json in the first scores folder"""
+    """JSON file for what is printed and more; default: evaluation.json in the first scores folder. No other evaluation is overwritten"""
     dry_run: bool = False
     """print the figures; write nothing"""
 
@@ -261,7 +261,7 @@ class ReportJob:
     scores: tuple[str, ...]
     """finished scores tables of one run"""
     report: str
-    """the HTML file to write"""
+    """the page to write (.html), its tables beside it as NAME.alarms.csv and so on; any other name is a folder for all of them"""
     decisions: str | None = None
     """decisions folder: its cuts make the alarms"""
     labels: str | None = None

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from vibray.config import UserError
+from vibray.config import UserError, short_hash
 from vibray.decide.cuts import Cuts, GroupedCuts, realised_rate
 from vibray.decide.pseudo_labels import row_groups
 from vibray.decide.reference import usable_rows
@@ -20,13 +20,15 @@ from vibray.features.seed_image import SeedImage, SeedImageConfig
 from vibray.models.classifier import Classifier
 from vibray.models.deep_svdd import DeepSvdd, Embedded
 from vibray.models.vae import Vae
-from vibray.pipeline.evaluate import evaluate_table
+from vibray.pipeline.evaluate import content_of, evaluate_table, judged_inputs, judged_labels
+from vibray.pipeline.featurize import rate_findings
 from vibray.pipeline.jobs import ReportJob
-from vibray.pipeline.label import as_decided, decided_on, labels_of, overall_of, read_cuts, scores_identity
+from vibray.pipeline.label import as_decided, decided_on, overall_of, read_cuts, scores_identity
 from vibray.pipeline.score import load_calibrated, run_identity
 from vibray.recipes import ClassicalRecipe, build_vector, columns_of
-from vibray.report.alarms import alarms_csv, unit_alarms_csv
+from vibray.report.alarms import alarms_csv, no_alarm_csv, unit_alarms_csv
 from vibray.report.data import Bars, Explanation, Map, ReportConfig, ReportData
+from vibray.report.files import check_free, report_files, write_report
 from vibray.report.page import render
 from vibray.report.records import highest
 from vibray.runs import Detecting, Diagnosing, Run, classical_members, deep_members
@@ -42,34 +44,43 @@ WithFrequencies = CwtImageConfig | SeedImageConfig
 
 def report(job: ReportJob, config: ReportConfig = ReportConfig()) -> None:
     """Runs the stage; see jobs/report.py."""
-    report_uri = objects.absolute(job.report)
+    files = report_files(job.report)
     table = open_scores([objects.absolute(uri) for uri in job.scores])
-    data = gather(table, job.decisions, job.labels, job.title)
+    inputs = short_hash(inputs_of(job, table))
+    if not job.dry_run:
+        check_free(files, inputs)
+    data = replace(gather(table, job.decisions, job.labels, job.title), inputs=inputs)
     if job.search is not None:
         from vibray.compare.summary import read_search  # Optuna takes a second to import
 
         data = replace(data, search=read_search(objects.absolute(job.search)))
     if job.dry_run:
         shown = min(config.num_records, 0 if data.evidence is None else data.evidence.num_rows)
-        print(f"report of {data.scores.num_rows:,} scores, {int(data.alarm.sum()):,} alarms, up to {shown} records drawn -> {report_uri}")
+        print(f"report of {data.scores.num_rows:,} scores, {int(data.alarm.sum()):,} alarms, up to {shown} records drawn -> {files.page}")
         print("dry run: nothing was written")
         return
     if job.explain:
         data = replace(data, explanations=explanations(data, table, config))
-    objects.write_bytes(report_uri, render(data, config).encode())
-    alarms = objects.join(objects.parent(report_uri), "alarms.csv")
-    objects.write_bytes(alarms, alarms_csv(data).encode())
-    print(f"report: {report_uri}\nalarms: {alarms} ({int(data.alarm.sum()):,} records)")
+    texts = {files.page: render(data, config), files.alarms: alarms_csv(data), files.no_alarm: no_alarm_csv(data)}
     if data.unit_facts is not None:
-        of_units = objects.join(objects.parent(report_uri), "unit_alarms.csv")
-        objects.write_bytes(of_units, unit_alarms_csv(data).encode())
-        print(f"alarms of units: {of_units} ({sum(unit.alarm for unit in data.units):,} units)")
+        texts[files.unit_alarms] = unit_alarms_csv(data)
+    write_report(files, inputs, texts)
+    print(f"report: {files.page}\nalarms: {files.alarms} ({int(data.alarm.sum()):,} records)")
+    print(f"above the cut, but no alarm: {files.no_alarm} ({int(data.no_alarm.sum()):,} records)")
+    if data.unit_facts is not None:
+        print(f"alarms of units: {files.unit_alarms} ({sum(unit.alarm for unit in data.units):,} units)")
+
+
+def inputs_of(job: ReportJob, table: ScoresTable) -> dict[str, Any]:
+    """What decides whether two commands make one report."""
+    search = None if job.search is None else content_of(objects.absolute(job.search))
+    return {**judged_inputs(table, job.labels, job.decisions), "search": search}
 
 
 def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None, title: str) -> ReportData:
     """What the report shows."""
     cuts, facts, notes = None, table.facts, []
-    metrics = None if labels_uri is None else evaluate_table(table, labels_of(labels_uri, table), decisions_uri)
+    metrics = None if labels_uri is None else evaluate_table(table, judged_labels(labels_uri, table), decisions_uri)
     if decisions_uri is not None:
         cuts, judged = read_cuts(decisions_uri), as_decided(decisions_uri, table)
         if judged is not table:
@@ -115,6 +126,7 @@ def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None
         drift=None if shown is None else shown.drift,
         signal_unit=facts.signal_unit,
         notes=tuple(notes),
+        findings=(*(finding for parts in table.folders for finding in rate_findings(parts, facts)), *table.findings),
     )
 
 

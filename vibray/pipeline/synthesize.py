@@ -52,7 +52,7 @@ def synthesize(job: SynthesizeJob) -> None:
     if job.dry_run:
         preview(plan, output_uri, labels_uri)
         return
-    _claim(output_uri, {"labels": labels_uri, "plan": to_json(plan)})
+    _claim(plan, output_uri, labels_uri)
     done = _finished_shards(output_uri)
     if set(done) >= set(plan.shards()) and _is_finished(output_uri, labels_uri):
         print(f"{output_uri} is finished: {_text(plan, sum(done.values()))}")
@@ -84,8 +84,9 @@ def preview(plan: SynthesisPlan, output_uri: str, labels_uri: str) -> None:
     print(f"would write to {labels_uri}: {plan.fleet.num_records} rows, such as {json.dumps(sample[0][1])}")
 
 
-def _claim(output_uri: str, identity: dict[str, Any]) -> None:
+def _claim(plan: SynthesisPlan, output_uri: str, labels_uri: str) -> None:
     """Writes _plan.json, or compares it with the one that is there."""
+    identity = {"labels": labels_uri, "plan": to_json(plan)}
     plan_uri = objects.join(output_uri, "_plan.json")  # the folder is an input: without the underscore it would be read as a shard
     if objects.exists(plan_uri):
         if (found := objects.read_json(plan_uri)) != identity:
@@ -100,7 +101,30 @@ def _claim(output_uri: str, identity: dict[str, Any]) -> None:
         others = []
     if others:
         raise UserError(f"{output_uri} is not empty ({others[0].key}) and holds no _plan.json: choose another --output")
+    _check_labels(plan.fleet, labels_uri)
     objects.write_json(plan_uri, identity, exclusive=True)
+
+
+def _check_labels(fleet: FleetConfig, labels_uri: str) -> None:
+    """Raises UserError where a file stands that is not how this fleet's labels begin: a job that was killed leaves some of them."""
+    if not objects.exists(labels_uri):
+        return
+    with objects.open_read(labels_uri) as there:
+        for line in _label_lines(fleet):
+            found = there.read(len(line))
+            if not line.startswith(found):
+                break
+            if len(found) < len(line):
+                return
+        else:
+            if not there.read(1):
+                return
+    raise UserError(f"--labels {labels_uri} holds something else than this fleet's labels: choose another file, or remove this one")
+
+
+def _label_lines(fleet: FleetConfig) -> Iterator[bytes]:
+    for index in range(fleet.num_records):
+        yield json.dumps(label_row(fleet, index)).encode() + b"\n"
 
 
 def _finished_shards(output_uri: str) -> dict[str, int]:
@@ -157,7 +181,8 @@ def shard_bytes(plan: SynthesisPlan, shard: str) -> bytes:
 
 
 def write_labels(fleet: FleetConfig, labels_uri: str) -> tuple[int, int]:
-    """Streams the labels file; returns the number of faults and its size in bytes."""
+    """Streams the labels file; returns the number of faults and its size in bytes. Raises UserError where another file stands."""
+    _check_labels(fleet, labels_uri)
     filesystem, path = objects.to_pyarrow_filesystem(labels_uri)
     num_faults, size, chunk = 0, 0, bytearray()
     with storage_errors(labels_uri):

@@ -1,16 +1,20 @@
-"""The alarms as a table for a spreadsheet."""
+"""The alarms, and what is above the cut without being one, as tables for a spreadsheet."""
 
 import csv
 import io
+from collections.abc import Iterable, Iterator
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from vibray.decide.unit_alarms import UnitAlarm
 from vibray.report.data import ReportData
 
-COLUMNS = ("unit", "sensor", "time", "score", "cut", "record", "corpus")
+COLUMNS = ("unit", "sensor", "time", "score", "cut", "record", "corpus", "time_note")
 
+NO_ALARM_COLUMNS = (*COLUMNS, "state", "cause")
 
 UNIT_COLUMNS = ("unit", "alarm", "since", "last_alarm", "newest_window", "exceeding", "p_value", "q_value", "discovery", "sensor")
 
@@ -26,30 +30,46 @@ def safe_cell(text: str) -> str:
 def alarms_csv(data: ReportData) -> str:
     """Every alarm, highest score first: unit, sensor, time (UTC), score, the cut that applied, record, corpus.
 
-    A sensor without calibration raises no alarm; without cuts there is only the header.
+    `time_note` is "implausible" where the time is. Without cuts there is only the header.
     """
-    rows = data.order(data.alarm)
-    table = data.scores.take(pa.array(rows)).select(["unit", "sensor_id", "measured_at", "record_id", "corpus"])
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(COLUMNS)
-    for row, values in zip(rows, table.to_pylist(), strict=True):
-        time = _time(values["measured_at"])
-        unit, sensor, record, corpus = (safe_cell(values[name]) for name in ("unit", "sensor_id", "record_id", "corpus"))
-        writer.writerow([unit, sensor, time, str(np.float32(data.score[row])), f"{data.anomaly_above[row]:.9g}", record, corpus])
-    return out.getvalue()
+    return _written(COLUMNS, _rows(data, data.order(data.alarm)))
+
+
+def no_alarm_csv(data: ReportData) -> str:
+    """Every record above the cut whose state keeps it from being an alarm, highest score first: as `alarms_csv`, state and cause."""
+    rows = data.order(data.no_alarm)
+    states = data.scores["state"].take(pa.array(rows)).to_pylist()
+    more = zip(_rows(data, rows), states, data.causes(rows), strict=True)
+    return _written(NO_ALARM_COLUMNS, ([*row, safe_cell(state), safe_cell(cause or "")] for row, state, cause in more))
 
 
 def unit_alarms_csv(data: ReportData) -> str:
     """Every unit: whether it is in alarm and since when, its last alarm, its newest window with p- and q-value (times UTC)."""
+    return _written(UNIT_COLUMNS, map(_unit_row, data.units))
+
+
+def _rows(data: ReportData, rows: np.ndarray) -> Iterator[list[str]]:
+    table = data.scores.take(pa.array(rows)).select(["unit", "sensor_id", "measured_at", "record_id", "corpus"])
+    for row, values in zip(rows, table.to_pylist(), strict=True):
+        unit, sensor, record, corpus = (safe_cell(values[name]) for name in ("unit", "sensor_id", "record_id", "corpus"))
+        score, cut = str(np.float32(data.score[row])), f"{data.anomaly_above[row]:.9g}"
+        note = "" if data.time_trusted[row] else "implausible"
+        yield [unit, sensor, _time(values["measured_at"]), score, cut, record, corpus, note]
+
+
+def _unit_row(u: UnitAlarm) -> list[Any]:
+    times = ["" if time is None else _time(time) for time in (u.since, u.last_alarm, u.newest)]
+    times[0] = "time unknown" if u.undated and u.since is None else times[0]
+    q = "" if u.q_value is None else f"{u.q_value:.6g}"
+    yes = ["yes" if value else "no" for value in (u.alarm, u.discovery)]
+    return [safe_cell(u.unit), yes[0], *times, u.num_exceeding, f"{u.p_value:.6g}", q, yes[1], safe_cell(u.sensor_id)]
+
+
+def _written(columns: tuple[str, ...], rows: Iterable[list[Any]]) -> str:
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(UNIT_COLUMNS)
-    for u in data.units:
-        times = ["" if time is None else _time(time) for time in (u.since, u.last_alarm, u.newest)]
-        q = "" if u.q_value is None else f"{u.q_value:.6g}"
-        yes = ["yes" if value else "no" for value in (u.alarm, u.discovery)]
-        writer.writerow([safe_cell(u.unit), yes[0], *times, u.num_exceeding, f"{u.p_value:.6g}", q, yes[1], safe_cell(u.sensor_id)])
+    writer.writerow(columns)
+    writer.writerows(rows)
     return out.getvalue()
 
 

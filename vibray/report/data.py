@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 from pydantic import with_config
 
 from vibray.config import STRICT
+from vibray.decide.findings import Finding
+from vibray.decide.pseudo_labels import UNDECIDED_STATES
 from vibray.decide.unit_alarms import UnitAlarm
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX
 
@@ -65,6 +67,8 @@ class ReportConfig:
     """Sensors whose scores are drawn over time: those with most alarms, then those with the highest score."""
     num_rows: int = 40
     """Rows of the longer tables (sensors, groups with cuts of their own, lines set aside)."""
+    num_no_alarm: int = 8
+    """Highest records above the cut, but without alarm, that are listed one by one."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,10 @@ class ReportData:
     """What report/search_page.py makes of the search that chose the recipe."""
     signal_unit: str = "unknown"
     """Physical unit of the waveforms."""
+    inputs: str = ""
+    """Short hash of what the page is made of; it is written into the page, which is then overwritten by its like alone."""
+    findings: tuple[Finding, ...] = ()
+    """What contradicts itself in what was read."""
     notes: tuple[str, ...] = ()
     """Warnings of earlier stages that the reader should see."""
 
@@ -138,9 +146,32 @@ class ReportData:
         return np.array([self.cut_of(*pair).get("anomaly_above", np.nan) for pair in pairs], np.float64)[place]
 
     @cached_property
+    def time_trusted(self) -> np.ndarray:
+        """(records,) bool: the record's time is plausible; where it is not, it stands in no drawing over time."""
+        if "time_trusted" not in self.scores.column_names:
+            return np.ones(self.scores.num_rows, bool)
+        return self.scores["time_trusted"].to_numpy(zero_copy_only=False).astype(bool)
+
+    @cached_property
+    def undecided(self) -> np.ndarray:
+        """(records,) bool: the machine was off or switching, or the sensor is faulty, so that the score does not speak of a fault."""
+        return np.isin(np.array(self.scores["state"].to_pylist(), np.str_), UNDECIDED_STATES)
+
+    @cached_property
     def alarm(self) -> np.ndarray:
-        """(records,) bool: score at or above the cut. A sensor without calibration raises none."""
-        return self.calibrated & (self.score >= self.anomaly_above)
+        """(records,) bool: score at or above the cut, of a calibrated sensor that works, on a machine in service."""
+        return self.calibrated & ~self.undecided & (self.score >= self.anomaly_above)
+
+    @cached_property
+    def no_alarm(self) -> np.ndarray:
+        """(records,) bool: score at or above the cut, but the state keeps it from being an alarm."""
+        return self.undecided & (self.score >= self.anomaly_above)
+
+    def causes(self, rows: np.ndarray) -> list[str | None]:
+        """Why those records' sensors count as faulty; None where nothing is known of it."""
+        if "state_cause" not in self.scores.column_names:
+            return [None] * len(rows)
+        return self.scores["state_cause"].take(pa.array(rows)).to_pylist()
 
     @property
     def members(self) -> tuple[str, ...]:

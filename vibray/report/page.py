@@ -33,7 +33,7 @@ def render(data: ReportData, config: ReportConfig = ReportConfig()) -> str:
 
 def _context(data: ReportData, config: ReportConfig) -> dict[str, Any]:
     inputs, sensors, shown = tables.inputs(data), tables.sensors(data), highest(data, config)
-    finite, times = data.score[np.isfinite(data.score)], tables.times_ms(data)
+    finite, times = data.score[np.isfinite(data.score)], tables.times_ms(data)[data.time_trusted]
     scale = Scale.of(finite)
     cut = (data.cuts or {}).get(GLOBAL) or {}
     limits = cut.get("normal_below"), cut.get("anomaly_above")
@@ -47,11 +47,15 @@ def _context(data: ReportData, config: ReportConfig) -> dict[str, Any]:
         "states": tables.states(data),
         "sensors": sensors,
         "num_alarms": int(data.alarm.sum()),
+        "num_no_alarm": int(data.no_alarm.sum()),
+        "no_alarm_counts": tables.no_alarm_counts(data),
+        "no_alarm_highest": tables.no_alarm_highest(data, config.num_no_alarm),
         "num_sensors_with_alarm": sum(s.num_alarms > 0 for s in sensors),
         "distribution": _both(lambda *size: score_distribution_svg(finite, *limits, *size)) if finite.size else None,
         "scale": scale,
         "cuts": _cuts(data),
         "overview": _overview(data, scale, limits[1]),
+        "num_untimed": int((~data.time_trusted).sum()),
         "first_and_last": [int(t) for t in (times.min(), times.max())] if times.size else None,
         "multiples": list(_multiples(data, sensors[: config.num_sensors], scale, finite)),
         "highest": shown,
@@ -78,22 +82,23 @@ def _cuts(data: ReportData) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _overview(data: ReportData, scale: Scale, cut: float | int | None) -> tuple[Markup, Markup] | None:
-    finite = np.isfinite(data.score)
-    if finite.sum() < NUM_OVERVIEW:
+    drawn = np.isfinite(data.score) & data.time_trusted
+    if drawn.sum() < NUM_OVERVIEW:
         return None
-    times, scores = tables.times_ms(data)[finite], data.score[finite]
+    times, scores = tables.times_ms(data)[drawn], data.score[drawn]
     return _both(lambda width, height: corpus_svg(times, scores, cut, scale, width, height))
 
 
 def _multiples(
     data: ReportData, sensors: tuple[tables.Sensor, ...], scale: Scale, finite: np.ndarray
 ) -> Iterator[tuple[tables.Sensor, Markup]]:
-    if not finite.size:
-        return
     place, times = data.sensors[1], tables.times_ms(data)
-    span = (np.array([times.min(), times.max()]), np.array([finite.min(), finite.max()]))
+    drawn = np.isfinite(data.score) & data.time_trusted
+    if not drawn.any():
+        return
+    span = (np.array([times[drawn].min(), times[drawn].max()]), np.array([finite.min(), finite.max()]))
     for sensor in sensors:
-        mask = (place == sensor.place) & np.isfinite(data.score)
+        mask = (place == sensor.place) & drawn
         alt = f"Scores over time of {sensor.unit} / {sensor.sensor_id}: {sensor.num_records:,} records, {sensor.num_alarms:,} alarms"
         yield sensor, sensor_svg(times[mask], data.score[mask], data.alarm[mask], sensor.cut, scale, span, alt)
 

@@ -8,8 +8,10 @@ from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from markupsafe import Markup
 
+from vibray.decide.pseudo_labels import UNDECIDED_STATES
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.report.data import Bars, Explanation, Map, Picture, ReportConfig, ReportData
 from vibray.report.record_figure import map_svg, record_svg
@@ -45,6 +47,7 @@ class Card:
     unit: str
     sensor_id: str
     measured_at: datetime
+    time_trusted: bool
     sample_rate_hz: float
     num_samples: int
     state: str
@@ -70,12 +73,14 @@ class Highest:
 
 
 def highest(data: ReportData, config: ReportConfig) -> Highest:
-    """The highest records of the evidence, at most so many a sensor."""
+    """The highest records of the evidence, at most so many a sensor; none whose state keeps it from being an alarm."""
     if data.evidence is None or data.evidence.num_rows == 0:
         return Highest((), 0)
-    score = data.evidence["score"].to_numpy().astype(np.float64)
-    identity = data.evidence.select(["unit", "sensor_id", "corpus", "record_id"]).to_pylist()
-    order = sorted(range(len(score)), key=lambda i: (-score[i], identity[i]["corpus"], identity[i]["record_id"]))
+    evidence = _as_scored(data, data.evidence)
+    score = evidence["score"].to_numpy().astype(np.float64)
+    identity = evidence.select(["unit", "sensor_id", "corpus", "record_id", "state"]).to_pylist()
+    decided = [row for row, own in enumerate(identity) if own["state"] not in UNDECIDED_STATES]
+    order = sorted(decided, key=lambda i: (-score[i], identity[i]["corpus"], identity[i]["record_id"]))
     taken, passed_over, of_sensor = [], 0, Counter()
     for row in order:
         sensor = (identity[row]["unit"], identity[row]["sensor_id"])
@@ -86,11 +91,22 @@ def highest(data: ReportData, config: ReportConfig) -> Highest:
             continue
         of_sensor[sensor] += 1
         taken.append(row)
-    rows = data.evidence.take(pa.array(taken))
+    rows = evidence.take(pa.array(taken, pa.int64()))
     ordered = {name: np.sort(_values(data.scores, MEMBER_PREFIX + name)) for name in data.members}
     image = CwtImage(CwtImageConfig())  # one for all: its filters are made once
     cards = [_card(data, image, rows.slice(i, 1), i + 1, ordered) for i in range(rows.num_rows)]
     return Highest(tuple(cards), passed_over)
+
+
+def _as_scored(data: ReportData, evidence: pa.Table) -> pa.Table:
+    """The evidence with state and `time_trusted` as in the scores: a record that was scored alone did not know of the others."""
+    keys = pc.field("record_id").isin(evidence["record_id"].unique())
+    told = data.scores.select(["corpus", "record_id", "state"]).append_column("time_trusted", pa.array(data.time_trusted)).filter(keys)
+    of = {(row.pop("corpus"), row.pop("record_id")): row for row in told.to_pylist()}
+    rows = [of.get((row["corpus"], row["record_id"]), row) for row in evidence.select(["corpus", "record_id", "state"]).to_pylist()]
+    states, trusted = [row["state"] for row in rows], [row.get("time_trusted", True) for row in rows]
+    others = evidence.drop_columns([name for name in ("state", "time_trusted") if name in evidence.column_names])
+    return others.append_column("state", pa.array(states, pa.string())).append_column("time_trusted", pa.array(trusted, pa.bool_()))
 
 
 def _values(table: pa.Table, column: str) -> np.ndarray:
@@ -108,7 +124,8 @@ def _card(data: ReportData, image: CwtImage, row: pa.Table, rank: int, ordered: 
     faults = [(name, values.get(FAULT_PREFIX + name)) for name in data.faults or ()]
     return Card(
         rank=rank,
-        **{name: values[name] for name in ("corpus", "record_id", "line", "unit", "sensor_id", "measured_at", "sample_rate_hz", "state")},
+        **{name: values[name] for name in ("corpus", "record_id", "line", "unit", "sensor_id", "sample_rate_hz", "state")},
+        **{name: values[name] for name in ("measured_at", "time_trusted")},
         num_samples=waveform.size,
         calibrated=calibrated,
         score=score,

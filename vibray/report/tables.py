@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from vibray.report.data import ReportData
 from vibray.schema import NORMAL, State
@@ -44,16 +46,55 @@ def reasons(data: ReportData) -> tuple[tuple[str, int, dict[str, Any] | None], .
     return tuple((reason, n, examples.get(reason)) for reason, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if n)
 
 
-def states(data: ReportData) -> tuple[tuple[str, int, int], ...]:
-    """(state, records, alarms among them) for every state that occurs."""
+def states(data: ReportData) -> tuple[tuple[str, int, int, int], ...]:
+    """(state, records, alarms among them, those above the cut without being one) for every state that occurs."""
     column = data.scores["state"].to_numpy(zero_copy_only=False)
-    counted = [(state.value, column == state.value) for state in State]
-    return tuple((state, int(mask.sum()), int((mask & data.alarm).sum())) for state, mask in counted if mask.any())
+    rows = []
+    for state in State:
+        mask = column == state.value
+        if mask.any():
+            rows.append((state.value, int(mask.sum()), int((mask & data.alarm).sum()), int((mask & data.no_alarm).sum())))
+    return tuple(rows)
+
+
+@dataclass(frozen=True)
+class NoAlarm:
+    """A record above the cut that is no alarm."""
+
+    unit: str
+    sensor_id: str
+    state: str
+    cause: str | None
+    measured_at: datetime
+    time_trusted: bool
+    score: float
+    cut: float
+
+
+def no_alarm_counts(data: ReportData) -> tuple[tuple[tuple[str, str | None, str, str], int, float], ...]:
+    """((state, cause, unit, sensor), records above the cut, the highest score) of those that are no alarm, most records first."""
+    found: dict[tuple[str, str | None, str, str], list[float]] = {}
+    for record in _no_alarm(data, np.flatnonzero(data.no_alarm)):
+        found.setdefault((record.state, record.cause, record.unit, record.sensor_id), []).append(record.score)
+    rows = [(key, len(own), max(own)) for key, own in found.items()]
+    return tuple(sorted(rows, key=lambda row: (-row[1], -row[2], tuple(map(str, row[0])))))
+
+
+def no_alarm_highest(data: ReportData, num_records: int) -> tuple[NoAlarm, ...]:
+    """The highest records above the cut that are no alarm."""
+    return tuple(_no_alarm(data, data.order(data.no_alarm)[:num_records]))
+
+
+def _no_alarm(data: ReportData, rows: np.ndarray) -> Iterator[NoAlarm]:
+    table = data.scores.select(["unit", "sensor_id", "state", "measured_at"]).take(pa.array(rows)).to_pylist()
+    for row, values, cause in zip(rows, table, data.causes(rows), strict=True):
+        score, cut = float(data.score[row]), float(data.anomaly_above[row])
+        yield NoAlarm(**values, cause=cause, time_trusted=bool(data.time_trusted[row]), score=score, cut=cut)
 
 
 @dataclass(frozen=True)
 class Sensor:
-    """A sensor's records in numbers; `last_alarm_ms` since 1970 UTC, None without one."""
+    """A sensor's records in numbers; `last_alarm_ms` since 1970 UTC, None without one at a plausible time."""
 
     place: int
     unit: str
@@ -78,9 +119,10 @@ def sensors(data: ReportData) -> tuple[Sensor, ...]:
     times = times_ms(data)
     order = np.lexsort((data.score, place))
     starts = np.searchsorted(place[order], np.arange(len(pairs) + 1))
-    alarms = np.bincount(place[data.alarm], minlength=len(pairs))
-    last_alarm = np.full(len(pairs), np.iinfo(np.int64).min)
-    np.maximum.at(last_alarm, place[data.alarm], times[data.alarm])
+    alarms, dated = np.bincount(place[data.alarm], minlength=len(pairs)), data.alarm & data.time_trusted
+    never = np.iinfo(np.int64).min
+    last_alarm = np.full(len(pairs), never)
+    np.maximum.at(last_alarm, place[dated], times[dated])
     found = []
     for i, (unit, sensor_id) in enumerate(pairs):
         rows = order[starts[i] : starts[i + 1]]
@@ -95,7 +137,7 @@ def sensors(data: ReportData) -> tuple[Sensor, ...]:
                 highest=float(data.score[rows[-1]]),
                 cut=data.cut_of(unit, sensor_id).get("anomaly_above"),
                 calibrated=bool(data.calibrated[rows].all()),
-                last_alarm_ms=int(last_alarm[i]) if alarms[i] else None,
+                last_alarm_ms=None if last_alarm[i] == never else int(last_alarm[i]),
             )
         )
     return tuple(sorted(found, key=lambda s: (-s.num_alarms, -s.highest, s.unit, s.sensor_id)))
