@@ -65,7 +65,7 @@ def facts_of(job: FeaturizeJob) -> CorpusFacts:
     """What the job says of the corpus. Raises UserError where that cannot be."""
     units = None if job.units is None else read_units(job.units)
     measured = (job.sample_rate_hz, job.num_samples, job.unit_pattern, units, job.timezone)
-    return CorpusFacts(*measured, job.mains, job.signal_unit, job.wrong_length)
+    return CorpusFacts(*measured, job.mains, job.signal_unit, job.wrong_length, job.time_format)
 
 
 def allowed_vectors(vectors: tuple[str, ...], facts: CorpusFacts) -> tuple[list[str], dict[str, str]]:

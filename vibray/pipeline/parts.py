@@ -151,9 +151,22 @@ def print_account(parts: Parts, ignored: Sequence[str] = ()) -> None:
     print(f"read {parts.total('num_read'):,} = kept {parts.total('num_kept'):,} + set aside {parts.total('num_bad'):,}")
     for reason, count in sorted(parts.reasons.items(), key=lambda item: (-item[1], item[0])):
         print(f"  {count:6,} {reason}")
-    if parts.total("num_naive"):
-        print(f"  {parts.total('num_naive'):,} times name no zone and were read in {parts.plan.identity['facts']['timezone']} (--timezone)")
+    _print_local_times(parts)
     if parts.total("num_fitted"):
         print(f"  {parts.total('num_fitted'):,} records of another length were cut or padded (--wrong-length fit)")
     if ignored:
         print(f"  {len(ignored)} objects are no shards and were left alone, as {ignored[0]}")
+
+
+def _print_local_times(parts: Parts) -> None:
+    """Times that name no zone, and those of them that the zone's clock showed twice or never."""
+    zone = parts.plan.identity["facts"]["timezone"]
+    naive, ambiguous, nonexistent = (parts.total(f"num_{kind}") for kind in ("naive", "ambiguous", "nonexistent"))
+    if naive:
+        print(f"  {naive:,} times name no zone and were read in {zone} (--timezone)")
+    if ambiguous:
+        print(f"  {ambiguous:,} of them are ambiguous: the clock of {zone} was set back and showed them twice; each was read as the first")
+    if nonexistent:
+        print(f"  {nonexistent:,} of them never were: the clock of {zone} was set forward over them; read as if it had not been")
+    if ambiguous or nonexistent:
+        print("    write an offset into data_time, as +01:00, or log in UTC")

@@ -6,13 +6,14 @@ import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import with_config
 
-from vibray.config import STRICT, UserError
+from vibray.config import STRICT, UserError, from_json, to_json
 from vibray.storage.objects import read_bytes
+from vibray.storage.times import TimeFormat
 
 
 class UnitError(UserError):
@@ -40,6 +41,8 @@ class CorpusFacts:
     """Physical unit of the samples."""
     wrong_length: Literal["quarantine", "fit"] = "quarantine"
     """A record of another length is set aside, or fitted: cut at its end or padded there with zeros, and counted."""
+    time_format: TimeFormat = "iso"
+    """How data_time is written: ISO 8601, or a number of s, ms, us or ns since 1970-01-01T00:00Z."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.sample_rate_hz) and self.sample_rate_hz > 0):
@@ -92,6 +95,19 @@ class CorpusFacts:
                 f"unit pattern {self.unit_pattern!r} finds no unit in sensor_id {sensor_id!r} nor in shard {shard!r}: change the pattern"
             )
         return match.group(1)
+
+
+def with_defaults(identity: dict[str, Any]) -> dict[str, Any]:
+    """What a folder was begun with, its facts of the corpus completed: those written before a fact was asked for say nothing of it.
+
+    Facts that are none of this version's are left as they are.
+    """
+    if not isinstance(identity.get("facts"), dict):
+        return identity
+    try:
+        return {**identity, "facts": to_json(from_json(CorpusFacts, identity["facts"]))}
+    except UserError:
+        return identity
 
 
 def read_units(uri: str) -> tuple[tuple[str, str], ...]:

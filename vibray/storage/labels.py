@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from vibray.config import UserError
 from vibray.schema import KEY, ORIGIN, SENSOR
 from vibray.storage.objects import is_unicode, read_bytes
-from vibray.storage.records import parse_time
+from vibray.storage.times import TimeFormat, parse_time
 
 NUM_SHOWN = 5
 
@@ -53,14 +53,14 @@ class Matched:
     num_quarantined: int
 
 
-def read_labels(uri: str, timezone: str = "UTC") -> list[Label]:
-    """The rows of a labels file; other fields are let pass, a time without a zone is read in `timezone`. Raises LabelError."""
+def read_labels(uri: str, timezone: str = "UTC", time_format: TimeFormat = "iso") -> list[Label]:
+    """The rows of a labels file; other fields are let pass, times are read as the corpus' own. Raises LabelError."""
     zone = ZoneInfo(timezone)
     lines = read_bytes(uri).removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    return [_label(text, number, f"{uri}, line {number}", zone) for number, text in enumerate(lines, 1) if text.strip()]
+    return [_label(text, number, f"{uri}, line {number}", zone, time_format) for number, text in enumerate(lines, 1) if text.strip()]
 
 
-def _label(text: bytes, number: int, where: str, zone: ZoneInfo) -> Label:
+def _label(text: bytes, number: int, where: str, zone: ZoneInfo, time_format: TimeFormat) -> Label:
     try:
         row = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -77,20 +77,22 @@ def _label(text: bytes, number: int, where: str, zone: ZoneInfo) -> Label:
         if "sensor_id" not in row or "data_time" not in row:
             raise LabelError(f"{where} names no record: give record_id, or sensor_id and data_time")
         try:
-            time, _ = parse_time(row["data_time"], zone)
+            time = parse_time(row["data_time"], zone, time_format).at
         except (ValueError, OverflowError) as error:
             raise LabelError(f"{where}: data_time {row['data_time']!r} is no time: {error}") from None
     return Label(number, row["label"], row.get("corpus"), row.get("record_id"), row.get("unit"), row.get("sensor_id"), time)
 
 
-def match_labels(rows: list[Label], keys: pa.Table, bad_records: pa.Table | None = None, timezone: str = "UTC") -> Matched:
+def match_labels(
+    rows: list[Label], keys: pa.Table, bad_records: pa.Table | None = None, timezone: str = "UTC", time_format: TimeFormat = "iso"
+) -> Matched:
     """The labelled records among `keys` (a table with KEY_COLUMNS, of one or more corpora, without duplicates).
 
     A row that meets no record but one of `bad_records` (by its place in the shard, or by the sensor and time its head shows) is counted.
     Raises LabelError, with counts and examples, where a row meets no record or several, or two rows give one record different labels.
     """
     candidates = _candidates(rows, keys)
-    aside = _quarantined(bad_records, ZoneInfo(timezone)) if bad_records is not None else set()
+    aside = _quarantined(bad_records, ZoneInfo(timezone), time_format) if bad_records is not None else set()
     labels: dict[tuple[str, str], Label] = {}
     none, several, against = [], [], []
     num_quarantined = 0
@@ -140,17 +142,17 @@ def _candidates(rows: list[Label], keys: pa.Table) -> dict[tuple[Any, ...], list
     return places
 
 
-_IN_HEAD = re.compile(r'"(sensor_id|data_time)"\s*:\s*("(?:[^"\\]|\\.)*")')
+_IN_HEAD = re.compile(r'"(sensor_id|data_time)"\s*:\s*("(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*)')
 
 
-def _quarantined(bad: pa.Table, zone: ZoneInfo) -> set[tuple[Any, ...]]:
+def _quarantined(bad: pa.Table, zone: ZoneInfo, time_format: TimeFormat) -> set[tuple[Any, ...]]:
     """Places, with their corpus and without, of the records that were set aside."""
     places: set[tuple[Any, ...]] = set()
     for corpus, shard, offset, head in zip(*(bad[name].to_pylist() for name in ("corpus", "shard", "offset", "head")), strict=True):
         found: list[tuple[Any, ...]] = [(f"{shard}@{offset}",), (f"{shard}#{offset}",)]
         try:
             fields = {name: json.loads(text) for name, text in _IN_HEAD.findall(head)}
-            found.append((fields["sensor_id"], parse_time(fields["data_time"], zone)[0]))
+            found.append((fields["sensor_id"], parse_time(fields["data_time"], zone, time_format).at))
         except (KeyError, ValueError, OverflowError):
             pass
         places.update(item for place in found for item in (place, (corpus, *place)))

@@ -12,6 +12,7 @@ from pydantic import with_config
 
 from vibray.config import STRICT, UserError, from_json, short_hash
 from vibray.storage import objects
+from vibray.storage.corpus import with_defaults
 from vibray.storage.objects import ObjectInfo, below, join
 from vibray.storage.shards import read_lines, suffix
 
@@ -236,7 +237,7 @@ def check_begun(uri: str, name: str, values: dict[str, Any], other: str, error: 
 
 def check_same(uri: str, there: dict[str, Any], values: dict[str, Any], other: str, error: type[Exception]) -> None:
     """Raises `error`, showing both, where the values that a folder was begun with are not these."""
-    differing = differences(there, json.loads(json.dumps(values)))
+    differing = differences(with_defaults(there), with_defaults(json.loads(json.dumps(values))))
     if differing:
         lines = "\n".join(differing)
         raise error(f"{uri} was begun {other}; use another folder, or remove this one:\n{lines}") from None

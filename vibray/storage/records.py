@@ -11,10 +11,9 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +23,7 @@ from vibray.schema import Reason
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.shards import head_of, head_of_value
 from vibray.storage.shortcut import cut_numbers
+from vibray.storage.times import Time, parse_time
 
 FIELDS = ("data_time", "signal_value", "sensor_id")
 
@@ -45,6 +45,8 @@ class Record:
     content_hash: str
     waveform: np.ndarray
     naive_time: bool
+    ambiguous_time: bool
+    nonexistent_time: bool
     fitted: bool
 
 
@@ -127,7 +129,7 @@ def _record(value: Any, record_id: str, line: int | None, shard: str, corpus: st
     if missing:
         raise _Refused(Reason.MISSING_FIELD, ", ".join(missing))
     sensor_id = _sensor_id(value["sensor_id"])
-    measured_at, naive = _time(value["data_time"], facts)
+    time = _time(value["data_time"], facts)
     samples = _samples(value["signal_value"])
     fitted = len(samples) != facts.num_samples
     if fitted and (facts.wrong_length == "quarantine" or not len(samples)):
@@ -144,11 +146,13 @@ def _record(value: Any, record_id: str, line: int | None, shard: str, corpus: st
         line=line,
         unit=facts.unit(sensor_id, shard),
         sensor_id=sensor_id,
-        measured_at=measured_at,
+        measured_at=time.at,
         sample_rate_hz=facts.sample_rate_hz,
         content_hash=content_hash(waveform),
         waveform=waveform,
-        naive_time=naive,
+        naive_time=time.naive,
+        ambiguous_time=time.ambiguous,
+        nonexistent_time=time.nonexistent,
         fitted=fitted,
     )
 
@@ -170,28 +174,12 @@ def _sensor_id(value: Any) -> str:
     return value
 
 
-def parse_time(text: Any, zone: ZoneInfo) -> tuple[datetime, bool]:
-    """A time of ISO 8601 with date and time of day as UTC, ms, and whether it named no zone (then it is read in `zone`).
-
-    Raises ValueError.
-    """
-    if not isinstance(text, str):
-        raise ValueError("not a string")
-    time = datetime.fromisoformat(text)
-    if len(text) <= len("2023-W49-1"):  # a date alone says nothing about when
-        raise ValueError("no time of day")
-    naive = time.tzinfo is None
-    time = (time.replace(tzinfo=zone) if naive else time).astimezone(UTC)
-    return time.replace(microsecond=time.microsecond // 1000 * 1000), naive
-
-
-def _time(value: Any, facts: CorpusFacts) -> tuple[datetime, bool]:
+def _time(value: Any, facts: CorpusFacts) -> Time:
     try:
-        return parse_time(value, facts.zone)
+        return parse_time(value, facts.zone, facts.time_format)
     except (ValueError, OverflowError) as error:
-        raise _Refused(
-            Reason.BAD_TIME, f"{ascii(value)[:60] if isinstance(value, str) else _json_type(value)}: {str(error)[:100]}"
-        ) from None
+        shown = _json_type(value) if isinstance(value, dict | list | bool | type(None)) else ascii(value)[:60]
+        raise _Refused(Reason.BAD_TIME, f"{shown}: {str(error)[:200]}") from None
 
 
 def _samples(value: Any) -> np.ndarray:
