@@ -23,6 +23,8 @@ class Reason(StrEnum):
     NAN_OR_INFINITE = "NaN or infinite"
     WRONG_LENGTH = "wrong length"
     CONSTANT = "constant"
+    OUT_OF_RANGE = "out of range"
+    PRECISION_LOST = "precision lost"
     CLIPPED = "clipped"
     LINE_TOO_LONG = "line too long"
     TRUNCATED_STREAM = "truncated stream"

@@ -39,6 +39,10 @@ def broken_line(reason: Reason, data_time: str, sensor_id: str, values: str) -> 
             numbers = numbers[:middle]
         case Reason.CONSTANT:
             numbers = numbers[:1] * len(numbers)
+        case Reason.OUT_OF_RANGE:
+            numbers[middle] = "1e10"
+        case Reason.PRECISION_LOST:
+            numbers = [f"{2**31 + float(number):.5f}" for number in numbers]
         case Reason.CLIPPED:
             numbers[middle : middle + 40] = [max(numbers, key=float)] * len(numbers[middle : middle + 40])
         case Reason.LINE_TOO_LONG:
