@@ -15,7 +15,9 @@ class Reason(StrEnum):
     """Why a line was set aside: a closed list. Nothing that failed ever becomes zeros."""
 
     NOT_JSON = "not JSON"
+    SEVERAL_OBJECTS = "several objects on one line"
     NOT_AN_OBJECT = "not an object"
+    DOUBLED_FIELD = "doubled field"
     MISSING_FIELD = "missing field"
     BAD_TIME = "bad time"
     BAD_SENSOR_ID = "bad sensor_id"

@@ -151,6 +151,9 @@ def print_account(parts: Parts, ignored: Sequence[str] = ()) -> None:
     print(f"read {parts.total('num_read'):,} = kept {parts.total('num_kept'):,} + set aside {parts.total('num_bad'):,}")
     for reason, count in sorted(parts.reasons.items(), key=lambda item: (-item[1], item[0])):
         print(f"  {count:6,} {reason}")
+    if parts.total("num_glued"):
+        held = f"{parts.total('num_glued_lines'):,} lines set aside hold {parts.total('num_glued'):,} objects"
+        print(f"  {held}: put each on a line of its own; a JSON list is named .json, JSON lines .jsonl")
     _print_local_times(parts)
     if parts.total("num_fitted"):
         print(f"  {parts.total('num_fitted'):,} records of another length were cut or padded (--wrong-length fit)")

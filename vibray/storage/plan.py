@@ -118,7 +118,7 @@ def make_plan(
     found = objects.list_objects(input_uri)
     shards = [info for info in found if suffix(info.key)]
     if not shards:
-        raise UserError(f"{input_uri} holds no shard: none of its {len(found)} objects ends in .jsonl or .json (.gz, .zst)")
+        raise UserError(f"{input_uri} holds no shard: none of its {len(found)} objects ends in .jsonl, .ndjson or .json (.gz, .zst)")
     single = len(found) == 1 and objects.exists(input_uri)
     base_uri = objects.absolute(objects.parent(input_uri) if single else input_uri)
     ignored = tuple(info.key for info in found if not suffix(info.key))

@@ -7,15 +7,16 @@ from typing import Any
 import pyarrow as pa
 
 from vibray.storage.corpus import CorpusFacts
+from vibray.storage.lines import Broken, RawItem, RawLine
 from vibray.storage.objects import below
 from vibray.storage.plan import PartPlan
 from vibray.storage.records import BadRecord, Record, parse_line, parse_object, to_tables
-from vibray.storage.shards import Broken, RawItem, RawLine, read_lines
+from vibray.storage.shards import read_lines
 
 ROWS_PER_BATCH = 2500
 """Parsed lines that wait as Python objects before they become columns: a usual part is one batch, whose waveforms are not copied again."""
 
-COUNTED = ("num_naive", "num_ambiguous", "num_nonexistent", "num_fitted")
+COUNTED = ("num_naive", "num_ambiguous", "num_nonexistent", "num_fitted", "num_glued", "num_glued_lines")
 """What is counted of a part beside its lines."""
 
 
@@ -35,6 +36,8 @@ class ReadPart:
     num_ambiguous: int
     num_nonexistent: int
     num_fitted: int
+    num_glued: int
+    num_glued_lines: int
 
     @property
     def marker(self) -> dict[str, Any]:
@@ -65,6 +68,9 @@ class _Tables:
             self.counts["num_fitted"] += row.fitted
         else:
             self.bad.append(row)
+            if row.num_objects > 1:
+                self.counts["num_glued"] += row.num_objects
+                self.counts["num_glued_lines"] += 1
         if len(self.records) + len(self.bad) >= ROWS_PER_BATCH:
             self.flush()
 
@@ -112,4 +118,4 @@ def _parse(raw: RawLine | RawItem | Broken, shard: str, corpus: str, facts: Corp
         return parse_line(raw.raw, shard, raw.offset, raw.line, corpus, facts)
     if isinstance(raw, RawItem):
         return parse_object(raw.value, shard, raw.offset, corpus, facts)
-    return BadRecord(corpus, shard, raw.offset, raw.line, raw.reason, raw.detail, raw.head)
+    return BadRecord(corpus, shard, raw.offset, raw.line, raw.reason, raw.detail, raw.head, raw.num_objects)

@@ -1,13 +1,12 @@
 """A line of text becomes a Record or a BadRecord: pure, and always one of the two.
 
 The checks, in this order; the first that fails gives the reason:
-not JSON, not an object, missing field, bad sensor_id, bad time, not a number, NaN or infinite, wrong length, constant, out of range,
-precision lost, clipped. From constant on the samples that were measured are judged, never padding.
-Of a key that occurs twice the last value counts.
+not JSON, several objects, not an object, doubled field, missing field, bad sensor_id, bad time, not a number, NaN or infinite, wrong
+length, constant, out of range, precision lost, clipped. From constant on the samples that were measured are judged, never padding.
+Of any other key that occurs twice the last value counts.
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +19,11 @@ import pyarrow as pa
 from vibray import schema
 from vibray.schema import Reason
 from vibray.storage.corpus import CorpusFacts
+from vibray.storage.decoding import FIELDS, Fields, check_one, decode
+from vibray.storage.lines import head_of, head_of_value
 from vibray.storage.samples import Refused, json_type, numbers_of, waveform_of
-from vibray.storage.shards import head_of, head_of_value
 from vibray.storage.shortcut import cut_numbers
 from vibray.storage.times import Time, parse_time
-
-FIELDS = ("data_time", "signal_value", "sensor_id")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,15 +56,20 @@ class BadRecord:
     reason: Reason
     detail: str
     head: str
+    num_objects: int = 1
+    """JSON objects that stand there"""
 
 
 def parse_line(raw: bytes, shard: str, offset: int, line: int | None, corpus: str, facts: CorpusFacts) -> Record | BadRecord:
     """One non-blank line of a JSON Lines shard. Raises nothing but UnitError."""
     try:
         value = _decode_quickly(raw, facts)
-        return _record(_decode(raw) if value is None else value, f"{shard}@{offset}", line, shard, corpus, facts)
+        if value is None:
+            value = decode(raw)
+            check_one(value)
+        return _record(value, f"{shard}@{offset}", line, shard, corpus, facts)
     except Refused as refused:
-        return BadRecord(corpus, shard, offset, line, refused.reason, _clean(refused.detail), head_of(raw))
+        return BadRecord(corpus, shard, offset, line, refused.reason, _clean(refused.detail), head_of(raw), refused.num_objects)
 
 
 def parse_object(value: Any, shard: str, index: int, corpus: str, facts: CorpusFacts) -> Record | BadRecord:
@@ -82,41 +85,28 @@ def _clean(text: str) -> str:
 
 
 def _decode_quickly(raw: bytes, facts: CorpusFacts) -> dict[str, Any] | None:
-    """What `_decode` gives, its signal_value already as finite numbers; None for a line that only `_decode` can tell."""
+    """What `decode` gives, its signal_value already as finite numbers; None for a line that only `decode` can tell."""
     cut = cut_numbers(raw, facts.num_samples if facts.wrong_length == "quarantine" else None)
     if cut is None:
         return None
     rest, empty, numbers = cut
     try:
-        value = _decode(rest)
+        value = decode(rest)
     except Refused:
         return None
     if not isinstance(value, dict) or value.get("signal_value") != empty:
         return None
-    value["signal_value"] = numbers
+    value.update(signal_value=numbers)  # an item set would be a key that occurs again
     return value
-
-
-def _decode(raw: bytes) -> Any:
-    try:
-        text = raw.decode("utf-8")
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError:
-            raise
-        except ValueError:  # an integer of thousands of digits is JSON, but not Python's
-            return json.loads(text, parse_int=float)
-    except UnicodeDecodeError as error:
-        raise Refused(Reason.NOT_JSON, f"byte {error.start} is not UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise Refused(Reason.NOT_JSON, f"{error.msg} at character {error.pos}") from None
-    except RecursionError:
-        raise Refused(Reason.NOT_JSON, "nested too deeply") from None
 
 
 def _record(value: Any, record_id: str, line: int | None, shard: str, corpus: str, facts: CorpusFacts) -> Record:
     if not isinstance(value, dict):
         raise Refused(Reason.NOT_AN_OBJECT, f"a JSON {json_type(value)}")
+    if isinstance(value, Fields) and value.doubled:
+        doubled = [name for name in FIELDS if name in value.doubled]
+        if doubled:
+            raise Refused(Reason.DOUBLED_FIELD, f"{' and '.join(doubled)} more than once: which one is meant?")
     missing = [name for name in FIELDS if name not in value]
     if missing:
         raise Refused(Reason.MISSING_FIELD, ", ".join(missing))

@@ -46,8 +46,8 @@ one sign rests."""
 class Refused(Exception):
     """Why a line is no record."""
 
-    def __init__(self, reason: Reason, detail: str):
-        self.reason, self.detail = reason, detail
+    def __init__(self, reason: Reason, detail: str, num_objects: int = 1):
+        self.reason, self.detail, self.num_objects = reason, detail, num_objects
 
 
 def json_type(value: Any) -> str:
