@@ -200,6 +200,11 @@ def test_units():
         ("sensor_id,unit\na,", "line 2"),
         ("sensor_id,unit\na,b\na,c", "line 3.*'b'"),
         ("sensor_id,unit\n", "no sensor"),
+        ("sensor_id,unit,unit\na,b,c", "names the column unit more than once"),
+        ("sensor_id,unit,sensor_id, unit\na,b,a,b", "names the column sensor_id and unit more than once"),
+        ("sensor_id,note,unit,note\na,1,b,2", "names the column note more than once"),
+        ("sensor_id,unit\na,b\nc,d,e", "line 3: more fields than columns"),
+        ("sensor_id,unit\na,Halle 2, Nord", "line 2: more fields than columns"),
     ],
 )
 def test_a_bad_table_of_units(tmp_path, text, message):
@@ -211,6 +216,10 @@ def test_a_bad_table_of_units(tmp_path, text, message):
 def test_a_table_of_units(tmp_path):
     (tmp_path / "units.csv").write_text("\ufeffunit,sensor_id,note\nu2,b,x\nu1,a,\n", encoding="utf-8")
     assert read_units(str(tmp_path / "units.csv")) == (("a", "u1"), ("b", "u2"))
+    (tmp_path / "units.csv").write_text('sensor_id,unit\na,"Halle 2, Nord"\n')
+    assert read_units(str(tmp_path / "units.csv")) == (("a", "Halle 2, Nord"),)
+    (tmp_path / "units.csv").write_text("sensor_id,unit,,\na,u1,,,\na,u1,,\n")  # a spreadsheet's empty columns; a sensor twice
+    assert read_units(str(tmp_path / "units.csv")) == (("a", "u1"),)
 
 
 @pytest.mark.parametrize(

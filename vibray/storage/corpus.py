@@ -114,11 +114,17 @@ def read_units(uri: str) -> tuple[tuple[str, str], ...]:
     """The pairs (sensor_id, unit) of a CSV file with these two columns, sorted. Raises UserError with file and line."""
     try:
         rows = csv.DictReader(io.StringIO(read_bytes(uri).decode("utf-8-sig"), newline=""))
+        names = [name.strip() for name in rows.fieldnames or ()]
+        doubled = sorted({name for name in names if name and names.count(name) > 1})
+        if doubled:
+            raise UserError(f"{uri}: the first line names the column {' and '.join(doubled)} more than once: leave one of each")
         missing = {"sensor_id", "unit"} - set(rows.fieldnames or ())
         if missing:
             raise UserError(f"{uri}: the first line must name the columns sensor_id and unit, {' and '.join(sorted(missing))} missing")
         units: dict[str, str] = {}
         for row in rows:
+            if any(text.strip() for text in row.get(None) or ()):  # type: ignore[call-overload] (what has no column stands under None)
+                raise UserError(f"{uri}, line {rows.line_num}: more fields than columns: put one that holds a comma into quotes")
             sensor_id, unit = (row["sensor_id"] or "").strip(), (row["unit"] or "").strip()
             if not sensor_id or not unit:
                 raise UserError(f"{uri}, line {rows.line_num}: sensor_id or unit is empty")
