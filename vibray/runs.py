@@ -38,7 +38,7 @@ from vibray.recipes import (
     build_vector,
     columns_of,
 )
-from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX, NORMAL, State
+from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX, NORMAL, UNKNOWN, State
 from vibray.signal.harmonics import mains_frequency
 from vibray.signal.robust import median_mad
 from vibray.storage import objects
@@ -48,9 +48,6 @@ from vibray.storage.plan import begin_folder
 
 CHUNK = 64
 """Records whose images stand in memory at once."""
-
-UNKNOWN = "unknown"
-"""The fault of a record that is abnormal by a fault nobody labelled."""
 
 
 Waveforms = Float[Tensor, "batch samples"] | Float[np.ndarray, "batch samples"]

@@ -45,6 +45,9 @@ class State(StrEnum):
 NORMAL = "normal"
 """The label of a healthy record; any other label is the name of a fault."""
 
+UNKNOWN = "unknown"
+"""A classifier's word for an abnormal record that is like none of the faults it learned; no label."""
+
 KEY = ("corpus", "record_id")
 SENSOR = ("unit", "sensor_id")
 
@@ -121,7 +124,7 @@ def scores(members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None,
     if faults is not None:
         fields += [
             pa.field("abnormal_probability", pa.float32(), nullable=False),  # equals `score`
-            pa.field("fault", pa.string(), nullable=False),  # "normal", "unknown" or the fault's name
+            pa.field("fault", pa.string(), nullable=False),  # NORMAL, UNKNOWN or the fault's name
             pa.field("fault_probability", pa.float32()),  # null where `fault` names none
             *(pa.field(FAULT_PREFIX + name, pa.float32(), nullable=False) for name in faults),
         ]

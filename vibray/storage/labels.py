@@ -2,6 +2,9 @@
 
 import json
 import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vibray.config import UserError
-from vibray.schema import KEY, ORIGIN, SENSOR
+from vibray.schema import KEY, NORMAL, ORIGIN, SENSOR, UNKNOWN
 from vibray.storage.objects import is_unicode, read_bytes
 from vibray.storage.times import TimeFormat, parse_time
 
@@ -57,7 +60,46 @@ def read_labels(uri: str, timezone: str = "UTC", time_format: TimeFormat = "iso"
     """The rows of a labels file; other fields are let pass, times are read as the corpus' own. Raises LabelError."""
     zone = ZoneInfo(timezone)
     lines = read_bytes(uri).removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    return [_label(text, number, f"{uri}, line {number}", zone, time_format) for number, text in enumerate(lines, 1) if text.strip()]
+    rows = [_label(text, number, f"{uri}, line {number}", zone, time_format) for number, text in enumerate(lines, 1) if text.strip()]
+    check_names(uri, (row.label for row in rows))
+    return rows
+
+
+def same_name(text: str) -> str:
+    """What two spellings of one name have in common: without case, blanks, invisible characters and the Unicode form they are written in.
+
+    NFKC_Casefold of the Unicode standard (chapter 3.13), and blanks of every width and place left out. For comparing, not for showing.
+    """
+    name = text
+    for _ in range(2):  # again, because marks that a blank parted combine where it is gone
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFD", name).casefold())
+        name = "".join(c for c in folded if not (c.isspace() or unicodedata.category(c) == "Cf"))
+    return unicodedata.normalize("NFKC", name)
+
+
+def check_names(uri: str, labels: Iterable[str]) -> None:
+    """Raises LabelError for labels that are one name in several spellings, `normal` in another one, or the classifier's `unknown`."""
+    spellings: dict[str, Counter[str]] = {}
+    for label, count in Counter(labels).items():
+        spellings.setdefault(same_name(label), Counter())[label] = count
+    wrong = []
+    for name, counts in spellings.items():
+        one = " and ".join(f"{_shown(label, counts)} ({count} rows)" for label, count in sorted(counts.items()))
+        if name == same_name(UNKNOWN):
+            wrong.append(f"{one} is the classifier's word for what is like none of the faults: leave such rows out, or name the fault")
+        elif name == same_name(NORMAL) and set(counts) != {NORMAL}:
+            wrong.append(f"{one}: for a healthy record write {NORMAL}, for a fault a name that is more than another spelling of it")
+        elif len(counts) > 1:
+            wrong.append(f"{one} differ only in case, blanks or Unicode form: write them alike, or name two faults differently")
+    if wrong:
+        more = f" ({len(wrong) - NUM_SHOWN} more such names)" if len(wrong) > NUM_SHOWN else ""
+        raise LabelError(f"{uri}: labels {'; '.join(wrong[:NUM_SHOWN])}{more}")
+
+
+def _shown(label: str, counts: Counter[str]) -> str:
+    """As it is written; by its code points where another spelling looks alike."""
+    alike = [other for other in counts if unicodedata.normalize("NFKC", other) == unicodedata.normalize("NFKC", label)]
+    return repr(label) if len(alike) == 1 else ascii(label)
 
 
 def _label(text: bytes, number: int, where: str, zone: ZoneInfo, time_format: TimeFormat) -> Label:
@@ -70,8 +112,8 @@ def _label(text: bytes, number: int, where: str, zone: ZoneInfo, time_format: Ti
     for name in ("label", "corpus", "record_id", "unit", "sensor_id"):
         if name in row and not (isinstance(row[name], str) and row[name] and is_unicode(row[name])):
             raise LabelError(f"{where}: {name} must be a text in Unicode that is not empty")
-    if "label" not in row:
-        raise LabelError(f'{where} has no label: "normal", or the name of a fault')
+    if not same_name(row.get("label", "")):
+        raise LabelError(f'{where} has no label: "{NORMAL}", or the name of a fault')
     time = None
     if "record_id" not in row:
         if "sensor_id" not in row or "data_time" not in row:
