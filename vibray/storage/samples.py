@@ -16,8 +16,8 @@ from vibray.schema import Reason
 
 BLANKS = " \t\n\r\f\v"
 
-DECIMALS = re.compile(r"[0-9eE+\-.,\s]*", re.ASCII)
-"""Text of which float() takes decimal literals alone: elsewhere it takes 1_000, digits of every script, NaN and blanks of every width."""
+ODD = "_\x1c\x1d\x1e\x1f"
+"""What float() takes in ASCII beside a literal and its blanks; beyond ASCII it takes digits of every script and blanks of every width."""
 
 NUMBER = re.compile(r"\s*[+-]?((\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?|nan|inf|infinity)\s*", re.ASCII | re.IGNORECASE)
 
@@ -84,7 +84,7 @@ def numbers_of(value: Any) -> Float64[np.ndarray, " samples"]:
 
 def _from_text(text: str) -> list[float]:
     items = text.split(",")
-    if DECIMALS.fullmatch(text):
+    if text.isascii() and not any(character in text for character in ODD):
         try:
             return [float(item) for item in items]
         except ValueError:
