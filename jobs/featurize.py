@@ -5,8 +5,9 @@ Example, on 10,000 Hz gearbox records whose sensors are named gbx01-a1, gbx01-a2
   python jobs/featurize.py --input s3://b/raw/a --features s3://b/features/a \\
       --sample-rate-hz 10000 --unit-pattern '^(gbx\\d+)-' --mains none
 
-Shards are .jsonl, .jsonl.gz, .jsonl.zst, or .json holding a list of records. Every line that is not blank ends in exactly one of two
-tables: records, or lines set aside with shard, offset and reason. The same command again goes on where it stopped.
+Shards are .jsonl (or .ndjson), or .json holding a list of records, each with .gz, .zst or neither behind. Every line that is not blank
+ends in exactly one of two tables: records, or lines set aside with shard, offset and reason. The same command again goes on where it
+stopped.
 """
 
 import tyro

@@ -20,8 +20,9 @@ OTHERS = {
     "NotWhole": "an upload's answer that storage's own retries and errors take up",
     "Stopped": "the scheduler ended a trial: no error",
     "Terminated": "SIGTERM",
+    "Refused": "raised and caught within the parsing of a line",
     "_Fault": "raised and caught within the reading of a shard",
-    "_Refused": "raised and caught within the parsing of a line",
+    "_NoList": "raised and caught within the reading of a shard",
 }
 """Exceptions that are not the user's to mend, and why."""
 

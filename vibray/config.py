@@ -24,8 +24,15 @@ def first_line(error: BaseException) -> str:
 
 
 def same_name(text: str) -> str:
-    """What two spellings of one name have in common: blanks, case and Unicode form (full-width, composed) left aside."""
-    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
+    """What two spellings of one name have in common: without case, blanks, invisible characters and the Unicode form they are written in.
+
+    NFKC_Casefold of the Unicode standard (chapter 3.13), and blanks of every width and place left out. For comparing, not for showing.
+    """
+    name = text
+    for _ in range(2):  # again, because marks that a blank parted combine where it is gone
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFD", name).casefold())
+        name = "".join(c for c in folded if not (c.isspace() or unicodedata.category(c) == "Cf"))
+    return unicodedata.normalize("NFKC", name)
 
 
 STRICT = ConfigDict(extra="forbid")

@@ -39,7 +39,7 @@ from vibray.recipes import (
     build_vector,
     columns_of,
 )
-from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX, NORMAL, Cause, State
+from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX, NORMAL, UNKNOWN, Cause, State
 from vibray.signal.harmonics import mains_frequency
 from vibray.signal.robust import median_mad
 from vibray.storage import objects
@@ -49,9 +49,6 @@ from vibray.storage.plan import begin_folder
 
 CHUNK = 64
 """Records whose images stand in memory at once."""
-
-UNKNOWN = "unknown"
-"""The fault of a record that is abnormal by a fault nobody labelled."""
 
 
 Waveforms = Float[Tensor, "batch samples"] | Float[np.ndarray, "batch samples"]

@@ -15,7 +15,9 @@ class Reason(StrEnum):
     """Why a line was set aside: a closed list. Nothing that failed ever becomes zeros."""
 
     NOT_JSON = "not JSON"
+    SEVERAL_OBJECTS = "several objects on one line"
     NOT_AN_OBJECT = "not an object"
+    DOUBLED_FIELD = "doubled field"
     MISSING_FIELD = "missing field"
     BAD_TIME = "bad time"
     BAD_SENSOR_ID = "bad sensor_id"
@@ -23,6 +25,8 @@ class Reason(StrEnum):
     NAN_OR_INFINITE = "NaN or infinite"
     WRONG_LENGTH = "wrong length"
     CONSTANT = "constant"
+    OUT_OF_RANGE = "out of range"
+    PRECISION_LOST = "precision lost"
     CLIPPED = "clipped"
     LINE_TOO_LONG = "line too long"
     TRUNCATED_STREAM = "truncated stream"
@@ -52,6 +56,9 @@ class Cause(StrEnum):
 
 NORMAL = "normal"
 """The label of a healthy record; any other label is the name of a fault."""
+
+UNKNOWN = "unknown"
+"""A classifier's word for an abnormal record that is like none of the faults it learned; no label."""
 
 KEY = ("corpus", "record_id")
 SENSOR = ("unit", "sensor_id")
@@ -130,7 +137,7 @@ def scores(members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None,
     if faults is not None:
         fields += [
             pa.field("abnormal_probability", pa.float32(), nullable=False),  # equals `score`
-            pa.field("fault", pa.string(), nullable=False),  # "normal", "unknown" or the fault's name
+            pa.field("fault", pa.string(), nullable=False),  # NORMAL, UNKNOWN or the fault's name
             pa.field("fault_probability", pa.float32()),  # null where `fault` names none
             *(pa.field(FAULT_PREFIX + name, pa.float32(), nullable=False) for name in faults),
         ]

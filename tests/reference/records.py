@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from itertools import groupby
 
 import numpy as np
@@ -26,9 +27,19 @@ def waveform(line: bytes) -> np.ndarray:
 
 
 def is_clipped(samples: np.ndarray) -> bool:
-    """16 or more neighbours at the largest or smallest value."""
+    """16 or more neighbours at the largest or smallest value; or a twentieth of all samples there, none of it 0, of 8 values or more, and a
+    fifth as many at the value next to it."""
     runs = [(value, len(list(group))) for value, group in groupby(samples.tolist())]
-    return any(length >= 16 and value in (max(samples), min(samples)) for value, length in runs)
+    if any(length >= 16 and value in (max(samples), min(samples)) for value, length in runs):
+        return True
+    counts = sorted(Counter(samples.tolist()).items())
+    pairs = ((counts[0], counts[1]), (counts[-1], counts[-2])) if len(counts) >= 8 else ()
+    return any(value != 0 and 20 * count >= len(samples) and count >= 5 * beside for (value, count), (_, beside) in pairs)
+
+
+def run_lengths(samples: np.ndarray, value: float) -> list[int]:
+    """Lengths of the runs of a value."""
+    return [len(list(group)) for found, group in groupby(samples.tolist()) if found == value]
 
 
 def is_finite(samples: np.ndarray) -> bool:

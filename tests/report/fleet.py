@@ -48,6 +48,7 @@ def scores(num_records: int = 3000, num_units: int = 5, seed: int = 0, faults: t
         "sample_rate_hz": np.full(num_records, RATE_HZ),
         "content_hash": [f"{i:032x}" for i in range(num_records)],
         "state": state,
+        "state_cause": pa.nulls(num_records, pa.string()),
         "calibrated": unit != num_units - 1,
         "score": z,
         "score_svdd": z * rng.lognormal(0, 0.1, num_records).astype(np.float32),

@@ -215,7 +215,13 @@ def test_a_store_that_refuses(monkeypatch, error, kind, says):
 @pytest.mark.parametrize(
     ("variables", "says"),
     [
-        *(({"AWS_ENDPOINT_URL": text}, "no address") for text in ("localhost:9000", f"{SECRET}", "http://[::1", "http://h:x", "ftp://h")),
+        ({"AWS_ENDPOINT_URL": "http://[::1"}, "no address: write"),
+        *(({"AWS_ENDPOINT_URL": text}, "no address") for text in ("http://h:x", "ftp://h")),
+        *(
+            ({name: text}, rf"^{name} is no address: http:// \(or https://\) is missing")
+            for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+            for text in ("127.0.0.1:9000", "localhost:9000", "minio", f"{SECRET}", f"user:{SECRET}@127.0.0.1:9000")
+        ),
         ({"AWS_ENDPOINT_URL_S3": f"http://user:{SECRET}@h"}, "holds a user"),
         ({"AWS_DEFAULT_REGION": "no region"}, "no region"),
         ({"AWS_DEFAULTS_MODE": "x"}, "defaults mode"),
@@ -237,7 +243,18 @@ def test_a_profile_whose_endpoint_holds_a_password(bucket, monkeypatch, tmp_path
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     for action in (objects.read_bytes, objects.to_pyarrow_filesystem):
-        refusal(lambda action=action: action(join(bucket, "x")), UserError, "holds a user")
+        refusal(lambda action=action: action(join(bucket, "x")), UserError, "endpoint_url of the AWS profile holds a user")
+
+
+@pytest.mark.parametrize("services", [False, True])
+def test_a_profile_whose_endpoint_lacks_its_scheme(bucket, monkeypatch, tmp_path, services):
+    line = f"endpoint_url = user:{SECRET}@127.0.0.1:9\n"
+    text = f"[default]\nservices = here\n[services here]\ns3 =\n  {line}" if services else f"[default]\n{line}"
+    (tmp_path / "config").write_text(text)
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    says = "endpoint_url of the AWS profile is no address: http:// (or https://) is missing"
+    refusal(lambda: objects.read_bytes(join(bucket, "x")), UserError, says)
 
 
 def test_damaged_tables_are_refused_in_one_line(tmp_path):

@@ -1,11 +1,14 @@
 import json
+import unicodedata
 from datetime import UTC, datetime
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vibray import schema
-from vibray.storage.labels import LabelError, match_labels, read_labels
+from vibray.storage.labels import LabelError, match_labels, read_labels, same_name
 
 TIME = "2023-12-04T00:00:00.000Z"
 
@@ -133,3 +136,80 @@ def test_times_without_a_zone(read):
     [label] = read({"label": "normal", "sensor_id": "t", "data_time": "2023-12-04T08:00:00"}, timezone="Asia/Shanghai")
     assert label.measured_at == datetime(2023, 12, 4, tzinfo=UTC)
     assert match_labels([label], KEYS).table["record_id"].to_pylist() == ["a@9"]
+
+
+# ---- names
+
+
+def named(read, *labels: str) -> list[str]:
+    return [row.label for row in read(*({"record_id": f"a@{i}", "label": label} for i, label in enumerate(labels)))]
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (["normal", "Normal", "Normal"], "'Normal' (2 rows) and 'normal' (1 rows): for a healthy record write normal"),
+        (["NORMAL"], "'NORMAL' (1 rows): for a healthy record write normal"),
+        (["normal ", "bearing"], "'normal ' (1 rows): for a healthy record write normal"),
+        (["nor\u200bmal"], r"'nor\u200bmal' (1 rows)"),
+        (["ｎｏｒｍａｌ", "normal"], r"'normal' (1 rows) and '\uff4e\uff4f\uff52\uff4d\uff41\uff4c' (1 rows)"),
+        (
+            ["Bearing", "bearing", "bearing"],
+            "'Bearing' (1 rows) and 'bearing' (2 rows) differ only in case, blanks or Unicode form: write them alike",
+        ),
+        (["bearing  wear", "bearing wear"], "'bearing  wear' (1 rows) and 'bearing wear' (1 rows) differ only"),
+        (["bearing\u00a0wear", "bearing wear"], r"'bearing wear' (1 rows) and 'bearing\xa0wear' (1 rows) differ only"),
+        (["bearing\u3000wear", "bearing\twear"], "differ only"),
+        (
+            ["Lagerschädigung", unicodedata.normalize("NFD", "Lagerschädigung")],
+            r"'Lagerscha\u0308digung' (1 rows) and 'Lagersch\xe4digung'",
+        ),
+        (["STRASSE", "Straße"], "differ only"),
+        (["轴承 磨损", "轴承磨损"], "'轴承 磨损' (1 rows) and '轴承磨损' (1 rows) differ only"),
+        (["unknown"], "'unknown' (1 rows) is the classifier's word for what is like none of the faults: leave such rows out"),
+        (["Unknown", "unknown"], "'Unknown' (1 rows) and 'unknown' (1 rows) is the classifier's word"),
+        (
+            ["unknown", "Normal", "a", "A"],
+            "write normal, for a fault a name that is more than another spelling of it; 'A' (1 rows) and 'a'",
+        ),
+    ],
+)
+def test_spellings_of_one_name_are_shown_with_their_counts(read, labels, says):
+    with pytest.raises(LabelError) as error:
+        named(read, *labels)
+    assert says in str(error.value)
+    assert "labels.jsonl: labels " in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["normal", "轴承磨损", "绕组松动", "铁芯多点接地", "轴承磨损"],
+        ["normal", "bearing", "bearing_wear", "bearing-wear", "bearing wear 2", "abnormal", "not normal", "unknown noise"],
+        ["café", "cafe"],
+    ],
+)
+def test_names_work_as_they_are(read, labels):
+    assert named(read, *labels) == labels
+
+
+@pytest.mark.parametrize("label", [" ", "\u3000", "\u200b"])
+def test_a_name_of_blanks_is_none(read, label):
+    with pytest.raises(LabelError, match="line 1 has no label"):
+        named(read, label)
+
+
+def test_very_many_names_are_cut(read):
+    with pytest.raises(LabelError, match="15 more such names") as error:
+        named(read, *(f"{form}{i}" for i in range(20) for form in "aA"))
+    assert len(str(error.value)) < 1200
+
+
+@given(st.text(), st.sampled_from(["NFC", "NFD", "NFKC", "NFKD"]), st.sampled_from([" ", "\u3000", "\u200b", "\t"]), st.integers(0, 9))
+def test_a_name_is_its_own_in_every_form(text, form, blank, at):
+    name = same_name(text)
+    assert same_name(name) == name
+    assert same_name(unicodedata.normalize(form, text)) == name
+    assert same_name(text[:at] + blank + text[at:]) == name or unicodedata.normalize("NFC", text) != text or not text.isascii()
+    assert not any(c.isspace() for c in name)

@@ -17,7 +17,8 @@ from vibray.config import from_json, to_json
 from vibray.schema import Reason
 from vibray.storage import records
 from vibray.storage.corpus import CorpusFacts, UnitError, read_units
-from vibray.storage.records import BadRecord, Record, content_hash, count_reasons, longest_run, parse_line, parse_object, to_tables
+from vibray.storage.records import BadRecord, Record, content_hash, count_reasons, parse_line, parse_object, to_tables
+from vibray.storage.samples import longest_run
 from vibray.storage.shortcut import MAX_BYTES, cut_numbers, parse_floats
 
 N = 4
@@ -94,7 +95,10 @@ def test_every_form_of_a_signal_gives_the_same_waveform(signal):
         ({"signal_value": 5}, Reason.NOT_A_NUMBER),
         ({"signal_value": "1,nan,3,4"}, Reason.NAN_OR_INFINITE),
         ({"signal_value": [1, math.inf, 3, 4]}, Reason.NAN_OR_INFINITE),
-        ({"signal_value": "1,1e39,3,4"}, Reason.NAN_OR_INFINITE),
+        ({"signal_value": "1,1e400,3,4"}, Reason.NAN_OR_INFINITE),
+        ({"signal_value": "1,1e39,3,4"}, Reason.OUT_OF_RANGE),
+        ({"signal_value": "1e-25,2e-25,3e-25,4e-25"}, Reason.OUT_OF_RANGE),
+        ({"signal_value": "1e9,1000000001,1000000002,1000000003"}, Reason.PRECISION_LOST),
         ({"signal_value": [1, 10**400, 3, 4]}, Reason.NAN_OR_INFINITE),
         ({"signal_value": "1,2,3"}, Reason.WRONG_LENGTH),
         ({"signal_value": ""}, Reason.WRONG_LENGTH),
@@ -121,11 +125,11 @@ def test_the_order_of_checks_and_their_detail():
     assert refused({**GOOD, "signal_value": "1,2,3"}).detail == "3 samples, 4 expected"
 
 
-@pytest.mark.parametrize("where", [0, 10, 84])
+@pytest.mark.parametrize("where", [0, 10, 384])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_sixteen_samples_at_an_extreme_are_clipped_and_fifteen_are_not(where, sign):
-    facts = CorpusFacts(sample_rate_hz=1000.0, num_samples=100)
-    signal = np.random.default_rng(0).uniform(-1, 1, 100)
+    facts = CorpusFacts(sample_rate_hz=1000.0, num_samples=400)
+    signal = np.random.default_rng(0).uniform(-1, 1, 400)
     for run, is_clipped in ((15, False), (16, True)):
         signal[where : where + 16] = np.linspace(0.1, 0.2, 16)
         signal[where : where + run] = 2.0 * sign
@@ -196,6 +200,11 @@ def test_units():
         ("sensor_id,unit\na,", "line 2"),
         ("sensor_id,unit\na,b\na,c", "line 3.*'b'"),
         ("sensor_id,unit\n", "no sensor"),
+        ("sensor_id,unit,unit\na,b,c", "names the column unit more than once"),
+        ("sensor_id,unit,sensor_id, unit\na,b,a,b", "names the column sensor_id and unit more than once"),
+        ("sensor_id,note,unit,note\na,1,b,2", "names the column note more than once"),
+        ("sensor_id,unit\na,b\nc,d,e", "line 3: more fields than columns"),
+        ("sensor_id,unit\na,Halle 2, Nord", "line 2: more fields than columns"),
     ],
 )
 def test_a_bad_table_of_units(tmp_path, text, message):
@@ -207,6 +216,10 @@ def test_a_bad_table_of_units(tmp_path, text, message):
 def test_a_table_of_units(tmp_path):
     (tmp_path / "units.csv").write_text("\ufeffunit,sensor_id,note\nu2,b,x\nu1,a,\n", encoding="utf-8")
     assert read_units(str(tmp_path / "units.csv")) == (("a", "u1"), ("b", "u2"))
+    (tmp_path / "units.csv").write_text('sensor_id,unit\na,"Halle 2, Nord"\n')
+    assert read_units(str(tmp_path / "units.csv")) == (("a", "Halle 2, Nord"),)
+    (tmp_path / "units.csv").write_text("sensor_id,unit,,\na,u1,,,\na,u1,,\n")  # a spreadsheet's empty columns; a sensor twice
+    assert read_units(str(tmp_path / "units.csv")) == (("a", "u1"),)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +289,8 @@ def test_an_item_of_a_list_is_judged_as_its_line_is(value):
     line, item = parse(value), parse_object(value, "a/b.jsonl", 7, "c", FACTS)
     assert type(line) is type(item)
     if isinstance(line, BadRecord) and isinstance(item, BadRecord):
-        assert (line.reason, line.detail) == (item.reason, item.detail)
+        assert line.reason == item.reason
+        assert line.detail.startswith(item.detail)  # of a line more is said, where it holds a whole list
     elif isinstance(line, Record) and isinstance(item, Record):
         assert (line.content_hash, item.record_id, item.line) == (item.content_hash, "a/b.jsonl#7", None)
 
@@ -422,7 +436,9 @@ def test_usual_lines_are_taken_by_the_shortcut(value, order):
 
 
 def read(text: str, in_string: bool = True) -> np.ndarray | None:
-    return parse_floats(f"[{text}]".encode(), in_string)
+    found = parse_floats(f"[{text}]".encode(), in_string)
+    with np.errstate(over="ignore"):
+        return None if found is None else found.astype(np.float32)
 
 
 def bits(numbers) -> list[int]:
@@ -488,7 +504,7 @@ def test_a_zero_keeps_its_sign_in_a_string_and_an_integer_loses_it_in_a_list(tex
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "1,[2]", "[1]", "1],[2", '"1"', "true", "null", "{}", "NaN", "1e400", "1e39", "18446744073709551616", "1 2", "1\x00", "é"],
+    ["", " ", "1,[2]", "[1]", "1],[2", '"1"', "true", "null", "{}", "NaN", "1e400", "18446744073709551616", "1 2", "1\x00", "é"],
 )
 def test_what_is_no_list_of_numbers_is_refused(text):
     assert read(text) is None

@@ -77,8 +77,8 @@ def check_features(recipe: Recipe, table: TrainingTable) -> None:
 def labels_of_records(uri: str, table: TrainingTable) -> np.ndarray:
     """The label of each record of the table ("" where there is none), rows that meet a line set aside being counted."""
     bad = pa.concat_tables([Parts(features).read(name="bad", schema=BAD_RECORDS) for features in table.corpora.values()])
-    rows = read_labels(uri, table.facts.timezone)
-    matched = match_labels(rows, table.index, bad, table.facts.timezone)
+    how = (table.facts.timezone, table.facts.time_format)
+    matched = match_labels(read_labels(uri, *how), table.index, bad, *how)
     print(f"{matched.num_rows} labels: {matched.table.num_rows} records, {matched.num_quarantined} of lines set aside")
     of = {(c, r): label for c, r, label in zip(*(matched.table[n].to_pylist() for n in ("corpus", "record_id", "label")), strict=True)}
     keys = zip(table.index["corpus"].to_pylist(), table.index["record_id"].to_pylist(), strict=True)

@@ -19,7 +19,7 @@ from vibray.features.harmonic import Harmonic, HarmonicConfig
 from vibray.features.spectral import SpectralConfig
 from vibray.features.zerone import ZeroneConfig
 from vibray.pipeline.jobs import FeaturizeJob
-from vibray.pipeline.parts import PartsJob
+from vibray.pipeline.parts import PartsJob, reading_findings
 from vibray.recipes import VectorConfig, build_vector
 from vibray.runs import CHUNK, mains_snr_db
 from vibray.signal.mains_family import mains_family_hz
@@ -58,7 +58,7 @@ def featurize(job: FeaturizeJob) -> None:
         parts_job.preview(MakeFeatures(facts, configs).table)
         return
     parts = parts_job.run(make_features, lambda place: {"features_uri": features_uri, "facts": facts, "configs": configs})
-    findings = [*rate_findings(parts, facts), *audit_of(parts).findings]
+    findings = [*input_findings(parts, facts), *audit_of(parts).findings]
     write_feature_json(features_uri, parts, facts, configs, findings)
     print_findings(findings)
 
@@ -73,7 +73,7 @@ def facts_of(job: FeaturizeJob) -> CorpusFacts:
     """What the job says of the corpus. Raises UserError where that cannot be."""
     units = None if job.units is None else read_units(job.units)
     measured = (job.sample_rate_hz, job.num_samples, job.unit_pattern, units, job.timezone)
-    return CorpusFacts(*measured, job.mains, job.signal_unit, job.wrong_length)
+    return CorpusFacts(*measured, job.mains, job.signal_unit, job.wrong_length, job.time_format)
 
 
 def allowed_vectors(vectors: tuple[str, ...], facts: CorpusFacts) -> tuple[list[str], dict[str, str]]:
@@ -192,6 +192,11 @@ def mains_of(records: pa.Table, facts: CorpusFacts, per_sensor: int = MAINS_RECO
         of["num_looked_at"] += 1
         of["family_hz"] += [round(hz, 3)] if math.isfinite(hz) else []
     return looked
+
+
+def input_findings(parts: Parts, facts: CorpusFacts) -> list[Finding]:
+    """What the markers of parts say against the lines that were read and what was told of them."""
+    return [*reading_findings(parts), *rate_findings(parts, facts)]
 
 
 def rate_findings(parts: Parts, facts: CorpusFacts) -> list[Finding]:

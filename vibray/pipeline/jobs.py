@@ -14,6 +14,7 @@ from vibray.decide.thresholds import CutsConfig, MadConfig
 from vibray.decide.unit_alarms import Combine, UnitConfig
 from vibray.signal.synthetic import FleetConfig
 from vibray.storage.plan import LINES_PER_PART
+from vibray.storage.times import TimeFormat
 
 By = Literal["none", "unit", "sensor"]
 
@@ -106,6 +107,8 @@ class FeaturizeJob:
     """CSV file with the columns sensor_id and unit, instead of a pattern"""
     timezone: str = "UTC"
     """zone of times that name none, as Europe/Berlin"""
+    time_format: TimeFormat = "iso"
+    """how data_time is written: ISO 8601, or a number of s, ms, us or ns since 1970"""
     mains: Literal["50", "60", "none"] = "50"
     """mains frequency in Hz; none for machines without a mains line"""
     signal_unit: Literal["unknown", "g", "m/s2"] = "unknown"

@@ -154,8 +154,8 @@ def _finished(decisions_uri: str, identity: dict[str, Any]) -> bool:
 
 def labels_of(labels_uri: str, table: ScoresTable) -> list[str | None]:
     """The human label of each scored record; rows that meet a line that was set aside are counted."""
-    zone = table.facts.timezone
-    matched = match_labels(read_labels(labels_uri, zone), table.scores, table.bad_records(), zone)
+    how = (table.facts.timezone, table.facts.time_format)
+    matched = match_labels(read_labels(labels_uri, *how), table.scores, table.bad_records(), *how)
     print(f"{matched.num_rows} labels: {matched.table.num_rows} scored records, {matched.num_quarantined} of lines set aside")
     of = {(c, r): label for c, r, label in zip(*(matched.table[n].to_pylist() for n in ("corpus", "record_id", "label")), strict=True)}
     return [of.get(key) for key in zip(table.scores["corpus"].to_pylist(), table.scores["record_id"].to_pylist(), strict=True)]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import torch
 
+from vibray.decide.findings import Finding
 from vibray.pipeline.local import device_here, num_parts, read_here, works_alone
 from vibray.pipeline.telemetry import Watch, told
 from vibray.storage import objects, tally
@@ -22,6 +23,7 @@ from vibray.storage.reading import ReadPart, read_shard
 PREVIEW_LINES = 64
 PREVIEW_BAD = 5
 NAMED = 20
+KINDS = {"num_glued": "objects_on_one_line", "num_ambiguous": "ambiguous_times", "num_nonexistent": "nonexistent_times"}
 
 Stage = Callable[..., dict[str, Any]]
 """What happens to a part: (read, **arguments) -> the marker of the part it committed; a function of a module."""
@@ -157,3 +159,22 @@ def print_account(parts: Parts, ignored: Sequence[str] = ()) -> None:
         print(f"  {parts.total('num_fitted'):,} records of another length were cut or padded (--wrong-length fit)")
     if ignored:
         print(f"  {len(ignored)} objects are no shards and were left alone, as {ignored[0]}")
+
+
+def reading_findings(parts: Parts) -> list[Finding]:
+    """What lines of the input say against themselves, as their markers count it."""
+    zone, found = parts.plan.identity["facts"]["timezone"], []
+    glued, ambiguous, nonexistent = (parts.total(count) for count in KINDS)
+    advice = "write an offset into data_time, as +01:00, or log in UTC"
+    texts = {
+        "num_glued": f"{parts.total('num_glued_lines'):,} lines set aside hold {glued:,} objects: put each on a line of its own; a JSON "
+        "list is named .json, JSON lines .jsonl",
+        "num_ambiguous": f"{ambiguous:,} times are ambiguous, for the clock of {zone} was set back and showed them twice: each was read as "
+        f"the first; {advice}",
+        "num_nonexistent": f"{nonexistent:,} times never were, for the clock of {zone} was set forward over them: read as if it had not "
+        f"been; {advice}",
+    }
+    for count, text in texts.items():
+        if parts.total(count):
+            found.append(Finding(KINDS[count], parts.total(count), text))
+    return found

@@ -21,7 +21,7 @@ from vibray.models.classifier import Classifier
 from vibray.models.deep_svdd import DeepSvdd, Embedded
 from vibray.models.vae import Vae
 from vibray.pipeline.evaluate import content_of, evaluate_table, judged_inputs, judged_labels
-from vibray.pipeline.featurize import rate_findings
+from vibray.pipeline.featurize import input_findings
 from vibray.pipeline.jobs import ReportJob
 from vibray.pipeline.label import as_decided, decided_on, overall_of, read_cuts, scores_identity
 from vibray.pipeline.score import load_calibrated, run_identity
@@ -126,7 +126,7 @@ def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None
         drift=None if shown is None else shown.drift,
         signal_unit=facts.signal_unit,
         notes=tuple(notes),
-        findings=(*(finding for parts in table.folders for finding in rate_findings(parts, facts)), *table.findings),
+        findings=(*(finding for parts in table.folders for finding in input_findings(parts, facts)), *table.findings),
     )
 
 

@@ -15,7 +15,7 @@ from vibray.decide.findings import counts_of, print_findings
 from vibray.decide.pseudo_labels import UNDECIDED_STATES
 from vibray.features.scaling import Sensor
 from vibray.pipeline.distil import Cascade, cascade_identity, load_cascade
-from vibray.pipeline.featurize import audit_of, mains_of, rate_findings
+from vibray.pipeline.featurize import audit_of, input_findings, mains_of
 from vibray.pipeline.jobs import ScoreJob
 from vibray.pipeline.parts import PartsJob, Place
 from vibray.runs import Run, has_nets, load
@@ -224,7 +224,7 @@ def summarise(scores_uri: str, parts: Parts) -> None:
     quantiles = {f"q{q:g}": float(np.quantile(values, q)) for q in (0.01, 0.05, 0.5, 0.95, 0.99, 0.999)} if len(values) else {}
     uncalibrated = parts.total("num_uncalibrated")
     facts = from_json(CorpusFacts, parts.plan.identity["facts"])
-    findings = (*rate_findings(parts, facts), *audit_of(parts).findings)
+    findings = (*input_findings(parts, facts), *audit_of(parts).findings)
     summary = {
         "corpus": parts.plan.corpus,
         "run": parts.plan.identity["run"],

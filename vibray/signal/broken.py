@@ -25,6 +25,10 @@ def broken_line(reason: Reason, data_time: str, sensor_id: str, values: str) -> 
             return good[: len(good) // 3] + b"\n"
         case Reason.NOT_AN_OBJECT:
             return f'["{data_time}", "{sensor_id}"]\n'.encode()
+        case Reason.SEVERAL_OBJECTS:
+            return good.rstrip() + good
+        case Reason.DOUBLED_FIELD:
+            return good.replace(b"{", f'{{"sensor_id": "{sensor_id}-2", '.encode(), 1)
         case Reason.MISSING_FIELD:
             return f'{{"data_time": "{data_time}", "sensor_id": "{sensor_id}"}}\n'.encode()
         case Reason.BAD_TIME:
@@ -39,6 +43,10 @@ def broken_line(reason: Reason, data_time: str, sensor_id: str, values: str) -> 
             numbers = numbers[:middle]
         case Reason.CONSTANT:
             numbers = numbers[:1] * len(numbers)
+        case Reason.OUT_OF_RANGE:
+            numbers[middle] = "1e10"
+        case Reason.PRECISION_LOST:
+            numbers = [f"{2**31 + float(number):.5f}" for number in numbers]
         case Reason.CLIPPED:
             numbers[middle : middle + 40] = [max(numbers, key=float)] * len(numbers[middle : middle + 40])
         case Reason.LINE_TOO_LONG:

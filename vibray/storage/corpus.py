@@ -6,13 +6,14 @@ import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import with_config
 
-from vibray.config import STRICT, UserError
+from vibray.config import STRICT, UserError, from_json, to_json
 from vibray.storage.objects import read_bytes
+from vibray.storage.times import TimeFormat
 
 
 class UnitError(UserError):
@@ -40,6 +41,8 @@ class CorpusFacts:
     """Physical unit of the samples."""
     wrong_length: Literal["quarantine", "fit"] = "quarantine"
     """A record of another length is set aside, or fitted: cut at its end or padded there with zeros, and counted."""
+    time_format: TimeFormat = "iso"
+    """How data_time is written: ISO 8601, or a number of s, ms, us or ns since 1970-01-01T00:00Z."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.sample_rate_hz) and self.sample_rate_hz > 0):
@@ -94,15 +97,34 @@ class CorpusFacts:
         return match.group(1)
 
 
+def with_defaults(identity: dict[str, Any]) -> dict[str, Any]:
+    """What a folder was begun with, its facts of the corpus completed: those written before a fact was asked for say nothing of it.
+
+    Facts that are none of this version's are left as they are.
+    """
+    if not isinstance(identity.get("facts"), dict):
+        return identity
+    try:
+        return {**identity, "facts": to_json(from_json(CorpusFacts, identity["facts"]))}
+    except UserError:
+        return identity
+
+
 def read_units(uri: str) -> tuple[tuple[str, str], ...]:
     """The pairs (sensor_id, unit) of a CSV file with these two columns, sorted. Raises UserError with file and line."""
     try:
         rows = csv.DictReader(io.StringIO(read_bytes(uri).decode("utf-8-sig"), newline=""))
+        names = [name.strip() for name in rows.fieldnames or ()]
+        doubled = sorted({name for name in names if name and names.count(name) > 1})
+        if doubled:
+            raise UserError(f"{uri}: the first line names the column {' and '.join(doubled)} more than once: leave one of each")
         missing = {"sensor_id", "unit"} - set(rows.fieldnames or ())
         if missing:
             raise UserError(f"{uri}: the first line must name the columns sensor_id and unit, {' and '.join(sorted(missing))} missing")
         units: dict[str, str] = {}
         for row in rows:
+            if any(text.strip() for text in row.get(None) or ()):  # type: ignore[call-overload] (what has no column stands under None)
+                raise UserError(f"{uri}, line {rows.line_num}: more fields than columns: put one that holds a comma into quotes")
             sensor_id, unit = (row["sensor_id"] or "").strip(), (row["unit"] or "").strip()
             if not sensor_id or not unit:
                 raise UserError(f"{uri}, line {rows.line_num}: sensor_id or unit is empty")

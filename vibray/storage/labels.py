@@ -2,6 +2,9 @@
 
 import json
 import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,10 +13,10 @@ from zoneinfo import ZoneInfo
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vibray.config import UserError
-from vibray.schema import KEY, ORIGIN, SENSOR
+from vibray.config import UserError, same_name
+from vibray.schema import KEY, NORMAL, ORIGIN, SENSOR, UNKNOWN
 from vibray.storage.objects import is_unicode, read_bytes
-from vibray.storage.records import parse_time
+from vibray.storage.times import TimeFormat, parse_time
 
 NUM_SHOWN = 5
 
@@ -53,14 +56,41 @@ class Matched:
     num_quarantined: int
 
 
-def read_labels(uri: str, timezone: str = "UTC") -> list[Label]:
-    """The rows of a labels file; other fields are let pass, a time without a zone is read in `timezone`. Raises LabelError."""
+def read_labels(uri: str, timezone: str = "UTC", time_format: TimeFormat = "iso") -> list[Label]:
+    """The rows of a labels file; other fields are let pass, times are read as the corpus' own. Raises LabelError."""
     zone = ZoneInfo(timezone)
     lines = read_bytes(uri).removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    return [_label(text, number, f"{uri}, line {number}", zone) for number, text in enumerate(lines, 1) if text.strip()]
+    rows = [_label(text, number, f"{uri}, line {number}", zone, time_format) for number, text in enumerate(lines, 1) if text.strip()]
+    check_names(uri, (row.label for row in rows))
+    return rows
 
 
-def _label(text: bytes, number: int, where: str, zone: ZoneInfo) -> Label:
+def check_names(uri: str, labels: Iterable[str]) -> None:
+    """Raises LabelError for labels that are one name in several spellings, `normal` in another one, or the classifier's `unknown`."""
+    spellings: dict[str, Counter[str]] = {}
+    for label, count in Counter(labels).items():
+        spellings.setdefault(same_name(label), Counter())[label] = count
+    wrong = []
+    for name, counts in spellings.items():
+        one = " and ".join(f"{_shown(label, counts)} ({count} rows)" for label, count in sorted(counts.items()))
+        if name == same_name(UNKNOWN):
+            wrong.append(f"{one} is the classifier's word for what is like none of the faults: leave such rows out, or name the fault")
+        elif name == same_name(NORMAL) and set(counts) != {NORMAL}:
+            wrong.append(f"{one}: for a healthy record write {NORMAL}, for a fault a name that is more than another spelling of it")
+        elif len(counts) > 1:
+            wrong.append(f"{one} differ only in case, blanks or Unicode form: write them alike, or name two faults differently")
+    if wrong:
+        more = f" ({len(wrong) - NUM_SHOWN} more such names)" if len(wrong) > NUM_SHOWN else ""
+        raise LabelError(f"{uri}: labels {'; '.join(wrong[:NUM_SHOWN])}{more}")
+
+
+def _shown(label: str, counts: Counter[str]) -> str:
+    """As it is written; by its code points where another spelling looks alike."""
+    alike = [other for other in counts if unicodedata.normalize("NFKC", other) == unicodedata.normalize("NFKC", label)]
+    return repr(label) if len(alike) == 1 else ascii(label)
+
+
+def _label(text: bytes, number: int, where: str, zone: ZoneInfo, time_format: TimeFormat) -> Label:
     try:
         row = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -70,27 +100,29 @@ def _label(text: bytes, number: int, where: str, zone: ZoneInfo) -> Label:
     for name in ("label", "corpus", "record_id", "unit", "sensor_id"):
         if name in row and not (isinstance(row[name], str) and row[name] and is_unicode(row[name])):
             raise LabelError(f"{where}: {name} must be a text in Unicode that is not empty")
-    if "label" not in row:
-        raise LabelError(f'{where} has no label: "normal", or the name of a fault')
+    if not same_name(row.get("label", "")):
+        raise LabelError(f'{where} has no label: "{NORMAL}", or the name of a fault')
     time = None
     if "record_id" not in row:
         if "sensor_id" not in row or "data_time" not in row:
             raise LabelError(f"{where} names no record: give record_id, or sensor_id and data_time")
         try:
-            time, _ = parse_time(row["data_time"], zone)
+            time = parse_time(row["data_time"], zone, time_format).at
         except (ValueError, OverflowError) as error:
             raise LabelError(f"{where}: data_time {row['data_time']!r} is no time: {error}") from None
     return Label(number, row["label"], row.get("corpus"), row.get("record_id"), row.get("unit"), row.get("sensor_id"), time)
 
 
-def match_labels(rows: list[Label], keys: pa.Table, bad_records: pa.Table | None = None, timezone: str = "UTC") -> Matched:
+def match_labels(
+    rows: list[Label], keys: pa.Table, bad_records: pa.Table | None = None, timezone: str = "UTC", time_format: TimeFormat = "iso"
+) -> Matched:
     """The labelled records among `keys` (a table with KEY_COLUMNS, of one or more corpora, without duplicates).
 
     A row that meets no record but one of `bad_records` (by its place in the shard, or by the sensor and time its head shows) is counted.
     Raises LabelError, with counts and examples, where a row meets no record or several, or two rows give one record different labels.
     """
     candidates = _candidates(rows, keys)
-    aside = _quarantined(bad_records, ZoneInfo(timezone)) if bad_records is not None else set()
+    aside = _quarantined(bad_records, ZoneInfo(timezone), time_format) if bad_records is not None else set()
     labels: dict[tuple[str, str], Label] = {}
     none, several, against = [], [], []
     num_quarantined = 0
@@ -140,17 +172,17 @@ def _candidates(rows: list[Label], keys: pa.Table) -> dict[tuple[Any, ...], list
     return places
 
 
-_IN_HEAD = re.compile(r'"(sensor_id|data_time)"\s*:\s*("(?:[^"\\]|\\.)*")')
+_IN_HEAD = re.compile(r'"(sensor_id|data_time)"\s*:\s*("(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*)')
 
 
-def _quarantined(bad: pa.Table, zone: ZoneInfo) -> set[tuple[Any, ...]]:
+def _quarantined(bad: pa.Table, zone: ZoneInfo, time_format: TimeFormat) -> set[tuple[Any, ...]]:
     """Places, with their corpus and without, of the records that were set aside."""
     places: set[tuple[Any, ...]] = set()
     for corpus, shard, offset, head in zip(*(bad[name].to_pylist() for name in ("corpus", "shard", "offset", "head")), strict=True):
         found: list[tuple[Any, ...]] = [(f"{shard}@{offset}",), (f"{shard}#{offset}",)]
         try:
             fields = {name: json.loads(text) for name, text in _IN_HEAD.findall(head)}
-            found.append((fields["sensor_id"], parse_time(fields["data_time"], zone)[0]))
+            found.append((fields["sensor_id"], parse_time(fields["data_time"], zone, time_format).at))
         except (KeyError, ValueError, OverflowError):
             pass
         places.update(item for place in found for item in (place, (corpus, *place)))

@@ -184,7 +184,7 @@ class Parts:
         self.markers = {part_id: done[part_id] for part_id in ids}
 
     def total(self, count: str) -> int:
-        """Sum of a count over the markers: num_read, num_kept, num_bad, num_naive, num_fitted."""
+        """Sum of a count over the markers: num_read, num_kept, num_bad and those of storage/reading.py."""
         return sum(marker.get(count, 0) for marker in self.markers.values())
 
     @property

@@ -12,6 +12,7 @@ from pydantic import with_config
 
 from vibray.config import STRICT, UserError, from_json, short_hash
 from vibray.storage import objects
+from vibray.storage.corpus import with_defaults
 from vibray.storage.objects import ObjectInfo, below, join
 from vibray.storage.shards import read_lines, suffix
 
@@ -117,7 +118,7 @@ def make_plan(
     found = objects.list_objects(input_uri)
     shards = [info for info in found if suffix(info.key)]
     if not shards:
-        raise UserError(f"{input_uri} holds no shard: none of its {len(found)} objects ends in .jsonl or .json (.gz, .zst)")
+        raise UserError(f"{input_uri} holds no shard: none of its {len(found)} objects ends in .jsonl, .ndjson or .json (.gz, .zst)")
     single = len(found) == 1 and objects.exists(input_uri)
     base_uri = objects.absolute(objects.parent(input_uri) if single else input_uri)
     ignored = tuple(info.key for info in found if not suffix(info.key))
@@ -236,7 +237,7 @@ def check_begun(uri: str, name: str, values: dict[str, Any], other: str, error: 
 
 def check_same(uri: str, there: dict[str, Any], values: dict[str, Any], other: str, error: type[Exception]) -> None:
     """Raises `error`, showing both, where the values that a folder was begun with are not these."""
-    differing = differences(there, json.loads(json.dumps(values)))
+    differing = differences(with_defaults(there), with_defaults(json.loads(json.dumps(values))))
     if differing:
         lines = "\n".join(differing)
         raise error(f"{uri} was begun {other}; use another folder, or remove this one:\n{lines}") from None

@@ -7,13 +7,17 @@ from typing import Any
 import pyarrow as pa
 
 from vibray.storage.corpus import CorpusFacts
+from vibray.storage.lines import Broken, RawItem, RawLine
 from vibray.storage.objects import below
 from vibray.storage.plan import PartPlan
 from vibray.storage.records import BadRecord, Record, parse_line, parse_object, to_tables
-from vibray.storage.shards import Broken, RawItem, RawLine, read_lines
+from vibray.storage.shards import read_lines
 
 ROWS_PER_BATCH = 2500
 """Parsed lines that wait as Python objects before they become columns: a usual part is one batch, whose waveforms are not copied again."""
+
+COUNTED = ("num_naive", "num_ambiguous", "num_nonexistent", "num_fitted", "num_glued", "num_glued_lines")
+"""What is counted of a part beside its lines."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +33,16 @@ class ReadPart:
     bad: pa.Table
     num_read: int
     num_naive: int
+    num_ambiguous: int
+    num_nonexistent: int
     num_fitted: int
+    num_glued: int
+    num_glued_lines: int
 
     @property
     def marker(self) -> dict[str, Any]:
         """What `commit_part` wants to know of it."""
-        names = ("key", "start", "number", "last", "num_read", "num_naive", "num_fitted")
+        names = ("key", "start", "number", "last", "num_read", *COUNTED)
         return {name: getattr(self, name) for name in names}
 
 
@@ -46,16 +54,23 @@ class _Tables:
         self.batches: list[tuple[pa.Table, pa.Table]] = []
         self.records: list[Record] = []
         self.bad: list[BadRecord] = []
-        self.num_read = self.num_naive = self.num_fitted = 0
+        self.num_read = 0
+        self.counts = dict.fromkeys(COUNTED, 0)
 
     def add(self, row: Record | BadRecord) -> None:
         self.num_read += 1
         if isinstance(row, Record):
             self.records.append(row)
-            self.num_naive += row.naive_time
-            self.num_fitted += row.fitted
+            if row.naive_time:
+                self.counts["num_naive"] += 1
+                self.counts["num_ambiguous"] += row.ambiguous_time
+                self.counts["num_nonexistent"] += row.nonexistent_time
+            self.counts["num_fitted"] += row.fitted
         else:
             self.bad.append(row)
+            if row.num_objects > 1:
+                self.counts["num_glued"] += row.num_objects
+                self.counts["num_glued_lines"] += 1
         if len(self.records) + len(self.bad) >= ROWS_PER_BATCH:
             self.flush()
 
@@ -67,9 +82,7 @@ class _Tables:
         if self.records or self.bad or not self.batches:
             self.flush()
         records, bad = (pa.concat_tables(tables).combine_chunks() for tables in zip(*self.batches, strict=True))
-        return ReadPart(
-            plan.part_id(number), plan.key, plan.start, number, last, records, bad, self.num_read, self.num_naive, self.num_fitted
-        )
+        return ReadPart(plan.part_id(number), plan.key, plan.start, number, last, records, bad, self.num_read, **self.counts)
 
 
 def read_shard(
@@ -105,4 +118,4 @@ def _parse(raw: RawLine | RawItem | Broken, shard: str, corpus: str, facts: Corp
         return parse_line(raw.raw, shard, raw.offset, raw.line, corpus, facts)
     if isinstance(raw, RawItem):
         return parse_object(raw.value, shard, raw.offset, corpus, facts)
-    return BadRecord(corpus, shard, raw.offset, raw.line, raw.reason, raw.detail, raw.head)
+    return BadRecord(corpus, shard, raw.offset, raw.line, raw.reason, raw.detail, raw.head, raw.num_objects)

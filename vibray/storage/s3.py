@@ -62,14 +62,22 @@ def client() -> Any:
     try:
         with _making:
             made = _client(os.getpid(), settings, NUM_ATTEMPTS, READ_TIMEOUT_S)
-        secret = "@" in urlsplit(made.meta.endpoint_url).netloc
+        endpoint = urlsplit(made.meta.endpoint_url)
     except BotoCoreError:
         raise
-    except ValueError:  # its text would show the endpoint, which may hold a password
-        raise UserError("AWS_ENDPOINT_URL, or endpoint_url of the profile, is no address: write https://host or http://host:port") from None
-    if secret:
-        raise UserError("AWS_ENDPOINT_URL, or endpoint_url of the profile, holds a user or a password: credentials come from elsewhere")
+    except ValueError as error:  # its text would show the endpoint, which may hold a password
+        told = str(error).removeprefix("Invalid endpoint: ")
+        lacks = "" if told == str(error) or "://" in told else "http:// (or https://) is missing in front of it: "
+        raise UserError(f"{_endpoint_setting()} is no address: {lacks}write https://host or http://host:port") from None
+    if "@" in endpoint.netloc:
+        raise UserError(f"{_endpoint_setting()} holds a user or a password: credentials come from elsewhere")
     return made
+
+
+def _endpoint_setting() -> str:
+    """What names the endpoint, in botocore's order."""
+    named = (name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if os.environ.get(name))
+    return next(named, "endpoint_url of the AWS profile")
 
 
 @lru_cache(maxsize=4)

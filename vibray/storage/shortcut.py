@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import simdjson
-from jaxtyping import Float32
+from jaxtyping import Float64
 
 KEY = b'"signal_value"'
 
@@ -28,8 +28,8 @@ _parser: Any = simdjson.Parser(MAX_BYTES)
 # One a process: its calls hold the GIL, and one that comes between another thread's two raises, so that its line is read exactly.
 
 
-def cut_numbers(raw: bytes, most: int | None = None) -> tuple[bytes, Any, np.ndarray] | None:
-    """A line without the numbers of its signal_value, the empty value left in their place ("" or []), and the numbers as float32.
+def cut_numbers(raw: bytes, most: int | None = None) -> tuple[bytes, Any, Float64[np.ndarray, " samples"]] | None:
+    """A line without the numbers of its signal_value, the empty value left in their place ("" or []), and the numbers as float64.
 
     None where the line must be read whole, as one of more than `most` numbers. They are right only if the rest is a JSON object whose
     signal_value is the empty value: the key stands in the rest once and nothing there is escaped, so that it is then the key of that
@@ -51,12 +51,12 @@ def cut_numbers(raw: bytes, most: int | None = None) -> tuple[bytes, Any, np.nda
     rest = raw[:begin] + raw[close:]
     if rest.count(KEY) != 1 or b"\\" in rest or rest.count(b"[") + rest.count(b"{") > MAX_NESTED:
         return None
-    samples = parse_floats(b"".join((b"[", memoryview(raw)[start:stop], b"]")), in_string, most)
-    return None if samples is None else (rest, "" if in_string else [], samples)
+    numbers = parse_floats(b"".join((b"[", memoryview(raw)[start:stop], b"]")), in_string, most)
+    return None if numbers is None else (rest, "" if in_string else [], numbers)
 
 
-def parse_floats(text: bytes, in_string: bool, most: int | None = None) -> Float32[np.ndarray, " samples"] | None:
-    """The numbers of a JSON list as float32(float(number)), None where it holds none, more than `most` or anything else.
+def parse_floats(text: bytes, in_string: bool, most: int | None = None) -> Float64[np.ndarray, " samples"] | None:
+    """The numbers of a JSON list as float(number), all finite; None where it holds none, more than `most` or anything else.
 
     `in_string` says that the list stood in a string: tabs and ends of lines are then refused, and "-0" is -0.0.
     """
@@ -65,15 +65,13 @@ def parse_floats(text: bytes, in_string: bool, most: int | None = None) -> Float
         return None
     try:
         numbers = np.frombuffer(_parser.parse(text).as_buffer(of_type="d"), np.float64)
-    except (ValueError, TypeError, RuntimeError):  # no JSON, not numbers, integers of more than 64 bits
+    except (ValueError, TypeError, RuntimeError):  # no JSON, not numbers, beyond float64, integers of more than 64 bits
         return None
     if not 0 < len(numbers) <= (len(numbers) if most is None else most):
         return None
     if in_string and not numbers.all() and _has_minus_zero(text):
         return parse_floats(MINUS_ZERO.sub(b"-0.0", text), False, most)
-    with np.errstate(over="ignore"):
-        samples = numbers.astype(np.float32)
-    return samples if np.isfinite(samples).all() else None
+    return numbers
 
 
 def _has_minus_zero(text: bytes) -> bool:
