@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from vibray.pipeline.parts import print_account
+from vibray.decide.findings import print_findings
+from vibray.pipeline.parts import print_account, reading_findings
 from vibray.schema import Reason
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.lines import Broken, RawItem
