@@ -51,9 +51,10 @@ def account(tmp_path: Path, data: bytes, name: str, capsys) -> tuple[Parts, str]
     for part in plan.parts:
         for read in read_shard(part, FACTS, "c", plan.base_uri):
             commit_part(out, read.part_id, {"": read.records, "bad": read.bad}, read.marker)
-    print_account(Parts(out))
-    print_account(Parts(out))
-    print_findings(reading_findings(Parts(out)))
+    parts = Parts(out)
+    print_account(parts)
+    print_findings(reading_findings(parts))
+    return parts, capsys.readouterr().out
 
 
 # ---- several on a line
