@@ -150,7 +150,7 @@ def open_features(uris: Sequence[str]) -> TrainingTable:
     corpora = {values["corpus"]: uri for uri, values in zip(uris, facts_of, strict=True)}
     keep = np.flatnonzero(lowest_keys(index))
     num_duplicates, index = index.num_rows - len(keep), index.take(pa.array(keep))
-    found = audit(index)
+    found = audit(index, num_duplicates)
     where = tuple(names), np.array(part)[keep], np.array(row)[keep]
     vectors = the_same("the feature config", uris, configs)
     return TrainingTable(facts, vectors, corpora, index, *where, found.repeats, found.time_trusted, num_duplicates, found.findings)
@@ -223,13 +223,14 @@ def open_scores(uris: Sequence[str]) -> ScoresTable:
     if not table.num_rows:
         raise UserError(f"{', '.join(uris)}: no record was scored; look at bad/ for the reasons")
     keep = lowest_keys(table)
-    scores, findings = audited(table.filter(pa.array(keep)))
-    return ScoresTable(scores, identities, folders, int((~keep).sum()), findings)
+    num_duplicates = int((~keep).sum())
+    scores, findings = audited(table.filter(pa.array(keep)), num_duplicates)
+    return ScoresTable(scores, identities, folders, num_duplicates, findings)
 
 
-def audited(scores: pa.Table) -> tuple[pa.Table, tuple[Finding, ...]]:
+def audited(scores: pa.Table, num_duplicates: int = 0) -> tuple[pa.Table, tuple[Finding, ...]]:
     """A scores table with effective states and `time_trusted`, and what its records say against one another."""
-    found = audit(scores)
+    found = audit(scores, num_duplicates)
     repeats = pa.array(found.repeats)
     if "state_cause" not in scores.column_names:
         scores = scores.add_column(

@@ -19,6 +19,8 @@ from vibray.decide.findings import Finding
 NUM_NAMED = 3
 """Sensors that a line names; the rest it counts."""
 
+FEWEST_LONE = 10
+
 COLUMNS = ["corpus", "record_id", "unit", "sensor_id", "measured_at", "content_hash"]
 
 
@@ -33,8 +35,8 @@ class Audit:
     findings: tuple[Finding, ...]
 
 
-def audit(records: pa.Table) -> Audit:
-    """The audit of a table with COLUMNS, records that stand twice (duplicates.py) left out."""
+def audit(records: pa.Table, num_duplicates: int = 0) -> Audit:
+    """The audit of a table with COLUMNS, records that stand twice (duplicates.py) left out and counted."""
     unit_names, unit = _codes(records["unit"])
     sensor_ids, sensor_id = _codes(records["sensor_id"])
     pairs, sensor = np.unique(unit * max(1, len(sensor_ids)) + sensor_id, return_inverse=True)
@@ -45,10 +47,12 @@ def audit(records: pa.Table) -> Audit:
     trusted = trusted_times(unit, sensor, time_ms, records["record_id"])
     repeats = _repeats(sensor, content, time_ms, trusted)
     findings = [
+        *_about_duplicates(num_duplicates),
         *_about_times(names, sensor, time_ms, trusted),
         *_about_repeats(names, sensor, repeats),
         *_about_moments(names, sensor, time_ms, _codes(records["corpus"])[1]),
         *_about_copies(names, sensor, content),
+        *_about_lone_units(unit, unit_names),
         *_about_names("units", unit_names),
         *_about_names("sensors", sensor_ids),
     ]
@@ -84,6 +88,13 @@ def _of_sensors(names: Sequence[str], counts: np.ndarray) -> str:
         return f"sensor {names[most[0]]}"
     more = f" and {len(most) - NUM_NAMED:,} more" if len(most) > NUM_NAMED else ""
     return f"{len(most):,} sensors ({', '.join(f'{counts[s]:,} of {names[s]}' for s in most[:NUM_NAMED])}{more})"
+
+
+def _about_duplicates(num: int) -> list[Finding]:
+    if not num:
+        return []
+    text = f"{_many(num, 'record')} {'stands' if num == 1 else 'stand'} more than once in the inputs, at the same time: counted once"
+    return [Finding("duplicates", num, text)]
 
 
 def _about_times(names: list[str], sensor: np.ndarray, time_ms: np.ndarray, trusted: np.ndarray) -> list[Finding]:
@@ -145,6 +156,18 @@ def _about_copies(names: list[str], sensor: np.ndarray, content: np.ndarray) -> 
         "channel under two names, or a logger that mixes them up"
     )
     return [Finding("shared_waveforms", num, text)]
+
+
+def _about_lone_units(unit: np.ndarray, names: list[str]) -> list[Finding]:
+    """Units of one record each, where most are: a pattern that took a number or a date for the machine."""
+    lone = np.flatnonzero(np.bincount(unit, minlength=len(names)) == 1)
+    if len(lone) < max(FEWEST_LONE, len(names) / 2):
+        return []
+    text = (
+        f"{len(lone):,} of {len(names):,} units have one record each, as {names[lone[0]]}: a machine is rarely measured once; does "
+        "--unit-pattern take more than the unit, or is a sensor_id given for each record?"
+    )
+    return [Finding("units_of_one_record", len(lone), text)]
 
 
 def _about_names(what: str, names: list[str]) -> list[Finding]:

@@ -58,20 +58,42 @@ def featurize(job: FeaturizeJob) -> None:
         parts_job.preview(MakeFeatures(facts, configs).table)
         return
     parts = parts_job.run(make_features, lambda place: {"features_uri": features_uri, "facts": facts, "configs": configs})
+    print_without_effect(parts, facts)
     findings = [*input_findings(parts, facts), *audit_of(parts).findings]
     write_feature_json(features_uri, parts, facts, configs, findings)
     print_findings(findings)
 
 
+def print_without_effect(parts: Parts, facts: CorpusFacts) -> None:
+    """A line for each option that changed nothing: it may have been meant for another input."""
+    if not parts.total("num_kept"):
+        return
+    if facts.timezone != "UTC" and not parts.total("num_naive"):
+        print(f"--timezone {facts.timezone} affected nothing: every time names its zone or offset")
+    if facts.wrong_length == "fit" and not parts.total("num_fitted"):
+        print(f"--wrong-length fit affected nothing: every record has {facts.num_samples} samples")
+    if facts.units is not None:
+        seen = set(parts.read(["sensor_id"], schema=schema.ORIGIN)["sensor_id"].to_pylist())
+        unused = [sensor_id for sensor_id, _ in facts.units if sensor_id not in seen]
+        if unused:
+            print(f"--units names {len(unused):,} of {len(facts.units):,} sensors that no record is of, as {unused[0]!r}")
+
+
 def audit_of(parts: Parts) -> Audit:
     """What the records of finished parts say against one another, those that stand twice counted once."""
     table = parts.read(schema.ORIGIN.names, schema=schema.ORIGIN)
-    return audit(table.filter(pa.array(lowest_keys(table))))
+    keep = lowest_keys(table)
+    return audit(table.filter(pa.array(keep)), int((~keep).sum()))
 
 
 def facts_of(job: FeaturizeJob) -> CorpusFacts:
     """What the job says of the corpus. Raises UserError where that cannot be."""
     units = None if job.units is None else read_units(job.units)
+    if job.mains != "none" and job.sample_rate_hz <= 4 * float(job.mains):
+        raise UserError(
+            f"--sample-rate-hz {job.sample_rate_hz:g} cannot show twice the mains frequency of {job.mains} Hz: is it in kHz? For a machine "
+            "without a mains line give --mains none"
+        )
     measured = (job.sample_rate_hz, job.num_samples, job.unit_pattern, units, job.timezone)
     return CorpusFacts(*measured, job.mains, job.signal_unit, job.wrong_length, job.time_format)
 
@@ -156,7 +178,7 @@ class MakeFeatures:
 def finite_rows(table: pa.Table, bad: pa.Table, columns: Sequence[str]) -> tuple[pa.Table, pa.Table]:
     """The rows whose values in these columns are finite; the others join the lines set aside, by their id."""
     details: dict[int, str] = {}
-    for name in columns:
+    for name in columns if table.num_rows else ():
         values = table[name].combine_chunks()
         flat = values.flatten() if pa.types.is_fixed_size_list(values.type) else values
         wrong = ~np.isfinite(flat.to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)).all(axis=1)

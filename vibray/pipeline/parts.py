@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import torch
 
+from vibray import schema
 from vibray.decide.findings import Finding
 from vibray.pipeline.local import device_here, num_parts, read_here, works_alone
 from vibray.pipeline.telemetry import Watch, told
@@ -19,11 +21,18 @@ from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts, done_parts, missing, remove_orphans
 from vibray.storage.plan import Plan, Todo, make_plan, read_plan, start_plan
 from vibray.storage.reading import ReadPart, read_shard
+from vibray.storage.records import RATE_FIELDS
 
 PREVIEW_LINES = 64
 PREVIEW_BAD = 5
 NAMED = 20
-KINDS = {"num_glued": "objects_on_one_line", "num_ambiguous": "ambiguous_times", "num_nonexistent": "nonexistent_times"}
+KINDS = {
+    "num_glued": "objects_on_one_line",
+    "num_ambiguous": "ambiguous_times",
+    "num_nonexistent": "nonexistent_times",
+    "num_other_rate": "contradicted_rate",
+}
+"""Names of findings by what markers count."""
 
 Stage = Callable[..., dict[str, Any]]
 """What happens to a part: (read, **arguments) -> the marker of the part it committed; a function of a module."""
@@ -151,8 +160,12 @@ def work_on(read: ReadPart, stage: Stage, arguments: dict[str, Any]) -> pa.Table
 def print_account(parts: Parts, ignored: Sequence[str] = ()) -> None:
     """read = kept + set aside, by reason."""
     print(f"read {parts.total('num_read'):,} = kept {parts.total('num_kept'):,} + set aside {parts.total('num_bad'):,}")
+    example = {row["reason"]: row for row in reversed(next(parts.tables(name="bad"), schema.BAD_RECORDS.empty_table()).to_pylist())}
     for reason, count in sorted(parts.reasons.items(), key=lambda item: (-item[1], item[0])):
-        print(f"  {count:6,} {reason}")
+        one = example.get(reason)
+        print(f"  {count:6,} {reason}" + ("" if one is None else f", as {one['shard']}@{one['offset']}: {one['detail'][:120]}"))
+    if parts.total("num_bad") and not parts.total("num_kept"):
+        print("  no record was kept: nothing can be made of this input as it is described")
     if parts.total("num_naive"):
         print(f"  {parts.total('num_naive'):,} times name no zone and were read in {parts.plan.identity['facts']['timezone']} (--timezone)")
     if parts.total("num_fitted"):
@@ -163,8 +176,9 @@ def print_account(parts: Parts, ignored: Sequence[str] = ()) -> None:
 
 def reading_findings(parts: Parts) -> list[Finding]:
     """What lines of the input say against themselves, as their markers count it."""
-    zone, found = parts.plan.identity["facts"]["timezone"], []
-    glued, ambiguous, nonexistent = (parts.total(count) for count in KINDS)
+    facts, found = parts.plan.identity["facts"], []
+    zone, rate_hz = facts["timezone"], facts.get("sample_rate_hz", math.nan)
+    glued, ambiguous, nonexistent, other_rate = (parts.total(count) for count in KINDS)
     advice = "write an offset into data_time, as +01:00, or log in UTC"
     texts = {
         "num_glued": f"{parts.total('num_glued_lines'):,} lines set aside hold {glued:,} objects: put each on a line of its own; a JSON "
@@ -173,6 +187,8 @@ def reading_findings(parts: Parts) -> list[Finding]:
         f"the first; {advice}",
         "num_nonexistent": f"{nonexistent:,} times never were, for the clock of {zone} was set forward over them: read as if it had not "
         f"been; {advice}",
+        "num_other_rate": f"{other_rate:,} records say another sample rate of themselves than {rate_hz:g} Hz (a field named "
+        f"{', '.join(RATE_FIELDS[:3])} or so); they are read at {rate_hz:g} Hz",
     }
     for count, text in texts.items():
         if parts.total(count):

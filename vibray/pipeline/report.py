@@ -90,8 +90,6 @@ def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None
         table = judged
     units = None if decisions_uri is None else read_units(decisions_uri)
     same_scores = units is not None and decided_on(decisions_uri or "") == scores_identity(table)
-    if table.num_duplicates:
-        notes.append(f"{table.num_duplicates:,} records stand more than once in the inputs; they are counted once.")
     if units is not None and not same_scores:
         notes.append(
             "The cuts were made on other scores than these: their realised rate is that of new records, and alarms of units and drift are "

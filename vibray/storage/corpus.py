@@ -120,7 +120,10 @@ def read_units(uri: str) -> tuple[tuple[str, str], ...]:
             raise UserError(f"{uri}: the first line names the column {' and '.join(doubled)} more than once: leave one of each")
         missing = {"sensor_id", "unit"} - set(rows.fieldnames or ())
         if missing:
-            raise UserError(f"{uri}: the first line must name the columns sensor_id and unit, {' and '.join(sorted(missing))} missing")
+            parted = " (commas part columns)" if any(mark in ",".join(rows.fieldnames or ()) for mark in ";\t") else ""
+            raise UserError(
+                f"{uri}: the first line must name the columns sensor_id and unit, {' and '.join(sorted(missing))} missing{parted}"
+            )
         units: dict[str, str] = {}
         for row in rows:
             if any(text.strip() for text in row.get(None) or ()):  # type: ignore[call-overload] (what has no column stands under None)

@@ -49,11 +49,22 @@ def decode(raw: bytes) -> Any:
         except ValueError:
             return _lenient.decode(text)
     except UnicodeDecodeError as error:
-        raise Refused(Reason.NOT_JSON, f"byte {error.start} is not UTF-8") from None
+        raise Refused(Reason.NOT_JSON, f"byte {error.start} is not UTF-8{_not_text(raw)}") from None
     except json.JSONDecodeError as error:
         raise _refused(text, error) from None
     except RecursionError:
         raise Refused(Reason.NOT_JSON, "nested too deeply") from None
+
+
+MAGIC = ((b"\x1f\x8b", "gzip data: name it .jsonl.gz"), (b"\x28\xb5\x2f\xfd", "zstd data: name it .jsonl.zst"), (b"PK", "a zip archive"))
+
+
+def _not_text(raw: bytes) -> str:
+    """What bytes that are no UTF-8 look like."""
+    for magic, what in MAGIC:
+        if raw.startswith(magic):
+            return f": {what}"
+    return ": UTF-16? write UTF-8" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in raw[:64] else ""
 
 
 def is_object(raw: bytes) -> bool:

@@ -16,7 +16,7 @@ from vibray.storage.shards import read_lines
 ROWS_PER_BATCH = 2500
 """Parsed lines that wait as Python objects before they become columns: a usual part is one batch, whose waveforms are not copied again."""
 
-COUNTED = ("num_naive", "num_ambiguous", "num_nonexistent", "num_fitted", "num_glued", "num_glued_lines")
+COUNTED = ("num_naive", "num_ambiguous", "num_nonexistent", "num_fitted", "num_other_rate", "num_glued", "num_glued_lines")
 """What is counted of a part beside its lines."""
 
 
@@ -36,6 +36,7 @@ class ReadPart:
     num_ambiguous: int
     num_nonexistent: int
     num_fitted: int
+    num_other_rate: int
     num_glued: int
     num_glued_lines: int
 
@@ -66,6 +67,7 @@ class _Tables:
                 self.counts["num_ambiguous"] += row.ambiguous_time
                 self.counts["num_nonexistent"] += row.nonexistent_time
             self.counts["num_fitted"] += row.fitted
+            self.counts["num_other_rate"] += row.other_rate
         else:
             self.bad.append(row)
             if row.num_objects > 1:

@@ -43,6 +43,8 @@ class Record:
     ambiguous_time: bool
     nonexistent_time: bool
     fitted: bool
+    other_rate: bool = False
+    """it says another sample rate of itself than the corpus' facts do"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,22 @@ def _record(value: Any, record_id: str, line: int | None, shard: str, corpus: st
         ambiguous_time=time.ambiguous,
         nonexistent_time=time.nonexistent,
         fitted=fitted,
+        other_rate=_says_another_rate(value, facts.sample_rate_hz),
     )
+
+
+RATE_FIELDS = ("sample_rate_hz", "sample_rate", "sampling_rate", "sampling_rate_hz", "sampling_frequency", "fs")
+"""Fields in which loggers write the rate; the facts of the corpus decide, but a contradiction is counted."""
+
+RATE_TOLERANCE = 0.001
+
+
+def _says_another_rate(value: dict[str, Any], sample_rate_hz: float) -> bool:
+    for name in RATE_FIELDS:
+        said = value.get(name)
+        if isinstance(said, int | float) and not isinstance(said, bool) and said > 0:
+            return all(abs(unit * said / sample_rate_hz - 1) > RATE_TOLERANCE for unit in (1, 1000))  # Hz, kHz
+    return False
 
 
 def _sensor_id(value: Any) -> str:
