@@ -67,3 +67,16 @@ def test_names_that_differ_only_in_form_are_said(column: str, kind: str, spellin
     wide = "".join(chr(ord(letter) + 0xFEE0) for letter in name)
     table = with_values(FLEET, column, np.arange(5), spelling.format(name=name, upper=name.swapcase(), wide=wide))
     assert counts_of(audit(table).findings)[kind] == 2
+
+
+def test_records_that_stand_twice_are_said_and_counted_once() -> None:
+    (found,) = audit(FLEET, 3).findings
+    assert (found.kind, found.count) == ("duplicates", 3) and "3 records stand more than once" in found.text
+
+
+def test_a_unit_a_record_is_no_unit() -> None:
+    table = fleet(1, 1, 40)
+    (found,) = audit(replaced(table, "unit", [f"{i:03d}" for i in range(40)])).findings
+    assert (found.kind, found.count) == ("units_of_one_record", 40) and "--unit-pattern" in found.text
+    assert audit(replaced(table, "unit", [f"{i // 2:03d}" for i in range(40)])).findings == ()
+    assert audit(fleet(5, 1, 1)).findings == ()  # a fleet on its first day

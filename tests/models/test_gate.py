@@ -37,7 +37,8 @@ def test_a_share_is_that_of_the_records_it_was_fitted_on():
     fitted, y, predicted = gate()
     assert abs((predicted >= fitted.threshold(0.2)).double().mean() - 0.2) < 0.01
     assert fitted.threshold(0.1) > fitted.threshold(0.2)
-    assert y.min() <= predicted.min() and predicted.max() <= y.max()
+    rounding = 1 + 1e-12  # sinh of asinh is another last digit on another machine
+    assert y.min() <= predicted.min() * rounding and predicted.max() <= y.max() * rounding
 
 
 def test_a_record_is_not_predicted_by_a_fit_that_saw_it():

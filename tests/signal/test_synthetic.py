@@ -303,7 +303,7 @@ def test_a_truncated_shard_breaks_off_within_its_line() -> None:
     stream = zlib.decompressobj(wbits=31)
     text = stream.decompress(truncated_shard(FLEET))
     assert not stream.eof and b"\n" not in text and text.startswith(b'{"data_time"')
-    assert set(LINE_REASONS) | {Reason.LINE_TOO_LONG, Reason.TRUNCATED_STREAM} == set(Reason)
+    assert set(LINE_REASONS) | {Reason.LINE_TOO_LONG, Reason.TRUNCATED_STREAM, Reason.NOT_FINITE} == set(Reason)
 
 
 def test_config_to_json_and_back() -> None:

@@ -1,3 +1,4 @@
+import gzip
 import json
 import math
 import sys
@@ -8,6 +9,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -534,3 +536,36 @@ def test_threads_that_share_the_parser_read_every_line_right():
             assert list(pool.map(lambda raw: verdict(raw, FACTS), lines)) == expected
     finally:
         sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize(
+    ("fields", "other"),
+    [
+        ({}, False),
+        ({"sample_rate": 1000}, False),
+        ({"fs": 1.0}, False),  # kHz
+        ({"sampling_frequency": 1000.4}, False),
+        ({"sample_rate": 512}, True),
+        ({"sample_rate_hz": 2000.0}, True),
+        ({"sample_rate": "fast"}, False),
+        ({"sample_rate": True, "fs": 512}, True),
+    ],
+)
+def test_a_record_that_says_another_rate_of_itself_is_counted_and_read_at_the_stated_one(fields, other):
+    record = good({**GOOD, **fields})
+    assert record.other_rate is other and record.sample_rate_hz == 1000.0
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (gzip.compress(b"{}"), "gzip data: name it .jsonl.gz"),
+        (zstandard.compress(b"{}"), "zstd data: name it .jsonl.zst"),
+        (json.dumps(GOOD).encode("utf-16"), "UTF-16? write UTF-8"),
+        (json.dumps(GOOD).encode("utf-16-le")[:-1] + b"\xff", "UTF-16? write UTF-8"),
+        (b'{"sensor_id": "\xe4"}', "byte 15 is not UTF-8"),
+    ],
+)
+def test_bytes_that_are_no_text_say_what_they_look_like(raw, says):
+    found = parse_line(raw, "a.jsonl", 0, 1, "c", FACTS)
+    assert isinstance(found, BadRecord) and found.reason == Reason.NOT_JSON and says in found.detail

@@ -4,7 +4,7 @@ import gzip
 
 from vibray.schema import Reason
 
-LINE_REASONS = tuple(reason for reason in Reason if reason not in (Reason.LINE_TOO_LONG, Reason.TRUNCATED_STREAM))
+LINE_REASONS = tuple(reason for reason in Reason if reason not in (Reason.LINE_TOO_LONG, Reason.TRUNCATED_STREAM, Reason.NOT_FINITE))
 """Reasons that a line of ordinary length has by itself."""
 
 LONG_LINE_BYTES = 17_000_000
