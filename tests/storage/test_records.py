@@ -559,12 +559,13 @@ def test_a_record_that_says_another_rate_of_itself_is_counted_and_read_at_the_st
 @pytest.mark.parametrize(
     ("raw", "says"),
     [
-        (gzip.compress(b"{}"), "gzip data: name it .jsonl.gz"),
+        (gzip.compress(b"{}", mtime=0), "gzip data: name it .jsonl.gz"),
         (zstandard.compress(b"{}"), "zstd data: name it .jsonl.zst"),
         (json.dumps(GOOD).encode("utf-16"), "UTF-16? write UTF-8"),
         (json.dumps(GOOD).encode("utf-16-le")[:-1] + b"\xff", "UTF-16? write UTF-8"),
         (b'{"sensor_id": "\xe4"}', "byte 15 is not UTF-8"),
     ],
+    ids=["gzip", "zstd", "utf-16", "utf-16 cut", "latin-1"],
 )
 def test_bytes_that_are_no_text_say_what_they_look_like(raw, says):
     found = parse_line(raw, "a.jsonl", 0, 1, "c", FACTS)

@@ -11,6 +11,7 @@ import optuna
 from vibray.compare.study import Folder, SearchError, Study
 from vibray.compare.winner import Judged, best_of, verdict
 from vibray.config import environment, short_hash
+from vibray.decide.findings import Finding, counts_of, print_findings
 from vibray.report.search import document, trial_table, verdict_text
 from vibray.report.search_page import search_context, search_page
 from vibray.storage import objects
@@ -20,9 +21,19 @@ RESULTS = ("winner.json", "search_summary.json", "search.md", "search.html")
 
 
 def write_results(
-    folder: Folder, study: Study, plan: dict[str, Any], objective: str, judged: Sequence[Judged], wall_s: float, concurrent: int
+    folder: Folder,
+    study: Study,
+    plan: dict[str, Any],
+    objective: str,
+    judged: Sequence[Judged],
+    wall_s: float,
+    concurrent: int,
+    findings: Sequence[Finding] = (),
 ) -> None:
-    """Writes the results and `_done.json`; prints the table of trials. Raises SearchError where no trial came to its end."""
+    """Writes the results and `_done.json`, with the counts of what the records say against one another; prints the table of trials.
+
+    Raises SearchError where no trial came to its end.
+    """
     trials = [values for _, values in sorted(study.finished.items())]
     found = verdict(study.finished, short_hash(study.recipe), objective, judged)
     if found is None:
@@ -36,6 +47,7 @@ def write_results(
         "importance": importance(study.study),
         "seconds": seconds(trials, wall_s, concurrent),
         "environment": environment(),
+        "findings": counts_of(findings),
     }
     objects.write_json(objects.join(folder.uri, "winner.json"), {key: winner[key] for key in WINNER})
     objects.write_json(objects.join(folder.uri, "search_summary.json"), summary)
@@ -45,6 +57,7 @@ def write_results(
     print(trial_table(trials, objective))
     print(f"winner: trial {winner['number']} ({winner['hash']}), {objective} {winner['values'][0]:.4f}: {json.dumps(winner['params'])}")
     print(verdict_text(summary))
+    print_findings(findings)
 
 
 def told(finished: dict[int, dict[str, Any]]) -> dict[str, Any]:

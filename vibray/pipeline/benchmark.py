@@ -51,7 +51,7 @@ def benchmark(job: BenchmarkJob) -> None:
     if objects.exists(objects.join(job.benchmark, "_done.json")) and not objects.exists(objects.join(job.benchmark, "grid.json")):
         raise BenchmarkError(f"{job.benchmark} is another job's folder (it is finished and holds no grid.json): use another folder")
     corpus, facts = labelled_corpus(job, entries)
-    facts = [*facts, *describe(job, corpus)]
+    facts = [*facts, *describe(job, corpus), *(f"found: {finding.text}" for finding in corpus.table.findings)]
     print("\n".join(facts))
     done = _finished(job.benchmark, cells)
     todo = [cell for cell in cells if cell.name not in done]

@@ -11,6 +11,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from vibray.config import UserError, from_json, short_hash, to_json
+from vibray.decide.findings import counts_of, print_findings
 from vibray.features.scaling import Scaling, ScalingConfig, ScalingFit, Sensor
 from vibray.features.spectral import SpectralConfig
 from vibray.models.gate import Agreement, Gate, GateConfig, agreement
@@ -81,6 +82,7 @@ def distil(job: DistilJob) -> None:
     if not len(table):
         raise CascadeMismatch(f"no record of {features_uri} was scored in {scores_uri}: give the scores of the same shards and --corpus")
     print(f"{len(table):,} records with a score by {scores.run['uri']}")
+    print_findings(table.findings)
     if job.dry_run:
         print("dry run: nothing was written")
         return
@@ -95,7 +97,7 @@ def distil(job: DistilJob) -> None:
     print_agreement(found)
     rows = [{"share": share, "rate": rate, **asdict(how)} for share, rate, how in found]
     objects.write_json(objects.join(gate_uri, "scaling.json"), scaling.facts())
-    objects.write_json(objects.join(gate_uri, "agreement.json"), {"pool": rows})
+    objects.write_json(objects.join(gate_uri, "agreement.json"), {"pool": rows, "findings": counts_of(table.findings)})
     tensors = prefixed("gate", gate.state()) | prefixed("scaling", scaling.state())
     objects.write_bytes(objects.join(gate_uri, "model.safetensors"), to_safetensors({n: t.contiguous() for n, t in tensors.items()}))
     finish_folder(gate_uri, ["gate.json", "scaling.json", "agreement.json", "model.safetensors"])
@@ -108,7 +110,7 @@ def _matched(table: TrainingTable, scores: Any, max_records: int) -> tuple[Train
     of = {(corpus, record_id): score for corpus, record_id, score in zip(*columns, strict=True)}
     keys = zip(table.index["corpus"].to_pylist(), table.index["record_id"].to_pylist(), strict=True)
     own = np.array([of.get(key, np.nan) for key in keys])
-    rows = np.flatnonzero(np.isfinite(own))
+    rows = np.flatnonzero(np.isfinite(own) & ~table.repeats)
     rows = rows[np.argsort(table.key_hash[rows], kind="stable")[:max_records]]
     rows = rows[np.argsort(table.part[rows], kind="stable")]
     return table.take(rows), own[rows]

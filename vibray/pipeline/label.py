@@ -20,7 +20,7 @@ from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, UNDECIDED
 from vibray.storage import objects
 from vibray.storage.labels import match_labels, read_labels
 from vibray.storage.parts import check_finished, finish_folder
-from vibray.tables import InputsDiffer, ScoresTable, identity_hash, one_corpus_each, open_scores
+from vibray.tables import InputsDiffer, ScoresTable, identity_hash, one_corpus_each, open_scores, sensors_of
 
 
 class DecisionsMismatch(UserError):
@@ -63,6 +63,8 @@ def label(job: LabelJob) -> None:
     print_decisions(judged, cuts, labels)
     if reference is not None:
         check_reference(table, reference)
+        if not set(sensors_of(table.scores)) & set(sensors_of(reference.scores)):
+            print("--unit-reference holds no sensor of --scores: each is compared with the reference of all sensors together")
     others = None if reference is None else reference.scores
     tolerance_s = job.pool_tolerance_s if job.pool_sensors else None
     of_units = decide_units(table.scores, cuts, job.units, human, from_normals, others, tolerance_s, out_of_sample(table))

@@ -77,7 +77,17 @@ def score(job: ScoreJob) -> None:
         }
 
     needed = [objects.join(uri, "_done.json") for uri in (run_uri, cascade_uri) if uri is not None]
-    summarise(scores_uri, parts_job.run(score_part, arguments, needed))
+    parts = parts_job.run(score_part, arguments, needed)
+    summarise(scores_uri, parts)
+    if calibration_uri is not None:
+        print_calibrated(parts, calibration_uri)
+
+
+def print_calibrated(parts: Parts, calibration_uri: str) -> None:
+    """A line where the calibration changed nothing: it may be another input's."""
+    own = set(sensors_of(objects.read_table(objects.join(calibration_uri, "calibration.parquet"), ["unit", "sensor_id"])))
+    if parts.total("num_kept") and not own & set(sensors_of(parts.read(["unit", "sensor_id"], schema=schema.scores()))):
+        print(f"--calibration affected nothing: no record is of one of its {len(own):,} sensors, as {min(own)[1]} of unit {min(own)[0]}")
 
 
 def run_identity(run_uri: str, run: Run) -> dict[str, Any]:

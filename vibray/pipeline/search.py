@@ -165,7 +165,7 @@ def _search(
             objects.remove(objects.join(ray_files, info.key) for info in _listed(ray_files))
     judged = [fold_rows(corpus, fold, job.seed).split.judged for fold in range(job.num_folds)]
     records = [Judged(corpus.records.faulty[rows], corpus.records.unit[rows]) for rows in judged]
-    write_results(folder, study, plan, objective, records, time.perf_counter() - started, most)
+    write_results(folder, study, plan, objective, records, time.perf_counter() - started, most, corpus.table.findings)
     print(f"{job.search} is finished")
 
 
