@@ -27,7 +27,7 @@ from vibray.storage.records import set_aside
 from vibray.storage.since import continued
 from vibray.tables import sensors_of, vector_column, waveforms_of
 
-MAINS_LOOKED_AT = 64
+MAINS_LOOKED_AT = 32
 """Records of a part in which the mains' lines are looked for: a wrong rate is a whole archive's, and a part is one of thousands."""
 
 
