@@ -242,3 +242,16 @@ def test_the_findings_do_not_depend_on_how_the_input_is_cut(tmp_path, run):
     assert found[0].findings == found[1].findings and [f.kind for f in found[0].findings] == ["implausible_times", "repeated_waveforms"]
     columns = [[table.scores[name].to_pylist() for name in ("record_id", "state", "time_trusted")] for table in found]
     assert sorted(zip(*columns[0], strict=True)) == sorted(zip(*columns[1], strict=True))
+
+
+def test_an_archive_of_another_rate_is_said_when_it_is_scored(tmp_path, run, capsys):
+    time_s, records = np.arange(2048) / 4096, []
+    for hour in range(12):
+        for u in range(8):
+            rng = np.random.default_rng(100 * u + hour)
+            hum = sum(np.cos(2 * np.pi * 100 * k * time_s + rng.uniform(0, 6)) / k for k in range(1, 7))
+            records.append((f"t{u}-a", at(hour), (hum + 0.1 * rng.standard_normal(2048)).astype(np.float32)))
+    scores = scored(tmp_path, run, records)
+    said = capsys.readouterr().out
+    assert objects.read_json(f"{scores}/summary.json")["findings"] == {"wrong_rate": 8}
+    assert "the sample rate is 4,096 Hz rather than 8,192 Hz" in said

@@ -71,6 +71,8 @@ def decide_units(
         in_reference = earliest_rows(sensor_groups(scores), usable & trusted, config.reference_records)
         words = f"the earliest {config.reference_records} usable records of each sensor, at most half of them"
     against = with_out_of_sample(scores, out_of_sample)
+    if out_of_sample and reference is None:
+        words += "; those that calibrated it with their scores out of sample"
     p = record_p_values(against, usable, in_reference)
     units = unit_scores(scores, p, in_reference, config)
 
