@@ -570,3 +570,9 @@ def test_a_record_that_says_another_rate_of_itself_is_counted_and_read_at_the_st
 def test_bytes_that_are_no_text_say_what_they_look_like(raw, says):
     found = parse_line(raw, "a.jsonl", 0, 1, "c", FACTS)
     assert isinstance(found, BadRecord) and found.reason == Reason.NOT_JSON and says in found.detail
+
+
+def test_fields_in_another_spelling_are_missing_and_named():
+    found = refused({"Data_Time": GOOD["data_time"], " signal_value": "1,2,3,4", "sensor_id": "s"})
+    assert found.reason == Reason.MISSING_FIELD
+    assert found.detail == "data_time, signal_value: it has 'Data_Time', ' signal_value', written otherwise"

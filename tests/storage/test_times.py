@@ -69,7 +69,7 @@ def test_a_time_without_zone_or_seconds(text):
         ("2016-12-24T25:00", "hour must be"),
         ("2023-02-29T12:21", "day is out of range"),
         ("2023-01-01T12:21+01:60", "no time of ISO 8601"),
-        ("2023-01-01T12:21+24:00", "offset must be"),
+        ("2023-01-01T12:21+24:00", "an offset is less than 24 hours"),
         ("2023-01-01  12:21", "no time of ISO 8601"),
         ("2023-01-01_12:21", "no time of ISO 8601"),
         ("2023-01-01T12", "no time of ISO 8601"),

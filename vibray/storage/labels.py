@@ -15,10 +15,14 @@ import pyarrow.compute as pc
 
 from vibray.config import UserError, same_name
 from vibray.schema import KEY, NORMAL, ORIGIN, SENSOR, UNKNOWN
+from vibray.storage.decoding import Fields, decode
 from vibray.storage.objects import is_unicode, read_bytes
+from vibray.storage.samples import Refused
 from vibray.storage.times import TimeFormat, parse_time
 
 NUM_SHOWN = 5
+
+EXAMPLE = '{"label": "normal", "sensor_id": "u00-s1", "data_time": "2023-12-04T00:10:56.161Z"}'
 
 KEY_COLUMNS = (*KEY, *SENSOR, "measured_at")
 """Columns of a table that labels can be matched with."""
@@ -61,6 +65,8 @@ def read_labels(uri: str, timezone: str = "UTC", time_format: TimeFormat = "iso"
     zone = ZoneInfo(timezone)
     lines = read_bytes(uri).removeprefix(b"\xef\xbb\xbf").split(b"\n")
     rows = [_label(text, number, f"{uri}, line {number}", zone, time_format) for number, text in enumerate(lines, 1) if text.strip()]
+    if not rows:
+        raise LabelError(f"{uri} holds no row: one a line is wanted, as {EXAMPLE}")
     check_names(uri, (row.label for row in rows))
     return rows
 
@@ -92,11 +98,13 @@ def _shown(label: str, counts: Counter[str]) -> str:
 
 def _label(text: bytes, number: int, where: str, zone: ZoneInfo, time_format: TimeFormat) -> Label:
     try:
-        row = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise LabelError(f"{where} is not JSON: {error}") from None
+        row = decode(text)
+    except Refused as refused:
+        raise LabelError(f"{where} is not JSON: {refused.detail.partition(': name it')[0]}") from None
     if not isinstance(row, dict):
-        raise LabelError(f"{where} is not a JSON object")
+        raise LabelError(f"{where} is not a JSON object: one row a line is wanted, as {EXAMPLE}")
+    if isinstance(row, Fields):
+        raise LabelError(f"{where} says {' and '.join(row.doubled)} more than once: which one is meant?")
     for name in ("label", "corpus", "record_id", "unit", "sensor_id"):
         if name in row and not (isinstance(row[name], str) and row[name] and is_unicode(row[name])):
             raise LabelError(f"{where}: {name} must be a text in Unicode that is not empty")

@@ -111,7 +111,9 @@ def _record(value: Any, record_id: str, line: int | None, shard: str, corpus: st
             raise Refused(Reason.DOUBLED_FIELD, f"{' and '.join(doubled)} more than once: which one is meant?")
     missing = [name for name in FIELDS if name not in value]
     if missing:
-        raise Refused(Reason.MISSING_FIELD, ", ".join(missing))
+        near = [key for key in value if key.lower() in missing or key.strip() in missing]
+        written = f": it has {', '.join(map(repr, near[:3]))}, written otherwise" if near else ""
+        raise Refused(Reason.MISSING_FIELD, ", ".join(missing) + written)
     sensor_id = _sensor_id(value["sensor_id"])
     time = _time(value["data_time"], facts)
     numbers = numbers_of(value["signal_value"])

@@ -97,6 +97,8 @@ def _why_not(text: str, error: str) -> str:
     hour, second = (text[11:13], text[17:19]) if text[4] == "-" else (text[9:11], text[13:15])
     if hour == "24":
         return "24:00 is no time of day: write 00:00 of the next day"
+    if error.startswith("offset"):
+        return "an offset is less than 24 hours"
     if second == "60":
         return "a leap second, which no clock here can show: write the second before or after it"
     return error
