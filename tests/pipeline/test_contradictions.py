@@ -16,8 +16,9 @@ from vibray.decide.units import read_units
 from vibray.fitting.jobs import TrainJob
 from vibray.pipeline.calibrate import calibrate
 from vibray.pipeline.featurize import featurize
-from vibray.pipeline.jobs import CalibrateJob, FeaturizeJob, LabelJob, ScoreJob
+from vibray.pipeline.jobs import CalibrateJob, FeaturizeJob, LabelJob, ReportJob, ScoreJob
 from vibray.pipeline.label import label
+from vibray.pipeline.report import report
 from vibray.pipeline.score import score
 from vibray.pipeline.train import train
 from vibray.recipes import banded
@@ -96,6 +97,10 @@ def test_a_fault_behind_a_clock_that_was_lost_is_an_alarm_and_no_reference(tmp_p
     assert "30 records of sensor t3/t3-a have a time that cannot be" in capsys.readouterr().out
     assert found["cuts"]["findings"] == {"implausible_times": 30}
     assert [name for name, unit in found["units"].items() if unit.alarm] == ["t3"] and found["units"]["t3"].undated
+    report(ReportJob((scores,), str(tmp_path / "page.html"), found["folder"], explain=False))
+    page = (tmp_path / "page.html").read_text()
+    assert "30 records of sensor t3/t3-a have a time that cannot be" in page and "time unknown" in page
+    assert f"From {at(0):%Y-%m-%d %H:%M} to" in page  # no axis begins in 1970
     one, other = (open_scores([str(tmp_path / f"scores-{name}")]).scores["score"].to_pylist() for name in ("sound", "lost"))
     assert one == other  # their scores stand
 

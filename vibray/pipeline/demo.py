@@ -133,7 +133,7 @@ def write_corpora(folder: str, num_units: int, sensors_per_unit: int) -> None:
         fleet = FleetConfig(steps * a_step, num_units, sensors_per_unit, first_step=step, contamination=0.05 if name == "pool" else 0.5)
         pool = name == "pool"
         if pool:
-            fleet = replace(fleet, broken_share=0.04, long_line=True)
+            fleet = replace(fleet, broken_share=0.045, long_line=True)
         where = objects.join(folder, "raw", name), objects.join(folder, "labels", f"{name}.jsonl")
         synthesize(SynthesizeJob(*where, fleet, shard_records=128, compression="none" if pool else "gz", truncated_shard=pool))
         step += steps
