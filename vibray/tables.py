@@ -219,7 +219,8 @@ def open_scores(uris: Sequence[str]) -> ScoresTable:
     the_same_facts(uris, [identity["facts"] for identity in identities])
     for parts in folders:
         parts.check_accounts()
-    table = pa.concat_tables([t for parts in folders for t in parts.tables()])
+    tables = [t for parts in folders for t in parts.tables()]
+    table = pa.concat_tables(tables, promote_options="default")  # one that an earlier version wrote says no state_cause
     if not table.num_rows:
         raise UserError(f"{', '.join(uris)}: no record was scored; look at bad/ for the reasons")
     keep = lowest_keys(table)

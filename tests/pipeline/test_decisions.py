@@ -3,11 +3,13 @@
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.decide.fleet import at_one_time, fleet, replaced
@@ -319,3 +321,20 @@ def test_cuts_and_labels_of_means_over_sensors(tmp_path, capsys):
 def test_there_are_no_means_over_sensors_where_times_differ(folder):
     found = evaluate(EvaluateJob((str(folder / "scores" / "test"),), str(folder / "labels.jsonl"), dry_run=True))
     assert found["over_sensors"] is None
+
+
+def test_folders_of_before_the_audit_still_open(folder, tmp_path):
+    """Scores without state_cause and windows without `dated`, beside those of today."""
+    old = tmp_path / "scores"
+    shutil.copytree(folder / "scores" / "test", old)
+    for path in old.glob("part-*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["state_cause"]), path)
+    now, before = (open_scores([str(uri)]) for uri in (folder / "scores" / "test", old))
+    assert before.scores.select(now.scores.column_names).equals(now.scores)
+    decisions = tmp_path / "d"
+    label(LabelJob((str(folder / "scores" / "test"),), str(decisions), method=PercentileConfig()))
+    told = read_units(str(decisions))
+    path = decisions / "unit_scores.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["dated"]), path)
+    again = read_units(str(decisions))
+    assert told is not None and again is not None and again.alarms == told.alarms

@@ -15,7 +15,7 @@ from vibray.decide.pooling import over_sensors
 from vibray.decide.pseudo_labels import by_cut
 from vibray.decide.reference import earliest_rows, record_p_values, sensor_groups, trusted_rows, usable_rows, with_out_of_sample
 from vibray.decide.unit_alarms import UnitAlarm, UnitConfig, unit_alarms, unit_facts, unit_scores
-from vibray.schema import LABEL_ABNORMAL, NORMAL, ORIGIN, TIME_TRUSTED
+from vibray.schema import LABEL_ABNORMAL, NORMAL, ORIGIN, TIME_TRUSTED, UNIT_SCORES
 from vibray.storage import objects
 
 COLUMNS = [*ORIGIN.names, "state", "calibrated", "score", TIME_TRUSTED.name]
@@ -111,8 +111,10 @@ def read_units(decisions_uri: str) -> UnitDecisions | None:
     if not objects.exists(where):
         return None
     facts = objects.read_json(where)
-    tables = (objects.read_table(objects.join(decisions_uri, name)) for name in ("unit_scores.parquet", "drift.parquet"))
-    return UnitDecisions(*tables, facts=facts, config=from_json(UnitConfig, facts["config"], where))
+    windows, moved = (objects.read_table(objects.join(decisions_uri, name)) for name in ("unit_scores.parquet", "drift.parquet"))
+    if "dated" not in windows.column_names:  # an earlier version took every time for true
+        windows = windows.append_column(UNIT_SCORES.field("dated"), pa.array(np.ones(windows.num_rows, bool)))
+    return UnitDecisions(windows, moved, facts=facts, config=from_json(UnitConfig, facts["config"], where))
 
 
 def print_units(units: UnitDecisions) -> None:
