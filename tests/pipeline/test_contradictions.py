@@ -260,3 +260,18 @@ def test_an_archive_of_another_rate_is_said_when_it_is_scored(tmp_path, run, cap
     said = capsys.readouterr().out
     assert objects.read_json(f"{scores}/summary.json")["findings"] == {"wrong_rate": 8}
     assert "the sample rate is 4,096 Hz rather than 8,192 Hz" in said
+
+
+def test_a_calibration_and_a_reference_of_other_sensors_say_that_they_change_nothing(tmp_path, run, capsys):
+    other = write(tmp_path / "other", [(s.replace("t", "x"), t, x) for s, t, x in fleet(60)])
+    featurize(FeaturizeJob(other, str(tmp_path / "features"), local=True, **{**corpus_fields(FACTS), "unit_pattern": r"^(x\d+)-"}))
+    train(TrainJob((str(tmp_path / "features"),), str(tmp_path / "run"), banded(), local=True))
+    raw = write(tmp_path / "new", [(s.replace("t", "x1"), t, x) for s, t, x in fleet(60)])
+    calibrate(CalibrateJob(str(tmp_path / "run"), raw, str(tmp_path / "calibration"), RATE_HZ, local=True))
+    options = {"calibration": str(tmp_path / "calibration"), "local": True}
+    score(ScoreJob(str(tmp_path / "run"), raw, str(tmp_path / "scores-new"), RATE_HZ, **options))
+    assert "affected nothing" not in capsys.readouterr().out
+    score(ScoreJob(str(tmp_path / "run"), other, str(tmp_path / "scores-other"), RATE_HZ, **options))
+    assert "--calibration affected nothing: no record is of one of its 4 sensors, as x10-a of unit x10" in capsys.readouterr().out
+    decided(str(tmp_path / "scores-other"), unit_reference=(str(tmp_path / "scores-new"),))
+    assert "--unit-reference holds no sensor of --scores" in capsys.readouterr().out
