@@ -63,6 +63,13 @@ UNKNOWN = "unknown"
 KEY = ("corpus", "record_id")
 SENSOR = ("unit", "sensor_id")
 
+
+def place(record_id: str) -> tuple[str, int]:
+    """Key of the shard, and byte offset or index in it, of a record_id."""
+    at = max(record_id.rfind("@"), record_id.rfind("#"))
+    return record_id[:at], int(record_id[at + 1 :])
+
+
 TIME = pa.timestamp("ms", tz="UTC")
 
 

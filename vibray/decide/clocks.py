@@ -16,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int64
 
+from vibray.schema import place
+
 GAP_YEARS = 2.0
 """Between islands: a year without a record is a pause, and a clock that is wrong by less moves no reference far."""
 FAR_YEARS = 10.0
@@ -77,11 +79,11 @@ def _out_of_order(sensor: np.ndarray, mine: np.ndarray, right: np.ndarray, recor
     rows = np.flatnonzero((mine | right) & np.isin(sensor, sensor[mine]))
     places: dict[tuple[int, str], tuple[list[int], list[int]]] = {}
     for row, name in zip(rows.tolist(), record_id.take(pa.array(rows)).to_pylist(), strict=True):
-        at = max(name.rfind("@"), name.rfind("#"))
-        places.setdefault((int(sensor[row]), name[:at]), ([], []))[int(mine[row])].append(int(name[at + 1 :]))
+        shard, offset = place(name)
+        places.setdefault((int(sensor[row]), shard), ([], []))[int(mine[row])].append(offset)
     num_lines, num_wrong = 0, 0
     for good, own in places.values():
         if good and own:
             num_lines += len(own)
-            num_wrong += sum(place < max(good) for place in own) if late else sum(place > min(good) for place in own)
+            num_wrong += sum(at < max(good) for at in own) if late else sum(at > min(good) for at in own)
     return 2 * num_wrong > num_lines

@@ -17,6 +17,11 @@ UNDECIDED_STATES = (State.OFF, State.TRANSIENT, State.SENSOR_FAULT)
 """In these states a score speaks of the plant's or the sensor's condition, not of the machine's health: no pseudo-label."""
 
 
+def undecided_rows(scores: pa.Table) -> np.ndarray:
+    """bool a row: its state is one of these."""
+    return np.isin(np.array(scores["state"].to_pylist(), np.str_), UNDECIDED_STATES)
+
+
 def pseudo_labels(
     scores: pa.Table,
     cuts: Cuts | GroupedCuts,
@@ -38,7 +43,7 @@ def pseudo_labels(
     label = by_cut(scores, cuts)
     uncalibrated = ~scores["calibrated"].to_numpy().astype(bool)
     label[(label == LABEL_ABNORMAL) & uncalibrated] = UNDECIDED
-    label[np.isin(scores["state"].to_pylist(), UNDECIDED_STATES)] = UNDECIDED
+    label[undecided_rows(scores)] = UNDECIDED
 
     said = np.array(human if human is not None else [None] * len(label), object)
     if len(said) != len(label):

@@ -8,7 +8,7 @@ import scipy  # its rooms (stats, optimize) are imported on first use: they take
 from jaxtyping import Bool, Float64, Int64
 
 from vibray.decide import pareto
-from vibray.decide.pseudo_labels import UNDECIDED_STATES
+from vibray.decide.pseudo_labels import undecided_rows
 from vibray.decide.thresholds import FEW_EXCESSES, FEWEST_EXCESSES
 from vibray.schema import SENSOR, TIME_TRUSTED
 
@@ -22,8 +22,7 @@ LOWEST_P = 1e-300
 
 def usable_rows(scores: pa.Table) -> Bool[np.ndarray, " records"]:
     """The records whose score speaks of the machine: of a calibrated sensor, and not off, in transition or of a faulty sensor."""
-    decided = ~np.isin(np.array(scores["state"].to_pylist(), np.str_), [state.value for state in UNDECIDED_STATES])
-    return decided & scores["calibrated"].to_numpy().astype(bool)
+    return ~undecided_rows(scores) & scores["calibrated"].to_numpy().astype(bool)
 
 
 def trusted_rows(scores: pa.Table) -> Bool[np.ndarray, " records"]:

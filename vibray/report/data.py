@@ -13,7 +13,8 @@ from pydantic import with_config
 
 from vibray.config import STRICT
 from vibray.decide.findings import Finding
-from vibray.decide.pseudo_labels import UNDECIDED_STATES
+from vibray.decide.pseudo_labels import undecided_rows
+from vibray.decide.reference import trusted_rows
 from vibray.decide.unit_alarms import UnitAlarm
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX
 
@@ -148,14 +149,12 @@ class ReportData:
     @cached_property
     def time_trusted(self) -> np.ndarray:
         """(records,) bool: the record's time is plausible; where it is not, it stands in no drawing over time."""
-        if "time_trusted" not in self.scores.column_names:
-            return np.ones(self.scores.num_rows, bool)
-        return self.scores["time_trusted"].to_numpy(zero_copy_only=False).astype(bool)
+        return trusted_rows(self.scores)
 
     @cached_property
     def undecided(self) -> np.ndarray:
         """(records,) bool: the machine was off or switching, or the sensor is faulty, so that the score does not speak of a fault."""
-        return np.isin(np.array(self.scores["state"].to_pylist(), np.str_), UNDECIDED_STATES)
+        return undecided_rows(self.scores)
 
     @cached_property
     def alarm(self) -> np.ndarray:

@@ -202,8 +202,7 @@ def set_aside(records: pa.Table, details: Mapping[int, str]) -> tuple[pa.Table, 
     rows = sorted(details)
     bad = []
     for row, origin in zip(rows, records.select(schema.ORIGIN.names).take(pa.array(rows, pa.int64())).to_pylist(), strict=True):
-        at = max(origin["record_id"].rfind("@"), origin["record_id"].rfind("#"))
-        shard, offset = origin["record_id"][:at], int(origin["record_id"][at + 1 :])
+        shard, offset = schema.place(origin["record_id"])
         head = f"{origin['sensor_id']} {origin['measured_at'].isoformat()}"
         bad.append([origin["corpus"], shard, offset, origin["line"], str(Reason.NOT_FINITE), details[row], head])
     columns = [pa.array([row[i] for row in bad], field.type) for i, field in enumerate(schema.BAD_RECORDS)]
