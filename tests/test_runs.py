@@ -133,9 +133,22 @@ def test_a_folder_that_says_other_things_than_training_writes_is_the_users_to_me
     location = tensors[scaling]
     other = location[..., :-1, :] if location.ndim > 2 else location[:, :-1]  # a row or an element fewer
     refused(save(tensors | {scaling: other.contiguous()}))
+    refused(save(tensors | {scaling.replace("location", "within"): torch.ones(7)}))
     objects.write_bytes(weights, save(tensors))
     facts = objects.read_json(f"{uri}/scaling.json")
     objects.write_json(f"{uri}/scaling.json", {name: value for name, value in facts.items() if name != "scalings"})
     finish_folder(uri, names, {"members": []})
     with pytest.raises(UserError, match="KeyError: 'scalings'"):
         runs.load(uri)
+
+
+def test_a_run_of_before_a_change_of_its_format_is_named_as_such(tmp_path):
+    run, uri = classical(), str(tmp_path / "run")
+    runs.begin(uri, run.recipe, run.facts, {})
+    runs.save(uri, run, [], {})
+    recipe = tmp_path / "run" / "recipe.json"
+    recipe.write_text(recipe.read_text().replace('"format_version": 2', '"format_version": 1', 1))
+    finish_folder(uri, list(objects.read_json(f"{uri}/_done.json")["files"]), {"members": []})
+    for reading in (lambda: runs.load(uri), lambda: runs.begin(uri, run.recipe, run.facts, {})):
+        with pytest.raises(UserError, match=r"recipe.json was made by version 1 of the format; this vibray reads version 2"):
+            reading()

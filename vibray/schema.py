@@ -10,6 +10,9 @@ import pyarrow as pa
 FORMAT_VERSION = 1
 """Version of every JSON file and table that vibray writes; a reader refuses another one by name."""
 
+NEWER = {"recipe.json": 2}
+"""Versions of single files, by their names. recipe.json, which opens a run: 1 knew no sensor of few records, and no prior of its scale."""
+
 
 class Reason(StrEnum):
     """Why a line was set aside: a closed list. Nothing that failed ever becomes zeros."""

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.torch import load, save
 
-from tests.reference.robust import b64, log_bands, median_mad
+from tests.reference.robust import b64, log_bands, median_mad, shrunk
 from vibray.config import UserError, from_json, to_json
 from vibray.features.scaling import Scaling, ScalingConfig, ScalingFit
 from vibray.models.classical import MahalanobisConfig, build
 
 A, B, RARE, NEW = ("t1", "1"), ("t2", "1"), ("t3", "1"), ("t9", "1")
-SENSOR = ScalingConfig(by="sensor", min_records=5)
+SENSOR = ScalingConfig(by="sensor", prior_records=16.0)
 
 
 def keys(n: int, seed: int = 0) -> np.ndarray:
@@ -37,14 +37,55 @@ def fitted(config: ScalingConfig, x: torch.Tensor, sensors: list[tuple[str, str]
     return fit.finish()
 
 
+def by_sensor(values: torch.Tensor, sensors: list[tuple[str, str]]) -> dict[tuple[str, str], np.ndarray]:
+    own = values.double().numpy()
+    return {sensor: own[[i for i, s in enumerate(sensors) if s == sensor]] for sensor in dict.fromkeys(sensors)}
+
+
 def test_each_element_of_each_sensor_by_the_slow_twin() -> None:
     x, sensors = corpus()
-    scaled = fitted(SENSOR, x, sensors)(x, sensors)
-    for sensor in (A, B):
+    scaling = fitted(SENSOR, x, sensors)
+    scaled = scaling(x, sensors)
+    for sensor in (A, B, RARE):
         mine = torch.tensor([s == sensor for s in sensors])
         for j in range(3):
-            location, scale = median_mad(x[mine, j].double().numpy())
+            location, scale = shrunk(by_sensor(x[:, j], sensors), x[mine, j].double().numpy(), 16.0)
             np.testing.assert_allclose(scaled[mine, j], (x[mine, j].double() - location) / scale, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("num", [1, 2, 3, 5, 20, 100])
+@pytest.mark.parametrize("prior_records", [0.5, 64.0])
+def test_a_new_sensor_from_its_first_record_on_by_the_slow_twin(num: int, prior_records: float) -> None:
+    x, sensors = corpus()
+    scaling = fitted(ScalingConfig(by="sensor", prior_records=prior_records), x, sensors)
+    own = torch.from_numpy(np.random.default_rng(num).normal(5, 3, (num, 3)).astype(np.float32))
+    location, scale = scaling.statistics_of(own)
+    for j in range(3):
+        expected = shrunk(by_sensor(x[:, j], sensors), own[:, j].double().numpy(), prior_records)
+        assert (float(location[j]), float(scale[j])) == pytest.approx(expected, rel=1e-5)
+    if num == 1:
+        assert torch.equal(location, own[0])
+        np.testing.assert_allclose(scale, scaling.within, rtol=1e-6)
+
+
+def test_with_quantiles_and_rows_the_records_are_counted_and_not_their_columns() -> None:
+    x = torch.from_numpy(np.random.default_rng(2).normal(size=(40, 1, 2, 16)).astype(np.float32))
+    sensors = [A, B] * 20
+    config = ScalingConfig(by="sensor", statistic="quantile", quantiles=(0.1, 0.9), per="row", columns_per_record=4)
+    scaling = fitted(config, x, sensors)
+    own = x[::2, 0, :, [2, 6, 10, 14]].double().numpy(), x[1::2, 0, :, [2, 6, 10, 14]].double().numpy()
+    spread = np.array([np.diff(np.quantile(values, (0.1, 0.9), axis=(0, 2)), axis=0)[0] / 2 for values in own])
+    usual = np.median(spread**2, axis=0)
+    expected = np.sqrt((19 * spread**2 + 64 * usual) / (19 + 64))
+    np.testing.assert_allclose(scaling.within[0, :, 0], np.sqrt(usual), rtol=1e-5)
+    np.testing.assert_allclose(scaling.scale[1:, 0, :, 0], expected, rtol=1e-5)
+
+
+def test_where_no_sensor_has_two_records_the_fleets_spread_is_the_usual_one() -> None:
+    x, _ = corpus()
+    scaling = fitted(SENSOR, x[:3], [A, B, RARE])
+    assert torch.equal(scaling.within, scaling.scale[0])
+    assert torch.equal(scaling.location[1:], x[[0, 1, 2]]) and (scaling.scale == scaling.scale[0]).all()
 
 
 def test_rows_of_an_image_share_one_location_and_scale_over_evenly_spaced_columns() -> None:
@@ -70,16 +111,16 @@ def test_a_padded_cell_stays_zero_and_a_constant_becomes_zero() -> None:
     x, sensors = corpus()
     x[:, 0], x[:, 1] = 0, 3.5
     for by in ("fleet", "sensor"):
-        assert (fitted(ScalingConfig(by=by, min_records=5), x, sensors)(x, sensors)[:, :2] == 0).all()
+        assert (fitted(ScalingConfig(by=by), x, sensors)(x, sensors)[:, :2] == 0).all()
 
 
-def test_no_spread_in_a_sensor_takes_the_fleets_scale() -> None:
+def test_no_spread_in_any_sensor_takes_the_fleets_scale_and_no_scale_is_below_what_float32_shows() -> None:
     x, sensors = corpus()
-    x[torch.tensor([s == A for s in sensors]), 0] = 2.0
+    x[:, 0] = torch.tensor([{A: 2.0, B: 4.0, RARE: 9.0}[s] for s in sensors])
+    x[:, 1] = torch.tensor([1e-3 * (i % 5) + {A: 0.0, B: 0.0, RARE: 1e7}[s] for i, s in enumerate(sensors)])
     scaling = fitted(SENSOR, x, sensors)
-    location, scale = scaling.location, scaling.scale
-    assert location[1, 0] == 2 and scale[1, 0] == scale[0, 0] > 0
-    assert scale[1, 1] != scale[0, 1]
+    assert scaling.location[1, 0] == 2 and scaling.within[0] == scaling.scale[0, 0] > 0
+    assert scaling.within[1] < 1e-2 and float(scaling.scale[3, 1]) == pytest.approx(1e7 * 2**-23)
 
 
 def test_asinh_is_a_logarithm_that_keeps_the_sign() -> None:
@@ -91,15 +132,14 @@ def test_asinh_is_a_logarithm_that_keeps_the_sign() -> None:
 def test_by_none_only_transforms_and_by_fleet_ignores_sensors() -> None:
     x, sensors = corpus()
     torch.testing.assert_close(fitted(ScalingConfig(by="none"), x, sensors)(x, sensors), x)
-    fleet = fitted(ScalingConfig(min_records=5), x, sensors)
+    fleet = fitted(ScalingConfig(), x, sensors)
     torch.testing.assert_close(fleet(x, sensors), fleet(x))
 
 
-def test_unknown_and_rare_sensors_have_the_fleets_statistics() -> None:
+def test_unknown_sensors_have_the_fleets_statistics() -> None:
     x, sensors = corpus()
     scaling = fitted(SENSOR, x, sensors)
-    assert scaling.known([A, RARE, NEW, B]).tolist() == [True, False, False, True]
-    torch.testing.assert_close(scaling(x[:3], sensors[:3]), scaling(x[:3]))
+    assert scaling.known([A, RARE, NEW, B]).tolist() == [True, True, False, True]
     torch.testing.assert_close(scaling(x[:3], [NEW] * 3), scaling(x[:3]))
     location, _ = median_mad(x[:, 0].double().numpy())
     assert float(scaling.location[0, 0]) == pytest.approx(location, rel=1e-6)
@@ -133,7 +173,7 @@ def test_any_split_and_order_gives_the_same_state(config: ScalingConfig) -> None
 
 
 def test_the_sample_is_bounded_and_large_enough() -> None:
-    config = ScalingConfig(by="sensor", records_per_sensor=50, fleet_records=40, min_records=5)
+    config = ScalingConfig(by="sensor", records_per_sensor=50, fleet_records=40)
     x, sensors = corpus(n=1000)
     fit = ScalingFit(config, (3,))
     for i in range(0, 1000, 100):
@@ -153,7 +193,7 @@ def test_finite_in_is_finite_out(values: np.ndarray, transform: str, statistic: 
     x = torch.from_numpy(values)
     config = from_json(
         ScalingConfig,
-        {"transform": transform, "statistic": statistic, "clip": clip, "by": "sensor", "min_records": 2, "records_per_sensor": 9},
+        {"transform": transform, "statistic": statistic, "clip": clip, "by": "sensor", "records_per_sensor": 9},
     )
     scaling = fitted(config, x[:5], [A, A, B, B, A])
     assert scaling(x, [A, A, B, B, A, NEW]).isfinite().all()
@@ -161,7 +201,7 @@ def test_finite_in_is_finite_out(values: np.ndarray, transform: str, statistic: 
 
 def test_calibration_adds_sensors_by_the_same_formulas() -> None:
     x, sensors = corpus((2, 4, 16))
-    config = ScalingConfig(transform="log", by="sensor", per="row", min_records=5)
+    config = ScalingConfig(transform="log", by="sensor", per="row")
     seen = [i for i, s in enumerate(sensors) if s != B]
     without = fitted(config, x[seen].abs(), [sensors[i] for i in seen])
     own = x[[i for i, s in enumerate(sensors) if s == B]].abs()
@@ -174,8 +214,8 @@ def test_calibration_adds_sensors_by_the_same_formulas() -> None:
 
     with pytest.raises(UserError, match=r"sensor 1 of unit t2 .* already"):
         extended.extend([B], location[None], scale[None])
-    with pytest.raises(UserError, match=r"needs 5 records .* not 4"):
-        without.statistics_of(own[:4])
+    with pytest.raises(ValueError, match="one record at least"):
+        without.statistics_of(own[:0])
     with pytest.raises(UserError, match="above 0"):
         without.extend([NEW], location[None], 0 * scale[None])
     with pytest.raises(ValueError, match="statistics each"):
@@ -185,13 +225,14 @@ def test_calibration_adds_sensors_by_the_same_formulas() -> None:
 def test_calibration_of_a_training_sensors_own_records_gives_its_training_statistics() -> None:
     x, sensors = corpus()
     scaling = fitted(SENSOR, x, sensors)
-    location, scale = scaling.statistics_of(x[[i for i, s in enumerate(sensors) if s == A]])
-    assert torch.equal(location, scaling.location[1]) and torch.equal(scale, scaling.scale[1])
+    for row, sensor in enumerate((A, B, RARE), 1):
+        location, scale = scaling.statistics_of(x[[i for i, s in enumerate(sensors) if s == sensor]])
+        assert torch.equal(location, scaling.location[row]) and torch.equal(scale, scaling.scale[row])
 
 
 def test_calibration_without_own_statistics_only_makes_a_sensor_known() -> None:
     x, sensors = corpus()
-    scaling = fitted(ScalingConfig(min_records=5), x, sensors)
+    scaling = fitted(ScalingConfig(), x, sensors)
     location, scale = scaling.statistics_of(x[:10] + 100)
     extended = scaling.extend([NEW], location[None], scale[None])
     assert extended.known([NEW]).all() and torch.equal(extended(x, [NEW] * len(x)), scaling(x))
@@ -200,13 +241,14 @@ def test_calibration_without_own_statistics_only_makes_a_sensor_known() -> None:
 @pytest.mark.parametrize("by", ["fleet", "sensor"])
 def test_saved_and_loaded_it_is_the_same(by: str) -> None:
     x, sensors = corpus()
-    config = from_json(ScalingConfig, {"by": by, "min_records": 5, "transform": "asinh"})
+    config = from_json(ScalingConfig, {"by": by, "transform": "asinh"})
     scaling = fitted(config, x, sensors)
     scaling = scaling.extend([NEW], scaling.location[:1], scaling.scale[:1])
     facts = json.loads(json.dumps(scaling.facts()))
     back = Scaling.load(from_json(ScalingConfig, to_json(config)), (3,), load(save(scaling.state())), facts)
     assert torch.equal(back(x, sensors), scaling(x, sensors))
-    assert back.facts() == scaling.facts() and back.known([NEW, A, RARE]).tolist() == [True, True, False]
+    assert back.facts() == scaling.facts() and back.known([NEW, A, ("t9", "2")]).tolist() == [True, True, False]
+    assert all(torch.equal(a, b) for a, b in zip(back.statistics_of(x[:2]), scaling.statistics_of(x[:2]), strict=True))
     with pytest.raises(UserError, match="was fitted as"):
         Scaling.load(ScalingConfig(transform="log"), (3,), scaling.state(), facts)
 
@@ -233,6 +275,9 @@ def test_what_is_wrong_is_said() -> None:
         fit.merge(ScalingFit(SENSOR, (4,)))
     with pytest.raises(UserError, match="is for images"):
         ScalingFit(ScalingConfig(per="row"), (3,))
+    for prior_records in (0.0, float("inf"), float("nan")):
+        with pytest.raises(UserError, match="prior_records"):
+            ScalingConfig(prior_records=prior_records)
     with pytest.raises(UserError, match="quantiles"):
         ScalingConfig(quantiles=(0.9, 0.1))
 
@@ -250,7 +295,7 @@ def test_b64_is_that_of_the_yardstick() -> None:
 
     pool, test = bands(pool_sensors), bands(test_sensors)
     test[::2] += 0.3 * rng.normal(size=(15, 64)).astype(np.float32)
-    scaling = fitted(SENSOR, torch.from_numpy(pool), pool_sensors)
+    scaling = fitted(ScalingConfig(by="sensor", prior_records=1e-9), torch.from_numpy(pool), pool_sensors)  # B64 trusts each sensor alone
     detector = build(MahalanobisConfig(), 64)
     detector.update(scaling(torch.from_numpy(pool), pool_sensors), keys(150))
     assert not detector.finish()

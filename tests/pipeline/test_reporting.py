@@ -62,7 +62,7 @@ def calibrated_scores(folder: Path, run_uri: str, corpus: str, **options: Any) -
     """Scores of a corpus whose sensors the run does not know, with a calibration of their own records."""
     run, calibration_uri = load(run_uri), str(folder / f"calibration-{corpus}")
     earlier = read(folder, f"earlier-{corpus}", {}, **options).records
-    table, _ = calibration_table(run, dict(by_sensor(earlier)))
+    table = calibration_table(run, dict(by_sensor(earlier)))
     objects.write_table(objects.join(calibration_uri, "calibration.parquet"), table)
     finish_folder(calibration_uri, ["calibration.parquet"], {"run": run_identity(run_uri, run)})
     done = objects.read_json(objects.join(calibration_uri, "_done.json"))

@@ -16,6 +16,17 @@ def median_mad(values: np.ndarray) -> tuple[float, float]:
     return centre, 1.4826 * median(np.abs(values - centre))
 
 
+def shrunk(pool: dict, own: np.ndarray, prior_records: float) -> tuple[float, float]:
+    """Location and scale of one number of a sensor by its own values, `pool` being those of the training sensors by sensor."""
+    squares = sorted(median_mad(values)[1] ** 2 for values in pool.values() if len(values) > 1)
+    usual = (squares[(len(squares) - 1) // 2] + squares[len(squares) // 2]) / 2 if squares else 0.0
+    if usual == 0:
+        usual = median_mad(np.concatenate(list(pool.values())))[1] ** 2 or 1.0
+    centre, scale = median_mad(own)
+    n = len(own)
+    return centre, (((n - 1) * scale**2 + prior_records * usual) / (n - 1 + prior_records)) ** 0.5
+
+
 def log_bands(waveform: np.ndarray, sample_rate_hz: float) -> np.ndarray:
     """ln of the mean power of 64 equal bands of 8 bins of a 1024-point Welch, DC dropped."""
     options: dict = {"window": signal.get_window("hann", 1024), "nperseg": 1024, "noverlap": 512, "detrend": False}  # periodic

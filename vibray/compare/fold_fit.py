@@ -45,15 +45,14 @@ def fit_fold(worker: Worker, recipe: DeepRecipe | ClassicalRecipe, task: Task, a
 
 
 def calibrated(scaling: Scaling, read: Callable[[np.ndarray], Tensor], task: Task) -> Scaling:
-    """The scaling with the sensors of the calibration records added; one with too few records stays unknown."""
+    """The scaling with the sensors of the calibration records added; one without such a record stays unknown."""
     rows_of: dict[Sensor, list[int]] = {}
     for row in task.calibration.tolist():
         rows_of.setdefault(task.table.sensors[row], []).append(row)
-    enough = {sensor: rows for sensor, rows in rows_of.items() if len(rows) >= scaling.config.min_records}
-    found = [scaling.statistics_of(read(np.array(rows))) for rows in enough.values()]
-    if not found:
+    if not rows_of:
         return scaling
-    return scaling.extend(list(enough), torch.stack([location for location, _ in found]), torch.stack([scale for _, scale in found]))
+    found = [scaling.statistics_of(read(np.array(rows))) for rows in rows_of.values()]
+    return scaling.extend(list(rows_of), torch.stack([location for location, _ in found]), torch.stack([scale for _, scale in found]))
 
 
 def vectors_shown(recipe: ClassicalRecipe, scaling: Scaling, task: Task) -> tuple[Scaling, Callable[[np.ndarray], Tensor]]:

@@ -230,7 +230,7 @@ def _conclude(job: BenchmarkJob, entries: dict[str, Entry], cells: Sequence[Cell
         if without:
             facts = [
                 *facts,
-                f"warning: too few records calibrate some sensors; against the fleet's baseline, no alarms: {', '.join(without)}",
+                f"warning: no record calibrates some sensors; against the fleet's baseline, no alarms: {', '.join(without)}",
             ]
             print(facts[-1])
         shown = [main_table(rows, job.main_contamination), fault_table(rows, job.main_contamination), sweep_table(rows)]

@@ -29,7 +29,8 @@ from vibray.storage.reading import ReadPart
 from vibray.tables import sensors_of, waveforms_of
 
 NUM_FOLDS = 10
-"""Of the records that calibrate a sensor, for their scores out of sample: each is scored against a baseline of nine tenths of them."""
+"""Of the records that calibrate a sensor, for their scores out of sample: each is scored against a baseline of nine tenths of them, of
+fewer than ten records against one of all the others."""
 
 
 def calibrate(job: CalibrateJob) -> None:
@@ -62,11 +63,9 @@ def calibrate(job: CalibrateJob) -> None:
             session.check_nodes([objects.join(run_uri, "_done.json")])
             records = earliest(plan, _on_ray(plan, run.facts, known, k), k)
     records, findings = plausible(records, k)
-    table, too_few = calibration_table(run, records)
-    for (unit, sensor_id), count in sorted(too_few.items()):
-        print(f"warning: sensor {sensor_id} of unit {unit} has {count} records, too few for a baseline: it stays uncalibrated")
+    table = calibration_table(run, records)
     if not table.num_rows:
-        raise UserError(f"{input_uri} holds no sensor to calibrate: every one is known to the run, or has too few records")
+        raise UserError(f"{input_uri} holds no sensor to calibrate: every one is known to the run")
     objects.write_table(objects.join(calibration_uri, "calibration.parquet"), table)
     finish_folder(calibration_uri, ["calibration.parquet"], {**identity, "findings": counts_of(findings)})
     print(f"calibrated {len(set(sensors_of(table)))} sensors")
@@ -171,10 +170,10 @@ def first_records(tables: list[pa.Table], k: int) -> pa.Table:
     return table.take(pa.array(kept, pa.int64())).combine_chunks()
 
 
-def calibration_table(run: Run, records: dict[Sensor, pa.Table]) -> tuple[pa.Table, dict[Sensor, int]]:
-    """One row a sensor and baseline: its robust statistics, its history, and the scores of its own records out of sample. And the sensors
-    with too few records, with their number. A member that knows a sensor already keeps the baseline of its training: it has no row."""
-    rows, too_few = [], {}
+def calibration_table(run: Run, records: dict[Sensor, pa.Table]) -> pa.Table:
+    """One row a sensor and baseline: its robust statistics, its history, and the scores of its own records out of sample. A member that
+    knows a sensor already keeps the baseline of its training: it has no row."""
+    rows = []
     for sensor, table in sorted(records.items()):
         w = waveforms_of(table)
         new = {
@@ -182,11 +181,7 @@ def calibration_table(run: Run, records: dict[Sensor, pa.Table]) -> tuple[pa.Tab
             for name, (config, scaling) in run.model.scalings().items()
             if not scaling.known([sensor]).all()
         }
-        try:
-            statistics = {name: scaling.statistics_of(x) for name, (x, scaling) in new.items()}
-        except UserError:
-            too_few[sensor] = table.num_rows
-            continue
+        statistics = {name: scaling.statistics_of(x) for name, (x, scaling) in new.items()}
         history = history_of(state_statistics(w, run.facts.sample_rate_hz)["rms"], mains_snr_db(w, run.facts))
         times = table["measured_at"].to_pylist()
         own = []
@@ -212,14 +207,14 @@ def calibration_table(run: Run, records: dict[Sensor, pa.Table]) -> tuple[pa.Tab
             row["scores"] = [score for score in scored if score is not None]
             row["record_ids"] = [r for r, score in zip(table["record_id"].to_pylist(), scored, strict=True) if score is not None]
         rows += own
-    return pa.Table.from_pylist(rows, schema=schema.CALIBRATION), too_few
+    return pa.Table.from_pylist(rows, schema=schema.CALIBRATION)
 
 
 def _out_of_sample(
     run: Run, sensor: Sensor, waveforms: np.ndarray, new: dict[str, tuple[torch.Tensor, Scaling]], whole: pa.Table
 ) -> list[float | None]:
     """The score of each record against baselines of the others, in folds of consecutive records; None for one that says nothing of the
-    machine (off, in transition, of a faulty sensor), and for all where a fold would leave too few for a baseline.
+    machine (off, in transition, of a faulty sensor), and for a record that is alone.
 
     A record that helped to make its baseline lies closer to it than any later one: against such scores a healthy sensor's windows exceed
     at 2.8 % (50 records), 1.6 % (100) and 1.2 % (200) for a nominal 1 %.
@@ -227,16 +222,13 @@ def _out_of_sample(
     num = len(waveforms)
     states, _ = run.calibrated(whole).states(waveforms, [sensor] * num)
     scores: list[float | None] = [None] * num
-    for held in np.array_split(np.arange(num), NUM_FOLDS):
+    for held in np.array_split(np.arange(num), min(NUM_FOLDS, num)) if num > 1 else ():
         others = np.setdiff1d(np.arange(num), held)
         rows = whole.to_pylist()
-        try:
-            for row in rows:
-                x, scaling = new[row["member"]]
-                location, scale = scaling.statistics_of(x[torch.from_numpy(others)])
-                row |= {"location": location.flatten().tolist(), "scale": scale.flatten().tolist()}
-        except UserError:
-            return [None] * num
+        for row in rows:
+            x, scaling = new[row["member"]]
+            location, scale = scaling.statistics_of(x[torch.from_numpy(others)])
+            row |= {"location": location.flatten().tolist(), "scale": scale.flatten().tolist()}
         part = run.calibrated(pa.Table.from_pylist(rows, schema=schema.CALIBRATION))
         found = part.score(torch.from_numpy(waveforms[held]), run.facts.sample_rate_hz, [sensor] * len(held)).tolist()
         for i, score in zip(held.tolist(), found, strict=True):
