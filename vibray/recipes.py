@@ -170,6 +170,11 @@ def columns_of(feature: Vector, names: tuple[str, ...]) -> list[int]:
     return [i for name in names for i in places[name]]
 
 
+def level_of(feature: Vector) -> int | None:
+    """The column that tells how loud the whole record is, where the feature has one."""
+    return feature.level if isinstance(feature, Spectral) else None
+
+
 def build_classical(config: AnyClassical, feature: Vector) -> Fitted:
     """The detector of a config for the columns that `columns_of` finds of its blocks. Raises UserError where there are none."""
     sizes = [len(columns_of(feature, (name,))) for name in config.blocks] or [feature.shape[0]]
@@ -186,7 +191,7 @@ BANDS = ("bands",)
 def fused() -> ClassicalRecipe:
     """Mahalanobis distances of four descriptions of the spectrum and of the mains' lines by sensor, fused by their tail probabilities: the
     default."""
-    return ClassicalRecipe(detector=FusedMahalanobisConfig())
+    return ClassicalRecipe(scaling=ScalingConfig(by="sensor", limits=(4.0, 6.0)), detector=FusedMahalanobisConfig())
 
 
 def mahalanobis() -> ClassicalRecipe:

@@ -245,7 +245,8 @@ class Run:
         for name, (_, scaling) in self.model.scalings().items():
             own = [row for row in rows if row["member"] == name]
             table = [torch.tensor([row[column] for row in own]) for column in ("location", "scale")]
-            extended[name] = scaling.extend([(row["unit"], row["sensor_id"]) for row in own], *table) if own else scaling
+            names, counts = [(row["unit"], row["sensor_id"]) for row in own], [row["num_records"] for row in own]
+            extended[name] = scaling.extend(names, counts, *table) if own else scaling
         histories = {(row["unit"], row["sensor_id"]): SensorHistory(row["median_rms"], row["mains_share"]) for row in rows}
         return replace(self, model=self.model.rescaled(extended), histories=self.histories | histories)
 

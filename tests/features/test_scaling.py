@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.torch import load, save
 
-from tests.reference.robust import b64, log_bands, median_mad, shrunk
+from tests.reference.robust import b64, limited, log_bands, median_mad, shrunk
 from vibray.config import UserError, from_json, to_json
 from vibray.features.scaling import Scaling, ScalingConfig, ScalingFit
 from vibray.models.classical import MahalanobisConfig, build
@@ -65,7 +65,7 @@ def test_a_new_sensor_from_its_first_record_on_by_the_slow_twin(num: int, prior_
         assert (float(location[j]), float(scale[j])) == pytest.approx(expected, rel=1e-5)
     if num == 1:
         assert torch.equal(location, own[0])
-        np.testing.assert_allclose(scale, scaling.within, rtol=1e-6)
+        np.testing.assert_allclose(scale, scaling.within * (1 + np.pi / 2) ** 0.5, rtol=1e-6)
 
 
 def test_with_quantiles_and_rows_the_records_are_counted_and_not_their_columns() -> None:
@@ -76,7 +76,7 @@ def test_with_quantiles_and_rows_the_records_are_counted_and_not_their_columns()
     own = x[::2, 0, :, [2, 6, 10, 14]].double().numpy(), x[1::2, 0, :, [2, 6, 10, 14]].double().numpy()
     spread = np.array([np.diff(np.quantile(values, (0.1, 0.9), axis=(0, 2)), axis=0)[0] / 2 for values in own])
     usual = np.median(spread**2, axis=0)
-    expected = np.sqrt((19 * spread**2 + 64 * usual) / (19 + 64))
+    expected = np.sqrt((19 * spread**2 + 256 * usual) / (19 + 256) * (1 + np.pi / 40))
     np.testing.assert_allclose(scaling.within[0, :, 0], np.sqrt(usual), rtol=1e-5)
     np.testing.assert_allclose(scaling.scale[1:, 0, :, 0], expected, rtol=1e-5)
 
@@ -85,7 +85,8 @@ def test_where_no_sensor_has_two_records_the_fleets_spread_is_the_usual_one() ->
     x, _ = corpus()
     scaling = fitted(SENSOR, x[:3], [A, B, RARE])
     assert torch.equal(scaling.within, scaling.scale[0])
-    assert torch.equal(scaling.location[1:], x[[0, 1, 2]]) and (scaling.scale == scaling.scale[0]).all()
+    assert torch.equal(scaling.location[1:], x[[0, 1, 2]])
+    np.testing.assert_allclose(scaling.scale[1:], (scaling.scale[0] * (1 + np.pi / 2) ** 0.5).expand(3, -1), rtol=1e-6)
 
 
 def test_rows_of_an_image_share_one_location_and_scale_over_evenly_spaced_columns() -> None:
@@ -182,19 +183,63 @@ def test_the_sample_is_bounded_and_large_enough() -> None:
     assert abs(float(fit.finish().location[2, 0]) + 50) < 3 * 4 * 1.253 / 50**0.5  # a sample's median is that close
 
 
+LIMITED = ScalingConfig(by="sensor", limits=(4.0, 2.0))
+
+
+@pytest.mark.parametrize("level", [None, 2])
+def test_limits_by_the_slow_twin(level: int | None) -> None:
+    x, sensors = corpus()
+    x[5, 2], x[6, 2], x[8, 2], x[9, 0], x[10, 1], x[12, 1] = -1e3, -65.0, -76.0, 1e4, -1e4, 1e30
+    fit = ScalingFit(LIMITED, (3,), level)
+    fit.update(x, sensors, keys(len(x)))
+    scaling = fit.finish().extend([NEW], [1], torch.zeros(1, 3), torch.ones(1, 3))
+    x, sensors = torch.cat([x, 9 * x[:7]]), sensors + [NEW] * 7
+    row, counts = {s: i for i, s in enumerate(scaling.sensors, 1)}, {A: 59, B: 58, RARE: 3, NEW: 1}
+    z = (x - scaling.location[[row[s] for s in sensors]]) / scaling.scale[[row[s] for s in sensors]]
+    of_training = np.quantile(z[: len(x) - 7].numpy(), 0.99, axis=0)
+    assert (of_training > 2).any()
+    np.testing.assert_allclose(scaling.upper, np.maximum(2, of_training), rtol=1e-5)
+    of_level = [None if level is None else float(v) for v in z[:, 2]]
+    upper = scaling.upper.tolist()
+    for j in range(3):
+        own = [limited(float(v), counts[s], 4.0, upper[j], of) for v, s, of in zip(z[:, j], sensors, of_level, strict=True)]
+        np.testing.assert_allclose(scaling(x, sensors)[:, j], own, rtol=1e-4, atol=1e-4)
+    fleet = (x[:9] - scaling.location[0]) / scaling.scale[0]
+    of_level = [None if level is None else float(v) for v in fleet[:, 2]]
+    own = [limited(float(v), np.inf, 4.0, upper[0], of) for v, of in zip(fleet[:, 0], of_level, strict=True)]
+    np.testing.assert_allclose(scaling(x[:9])[:, 0], own, rtol=1e-4, atol=1e-4)
+
+
+def test_what_rises_keeps_its_order_and_a_machine_that_stands_still_says_little() -> None:
+    x, sensors = corpus()
+    fit = ScalingFit(LIMITED, (3,), 0)
+    fit.update(x, sensors, keys(len(x)))
+    scaling = fit.finish()
+    risen = scaling(torch.tensor([[10.0, 10.0 + rise, 10.0] for rise in (10, 100, 1e4, 1e9)]), [A] * 4)[:, 1]
+    assert (risen.diff() > 1).all() and risen[-1] < 40
+    still = scaling(torch.tensor([[-10.0, 1e6, -1e6], [10.0, 1e6, -1e6]]), [A] * 2)
+    assert still[0].abs().max() == 1 and still[1, 1] > 10 and still[1, 2] < -3
+
+
+def test_limits_of_an_image_are_by_row() -> None:
+    x = torch.from_numpy(np.random.default_rng(1).lognormal(size=(60, 2, 5, 24)).astype(np.float32))
+    scaling = fitted(ScalingConfig(by="sensor", per="row", transform="log", limits=(4.0, 1.0)), x, [A, B] * 30)
+    assert scaling.upper.shape == (2, 5, 1) and scaling.upper.min() > 1
+    unlimited = fitted(ScalingConfig(by="sensor", per="row", transform="log"), x, [A, B] * 30)(x, [A, B] * 30)
+    observed = unlimited[..., [3 * i + 1 for i in range(8)]].numpy()
+    np.testing.assert_allclose(scaling.upper[..., 0], np.quantile(observed, 0.99, axis=(0, 3)), rtol=1e-4)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     hnp.arrays(np.float32, (6, 2), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)),
     st.sampled_from(["none", "log", "asinh"]),
     st.sampled_from(["median_mad", "quantile"]),
-    st.sampled_from([None, 5.0]),
+    st.sampled_from([{}, {"clip": 5.0}, {"limits": [4.0, 6.0]}]),
 )
-def test_finite_in_is_finite_out(values: np.ndarray, transform: str, statistic: str, clip: float | None) -> None:
+def test_finite_in_is_finite_out(values: np.ndarray, transform: str, statistic: str, cut: dict) -> None:
     x = torch.from_numpy(values)
-    config = from_json(
-        ScalingConfig,
-        {"transform": transform, "statistic": statistic, "clip": clip, "by": "sensor", "records_per_sensor": 9},
-    )
+    config = from_json(ScalingConfig, {"transform": transform, "statistic": statistic, "by": "sensor", "records_per_sensor": 9, **cut})
     scaling = fitted(config, x[:5], [A, A, B, B, A])
     assert scaling(x, [A, A, B, B, A, NEW]).isfinite().all()
 
@@ -206,20 +251,20 @@ def test_calibration_adds_sensors_by_the_same_formulas() -> None:
     without = fitted(config, x[seen].abs(), [sensors[i] for i in seen])
     own = x[[i for i, s in enumerate(sensors) if s == B]].abs()
     location, scale = without.statistics_of(own)
-    extended = without.extend([B], location.reshape(1, -1), scale.reshape(1, -1))  # as a calibration file stores them
+    extended = without.extend([B], [len(own)], location.reshape(1, -1), scale.reshape(1, -1))  # as a calibration file stores them
     y = extended(own, [B] * len(own))[..., [1, 3, 5, 7, 9, 11, 13, 15]]
     np.testing.assert_allclose(y.permute(1, 2, 0, 3).reshape(8, -1).median(dim=1).values, 0, atol=0.02)
     assert extended.known([B]).all() and not without.known([B]).any()
     torch.testing.assert_close(extended(x[:4], sensors[:4]), without(x[:4], sensors[:4]))
 
     with pytest.raises(UserError, match=r"sensor 1 of unit t2 .* already"):
-        extended.extend([B], location[None], scale[None])
+        extended.extend([B], [1], location[None], scale[None])
     with pytest.raises(ValueError, match="one record at least"):
         without.statistics_of(own[:0])
     with pytest.raises(UserError, match="above 0"):
-        without.extend([NEW], location[None], 0 * scale[None])
+        without.extend([NEW], [1], location[None], 0 * scale[None])
     with pytest.raises(ValueError, match="statistics each"):
-        without.extend([NEW], location[None, :1], scale[None, :1])
+        without.extend([NEW], [1], location[None, :1], scale[None, :1])
 
 
 def test_calibration_of_a_training_sensors_own_records_gives_its_training_statistics() -> None:
@@ -234,7 +279,7 @@ def test_calibration_without_own_statistics_only_makes_a_sensor_known() -> None:
     x, sensors = corpus()
     scaling = fitted(ScalingConfig(), x, sensors)
     location, scale = scaling.statistics_of(x[:10] + 100)
-    extended = scaling.extend([NEW], location[None], scale[None])
+    extended = scaling.extend([NEW], [1], location[None], scale[None])
     assert extended.known([NEW]).all() and torch.equal(extended(x, [NEW] * len(x)), scaling(x))
 
 
@@ -243,7 +288,7 @@ def test_saved_and_loaded_it_is_the_same(by: str) -> None:
     x, sensors = corpus()
     config = from_json(ScalingConfig, {"by": by, "transform": "asinh"})
     scaling = fitted(config, x, sensors)
-    scaling = scaling.extend([NEW], scaling.location[:1], scaling.scale[:1])
+    scaling = scaling.extend([NEW], [1], scaling.location[:1], scaling.scale[:1])
     facts = json.loads(json.dumps(scaling.facts()))
     back = Scaling.load(from_json(ScalingConfig, to_json(config)), (3,), load(save(scaling.state())), facts)
     assert torch.equal(back(x, sensors), scaling(x, sensors))
@@ -280,6 +325,9 @@ def test_what_is_wrong_is_said() -> None:
             ScalingConfig(prior_records=prior_records)
     with pytest.raises(UserError, match="quantiles"):
         ScalingConfig(quantiles=(0.9, 0.1))
+    for config in ({"limits": (0.5, 6.0), "by": "sensor"}, {"limits": (4.0, 6.0), "by": "none"}):
+        with pytest.raises(UserError, match="limits"):
+            from_json(ScalingConfig, config)
 
 
 def test_b64_is_that_of_the_yardstick() -> None:

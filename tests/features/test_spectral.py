@@ -18,7 +18,7 @@ DEFAULT = Spectral(SpectralConfig())
 def test_slow_twin(rate: float, length: int) -> None:
     x = (3 + np.random.default_rng(0).standard_normal((2, length))).astype(np.float32)
     vectors = DEFAULT(torch.from_numpy(x), rate).numpy()
-    assert vectors.shape == (2, 463)
+    assert vectors.shape == (2, 464)
     for record, vector in zip(x, vectors, strict=True):
         blocks = {name: vector[part] for name, part in DEFAULT.blocks.items()}
         np.testing.assert_allclose(blocks["time"], time_statistics(record.astype(np.float64)), rtol=1e-6)
@@ -62,6 +62,11 @@ def test_a_line_stands_in_its_band_and_does_not_move() -> None:
     assert vector[mean].max() == pytest.approx(np.log(0.5), abs=1e-2)
 
 
+def test_the_level_is_the_logarithm_of_the_standard_deviation() -> None:
+    x = 3 + torch.from_numpy(np.random.default_rng(4).normal(0, 0.02, (2, 8192))).float()
+    np.testing.assert_allclose(DEFAULT(x, 8192.0)[:, DEFAULT.level], np.log(x.double().numpy().std(axis=1)), atol=1e-6)
+
+
 def test_movement_sees_what_the_mean_spectrum_hides() -> None:
     rng = np.random.default_rng(2)
     t = np.arange(8192) / 8192
@@ -75,8 +80,19 @@ def test_movement_sees_what_the_mean_spectrum_hides() -> None:
 
 def test_names_frequencies_and_blocks() -> None:
     names, hz = DEFAULT.columns(), DEFAULT.frequencies_hz(8192.0)
-    assert len(set(names)) == len(names) == len(hz) == 463
-    sizes = {"time": 15, "log_mean": 64, "log_cv": 64, "bands": 64, "movement": 128, "steady": 64, "coarse": 16, "octaves": 48, "lines": 0}
+    assert len(set(names)) == len(names) == len(hz) == 464
+    sizes = {
+        "time": 15,
+        "log_mean": 64,
+        "log_cv": 64,
+        "bands": 64,
+        "movement": 128,
+        "steady": 64,
+        "coarse": 16,
+        "octaves": 48,
+        "level": 1,
+        "lines": 0,
+    }
     assert {name: part.stop - part.start for name, part in DEFAULT.blocks.items()} == sizes
     assert hz[:15] == (None,) * 15 and (hz[15], hz[78]) == (64, 4096)
     assert hz[names.index("band01")] == 36  # bins 1 to 8 of 8 Hz
@@ -106,8 +122,8 @@ def test_lines_are_the_logarithms_of_the_mains_amplitudes(mains_hz: float, sampl
 def test_without_a_mains_frequency_there_are_no_lines_and_all_else_is_the_same() -> None:
     x = torch.from_numpy(np.random.default_rng(5).standard_normal((3, 8192))).float()
     with_lines = Spectral(SpectralConfig(mains_hz=50.0))
-    assert DEFAULT.shape == (463,) and with_lines.shape == (493,)
-    assert torch.equal(with_lines(x, 8192.0)[:, :463], DEFAULT(x, 8192.0))
+    assert DEFAULT.shape == (464,) and with_lines.shape == (494,)
+    assert torch.equal(with_lines(x, 8192.0)[:, :464], DEFAULT(x, 8192.0))
     with pytest.raises(UserError, match=r"50 Hz is above Nyquist .*--mains none"):
         with_lines.check(200.0, 8192)
 
@@ -115,7 +131,7 @@ def test_without_a_mains_frequency_there_are_no_lines_and_all_else_is_the_same()
 def test_other_sizes_and_those_that_cannot_be() -> None:
     config = SpectralConfig(stft_window=64, stft_hop=16, welch_window=256, num_bands=32, windows=(), movement_bands=8)
     small = Spectral(config)
-    assert small.shape == (239,) and small(torch.randn(2, 256), 1000.0).shape == (2, 239)
+    assert small.shape == (240,) and small(torch.randn(2, 256), 1000.0).shape == (2, 240)
     with pytest.raises(UserError, match="need 1024 samples; a record has 1023"):
         DEFAULT.check(8192.0, 1023)
     with pytest.raises(UserError, match="octave_min_hz 40 is not below"):
@@ -139,4 +155,4 @@ def test_batch_mates_pickle_and_silence() -> None:
     assert vectors.isfinite().all() and vectors.dtype == torch.float32
     assert torch.equal(DEFAULT(x[65:], 8192.0), vectors[65:]) and torch.equal(DEFAULT(x[3:12], 8192.0), vectors[3:12])
     assert torch.equal(pickle.loads(pickle.dumps(DEFAULT))(x[:3], 8192.0), DEFAULT(x[:3], 8192.0))
-    assert DEFAULT(x[:0], 8192.0).shape == (0, 463)
+    assert DEFAULT(x[:0], 8192.0).shape == (0, 464)

@@ -38,8 +38,8 @@ CONFIGS: list[AnyClassical] = [
     LocalKnnConfig(k=3, max_records=100),
     IsolationForestConfig(num_trees=20, max_records=100, samples_per_tree=64),
     MahalanobisConfig(trim=TRIM),
-    FusedMahalanobisConfig(blocks=("four", "two"), clip=(-50.0, 50.0), trim=None),
-    FusedMahalanobisConfig(blocks=("one", "three", "two"), clip=(-50.0, 50.0), max_records=150),
+    FusedMahalanobisConfig(blocks=("four", "two"), trim=None),
+    FusedMahalanobisConfig(blocks=("one", "three", "two"), max_records=150),
     KnnConfig(max_records=100, trim=TrimConfig(records=80)),
 ]
 
@@ -279,8 +279,8 @@ def test_trimming_beyond_its_sample_keeps_about_the_same_share() -> None:
 
 def test_fused_scores_by_the_slow_twin() -> None:
     train, test = vectors(400, mean=0), vectors(60, seed=1, mean=0)
-    config = FusedMahalanobisConfig(blocks=("four", "two"), clip=(-2.0, 6.0), trim=None)
-    x, y = train.double().numpy().clip(-2, 6), test.double().numpy().clip(-2, 6)
+    config = FusedMahalanobisConfig(blocks=("four", "two"), trim=None)
+    x, y = train.double().numpy(), test.double().numpy()
     inverse = []
     for columns in (slice(0, 4), slice(4, 6)):
         outside = covariance.LedoitWolf().fit(x[:, columns])
@@ -305,7 +305,7 @@ def test_a_part_that_is_often_upset_by_something_benign_has_a_small_say() -> Non
     train, healthy, faulty = records(2000, 0.1), records(1000, 0.1), records(1000, 0.0)
     faulty[:, :4] += 2.2
     x, labels = torch.cat([healthy, faulty]), [0] * 1000 + [1] * 1000
-    apart = fitted(FusedMahalanobisConfig(blocks=("four", "two"), clip=(-50.0, 50.0)), train).score(x)
+    apart = fitted(FusedMahalanobisConfig(blocks=("four", "two")), train).score(x)
     together = fitted(MahalanobisConfig(trim=TRIM), train).score(x)
     assert roc_auc_score(labels, apart) > roc_auc_score(labels, together) + 0.02
 
@@ -319,12 +319,11 @@ def test_a_block_that_the_feature_leaves_empty_is_left_out() -> None:
 def test_fused_says_what_is_wrong() -> None:
     for make in (
         lambda: FusedMahalanobisConfig(blocks=()),
-        lambda: FusedMahalanobisConfig(clip=(1.0, 6.0)),
         lambda: FusedMahalanobisConfig(max_records=10),
     ):
         with pytest.raises(UserError, match="must be"):
             make()
-    config = FusedMahalanobisConfig(blocks=("all",), clip=(-50.0, 50.0))
+    config = FusedMahalanobisConfig(blocks=("all",))
     with pytest.raises(TooFewRecords, match=r"at least 20 records .* not 19"):
         fitted(config, vectors(19))
     assert fitted(config, vectors(20)).score(vectors(4, seed=1)).isfinite().all()

@@ -22,7 +22,7 @@ from vibray.models.classical import MahalanobisConfig
 from vibray.models.fitted import Fitted
 from vibray.models.fused import FusedMahalanobisConfig
 from vibray.models.trimming import TrimConfig
-from vibray.recipes import ClassicalRecipe, build_classical, build_vector, columns_of
+from vibray.recipes import ClassicalRecipe, build_classical, build_vector, columns_of, level_of
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig, condition, place, waveform
 from vibray.train.classical import Rows, fit_detector, fit_scaling
@@ -105,9 +105,10 @@ class Judged:
         if not k or self.recipe.scaling.by != "sensor":
             return self.scaling
         x = calibration.vectors[self.recipe.feature.kind]
-        found = {sensor: self.scaling.statistics_of(x[at]) for sensor, at in calibration.first(k)}
-        tables = (torch.stack([own[i] for own in found.values()]) for i in (0, 1))
-        return self.scaling.extend(list(found), *tables)
+        rows = dict(calibration.first(k))
+        found = [self.scaling.statistics_of(x[at]) for at in rows.values()]
+        tables = (torch.stack([own[i] for own in found]) for i in (0, 1))
+        return self.scaling.extend(list(rows), [len(at) for at in rows.values()], *tables)
 
 
 def fitted(recipe: ClassicalRecipe, pool: Records, mains_hz: float) -> Judged:
@@ -116,7 +117,7 @@ def fitted(recipe: ClassicalRecipe, pool: Records, mains_hz: float) -> Judged:
     columns = columns_of(feature, recipe.detector.blocks)
     load = partial(Records.rows, pool)
     parts = [recipe.feature.kind]
-    scaling = fit_scaling(ScalingFit(recipe.scaling, feature.shape), parts, load)
+    scaling = fit_scaling(ScalingFit(recipe.scaling, feature.shape, level_of(feature)), parts, load)
     return Judged(recipe, scaling, fit_detector(build_classical(recipe.detector, feature), scaling, columns, parts, load), columns)
 
 

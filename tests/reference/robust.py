@@ -1,5 +1,7 @@
 """Slow, obvious twins of the robust statistics and of B64, in numpy, scipy and scikit-learn."""
 
+import math
+
 import numpy as np
 from scipy import signal
 from sklearn.covariance import LedoitWolf
@@ -24,7 +26,21 @@ def shrunk(pool: dict, own: np.ndarray, prior_records: float) -> tuple[float, fl
         usual = median_mad(np.concatenate(list(pool.values())))[1] ** 2 or 1.0
     centre, scale = median_mad(own)
     n = len(own)
-    return centre, (((n - 1) * scale**2 + prior_records * usual) / (n - 1 + prior_records)) ** 0.5
+    return centre, (((n - 1) * scale**2 + prior_records * usual) / (n - 1 + prior_records) * (1 + math.pi / (2 * n))) ** 0.5
+
+
+def limited(z: float, num_records: float, fall: float, upper: float, level: float | None) -> float:
+    """One scaled value between its limits, case by case."""
+    if z > upper:
+        value = upper + math.log(1 + z - upper)
+    elif num_records < math.inf:
+        value = max(z, -(1 + (fall - 1) * (1 - 1 / math.sqrt(num_records))))
+    else:
+        value = max(z, -fall)
+    if level is None or level >= -5:
+        return value
+    still = max(-1.0, min(1.0, value))
+    return still if level <= -10 else still + (value - still) * (level + 10) / 5
 
 
 def log_bands(waveform: np.ndarray, sample_rate_hz: float) -> np.ndarray:

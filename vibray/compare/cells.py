@@ -27,7 +27,7 @@ from vibray.fitting.data import classifier_lesson
 from vibray.fitting.deep import net_scores
 from vibray.fitting.worker import alone
 from vibray.models.ensemble import Ensemble
-from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, EnsembleRecipe, Recipe, banded
+from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, EnsembleRecipe, Recipe, banded, build_vector, level_of
 from vibray.schema import NORMAL
 from vibray.train.classical import fit_scaling
 
@@ -167,7 +167,8 @@ def _labels_only(recipe: LabelsOnly, task: Task) -> Scored:
         raise UserError(f"a regression needs labels of both kinds, and these {len(abnormal)} are of one: give larger --label-budgets")
     base, vectors = recipe.base, task.vectors[recipe.base.feature.kind]
     load = LoadPart(task.table, vectors.__getitem__)
-    fit = fit_scaling(ScalingFit(base.scaling, vectors.shape[1:]), task.table.by_part(task.pool), load)
+    level = level_of(build_vector(base.feature, task.table.facts.mains_hz))
+    fit = fit_scaling(ScalingFit(base.scaling, vectors.shape[1:], level), task.table.by_part(task.pool), load)
     scaling, shown = vectors_shown(base, fit, task)
     model = LogisticRegression(C=recipe.inverse_penalty, class_weight="balanced", max_iter=1000)
     model.fit(shown(task.labelled).numpy(), abnormal)

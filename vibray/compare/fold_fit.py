@@ -52,7 +52,8 @@ def calibrated(scaling: Scaling, read: Callable[[np.ndarray], Tensor], task: Tas
     if not rows_of:
         return scaling
     found = [scaling.statistics_of(read(np.array(rows))) for rows in rows_of.values()]
-    return scaling.extend(list(rows_of), torch.stack([location for location, _ in found]), torch.stack([scale for _, scale in found]))
+    location, scale = (torch.stack([own[i] for own in found]) for i in (0, 1))
+    return scaling.extend(list(rows_of), [len(rows) for rows in rows_of.values()], location, scale)
 
 
 def vectors_shown(recipe: ClassicalRecipe, scaling: Scaling, task: Task) -> tuple[Scaling, Callable[[np.ndarray], Tensor]]:

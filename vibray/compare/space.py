@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from vibray.config import UserError
+from vibray.features.scaling import ScalingConfig
 from vibray.models.deep_svdd import DeepSvddConfig
 from vibray.models.fused import FusedMahalanobisConfig
 from vibray.models.trimming import TrimConfig
@@ -97,8 +98,9 @@ def space_of(recipe: Recipe) -> Space:
             }
         case ClassicalRecipe(detector=FusedMahalanobisConfig()):
             return {
-                "lowest": Range(-6.0, -1.0, log=False),
-                "highest": Range(3.0, 12.0, log=False),
+                "fall": Range(2.0, 8.0, log=False),
+                "rise": Range(4.0, 20.0, log=False),
+                "prior_records": Range(4.0, 1024.0),
                 "trim_share": Range(0.02, 0.3),
                 "trim_rounds": Range(1, 5, log=False, whole=True),
             }
@@ -126,9 +128,9 @@ def propose(trial: Suggests, recipe: Recipe, space: Space) -> Recipe:
             )
             return replace(recipe, detector=detector, optim=replace(recipe.optim, lr=drawn("lr")))
         case ClassicalRecipe(detector=FusedMahalanobisConfig() as fused):
-            clip = (drawn("lowest"), drawn("highest"))
+            scaling = replace(recipe.scaling, limits=(drawn("fall"), drawn("rise")), prior_records=drawn("prior_records"))
             trim = TrimConfig(share=drawn("trim_share"), rounds=drawn("trim_rounds"))
-            return replace(recipe, detector=replace(fused, clip=clip, trim=trim))
+            return replace(recipe, scaling=scaling, detector=replace(fused, trim=trim))
     raise SpaceError(f"no search space for a recipe of kind {recipe.kind}")
 
 
@@ -166,8 +168,10 @@ def own_params(recipe: Recipe, space: Space) -> Params | None:
         case DeepRecipe(detector=VaeConfig() as detector):
             values = {"latent_channels": detector.latent_channels, "beta": detector.beta, "kl_in_score": detector.kl_in_score}
             values |= {"width": detector.trunk.width, "lr": recipe.optim.lr}
-        case ClassicalRecipe(detector=FusedMahalanobisConfig() as detector):
-            values = {"lowest": detector.clip[0], "highest": detector.clip[1]}
+        case ClassicalRecipe(
+            detector=FusedMahalanobisConfig() as detector, scaling=ScalingConfig(limits=(fall, rise), prior_records=prior)
+        ):
+            values = {"fall": fall, "rise": rise, "prior_records": prior}
             if detector.trim is not None:
                 values |= {"trim_share": detector.trim.share, "trim_rounds": detector.trim.rounds}
     asked = _Fixed(values)

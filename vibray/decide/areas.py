@@ -28,6 +28,13 @@ def auroc(scores: Scores, abnormal: Scores) -> float | None:
     return float((ranks[y].sum() - num_abnormal * (num_abnormal + 1) / 2) / (num_abnormal * num_normal))
 
 
+def weighted_auroc(scores: np.ndarray, abnormal: np.ndarray, weight: np.ndarray) -> float:
+    """AUROC of records that count `weight` times each; NaN unless both classes are there."""
+    order = np.argsort(-scores, kind="stable")
+    areas = _weighted_areas(abnormal[order], np.flatnonzero(np.diff(scores[order], append=np.inf)), weight[order])
+    return np.nan if areas is None else areas[0]
+
+
 def auroc_std(area: float, num_abnormal: int, num_normal: int) -> float:
     """Standard error of an AUROC: a lower bound.
 

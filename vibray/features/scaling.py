@@ -13,6 +13,7 @@ from pydantic import with_config
 from torch import Tensor
 
 from vibray.config import STRICT, UserError, from_json, to_json
+from vibray.features.limits import limited, upper_limits
 from vibray.signal.reservoir import Reservoir
 from vibray.signal.robust import median_mad
 
@@ -42,11 +43,14 @@ class ScalingConfig:
     """The fleet's statistics are those of so many records, drawn by their key's hash."""
     records_per_sensor: int = 256
     """A sensor's statistics are those of so many of its records, drawn by their key's hash."""
-    prior_records: float = 64.0
+    prior_records: float = 256.0
     """A sensor's own spread counts as its n - 1 records, the spread that is usual within a sensor as so many: no scale is guessed from a
     handful of records."""
     clip: float | None = None
     """Scaled values are cut to [-clip, clip]. None: not cut."""
+    limits: tuple[float, float] | None = None
+    """How many spreads a value may fall and rise in full. What rises further keeps its order, what falls further does not, and a feature
+    that tells its level is drawn together where the machine stands still (features/limits.py). None: everything counts as it is."""
 
     def __post_init__(self) -> None:
         low, high = self.quantiles
@@ -58,6 +62,10 @@ class ScalingConfig:
             raise UserError(f"scaling: prior_records must be a number above 0, not {self.prior_records}")
         if self.clip is not None and self.clip <= 0:
             raise UserError(f"scaling: clip must be above 0, not {self.clip}")
+        if self.limits is not None and (min(self.limits) < 1 or self.by == "none"):
+            raise UserError(
+                f'scaling: limits are at least 1 and of values scaled by fleet or sensor, not {self.limits} with by="{self.by}"'
+            )
 
 
 class ScalingFit:
@@ -72,8 +80,9 @@ class ScalingFit:
     Raises UserError where per="row" meets a shape that is not (channels, rows, columns).
     """
 
-    def __init__(self, config: ScalingConfig, shape: tuple[int, ...]) -> None:
-        self.config, self.shape = config, shape
+    def __init__(self, config: ScalingConfig, shape: tuple[int, ...], level: int | None = None) -> None:
+        """`level`: which element of a vector tells how loud the whole record is, where one does."""
+        self.config, self.shape, self.level = config, shape, level
         self.counts: Counter[Sensor] = Counter()
         self.observed_shape = tuple(_observed(torch.empty(1, *shape), config).shape[1:])
         self.fleet = Reservoir(config.fleet_records, self.observed_shape)
@@ -97,7 +106,7 @@ class ScalingFit:
 
     def merge(self, other: "ScalingFit") -> None:
         """Takes another worker's state in; associative and commutative, exactly."""
-        if (other.config, other.shape) != (self.config, self.shape):
+        if (other.config, other.shape, other.level) != (self.config, self.shape, self.level):
             raise ValueError("scaling: only fits of one config and shape can be merged")
         self.fleet.merge(other.fleet)
         self.counts.update(other.counts)
@@ -118,7 +127,24 @@ class ScalingFit:
         locations = torch.stack([location, *(centre for centre, _ in own)])
         shrunk = (_shrunk(len(x), *statistics, within, config) for x, statistics in zip(rows, own, strict=True))
         counts = dict(sorted(self.counts.items()))
-        return Scaling(config, self.shape, tuple(counts), counts, locations, torch.stack([scale, *shrunk]), within, constant)
+        scales = torch.stack([scale, *shrunk])
+        upper = self._upper(locations, scales, constant)
+        return Scaling(config, self.shape, self.level, tuple(counts), counts, locations, scales, within, constant, upper)
+
+    def _upper(self, location: Tensor, scale: Tensor, constant: Tensor) -> Float[Tensor, "*statistic"]:
+        """The upper limits by the scaled values of as many records as stand for the fleet, each by its own sensor's statistics."""
+        if self.config.limits is None:
+            return torch.full_like(location[0], torch.inf)
+        of = [self.sensors[sensor] for sensor in sorted(self.sensors)] if self.config.by == "sensor" else [self.fleet]
+        keys = np.concatenate([one.keys for one in of])
+        last = np.sort(keys)[: self.config.fleet_records][-1]
+        first = 1 if self.config.by == "sensor" else 0
+        z = [
+            (_transformed(torch.from_numpy(one.rows[one.keys <= last]), constant, self.config) - location[i]) / scale[i]
+            for i, one in enumerate(of, start=first)
+        ]
+        rows = torch.cat(z).movedim(-1, 1).flatten(0, 1)[..., None] if self.config.per == "row" else torch.cat(z)
+        return torch.from_numpy(upper_limits(rows.numpy(), self.config.limits[1]))
 
     def _sensor(self, sensor: Sensor) -> Reservoir:
         if sensor not in self.sensors:
@@ -132,15 +158,15 @@ class Scaling:
     `sensors` are those of the training corpus, or of a calibration, from one record on; any other is scaled as the fleet is. A sensor's
     location is its own median. Its scale is drawn towards what is usual within a sensor:
 
-        sd^2 = ((n - 1) s^2 + kappa s0^2) / (n - 1 + kappa)
+        sd^2 = (1 + pi / 2n) ((n - 1) s^2 + kappa s0^2) / (n - 1 + kappa)
 
-    with s its own robust scale over the n records that were kept of it (the columns of one record are not independent: n counts records),
-    kappa = `prior_records`, and `within` = s0: s0^2 is the median of s^2 over the training corpus' sensors of at least two records, element
-    by element; where that is 0, or no sensor has two, the fleet's scale squared, and where that is 0 too, 1. (The scale of the
-    posterior of a variance whose prior is a scaled inverse chi-squared with kappa degrees of freedom: Gelman et al., Bayesian Data
-    Analysis, section 3.3.) A sensor's level is told by one record, its spread by many: of one it is 0, of five off by half, and where it
-    is too small by chance each later record looks abnormal. Sensors never seen that had the fleet's statistics below 20 records were
-    ranked at AUROC .650 on the synthetic fleet; in this way one record each gives .92.
+    the first factor being the error of the location, the median of n; with s its own robust scale over the n records that were kept of it
+    (the columns of one record are not independent: n counts records), kappa = `prior_records`, and `within` = s0: s0^2 is the median of s^2
+    over the training corpus' sensors of at least two records, element by element; where that is 0, or no sensor has two, the fleet's scale
+    squared, and where that is 0 too, 1. (The scale of the posterior of a variance whose prior is a scaled inverse chi-squared with kappa
+    degrees of freedom: Gelman et al., Bayesian Data Analysis, section 3.3.) A sensor's level is told by one record, its spread by many: of
+    one it is 0, of five off by half, and where it is too small by chance each later record looks abnormal. Sensors never seen that had the
+    fleet's statistics below 20 records were ranked at AUROC .650 on the synthetic fleet; in this way one record each gives .92.
 
     A spread that float32 cannot show at its location is 0, and no scale is below what float32 shows there.
     """
@@ -149,16 +175,20 @@ class Scaling:
         self,
         config: ScalingConfig,
         shape: tuple[int, ...],
+        level: int | None,
         sensors: tuple[Sensor, ...],
         counts: dict[Sensor, int],
         location: Float[Tensor, " table *statistic"],
         scale: Float[Tensor, " table *statistic"],
         within: Float[Tensor, "*statistic"],
         constant: Float[Tensor, "*element"],
+        upper: Float[Tensor, "*statistic"],
     ) -> None:
-        self.config, self.shape, self.sensors, self.counts = config, shape, sensors, counts
-        self.location, self.scale, self.within, self.constant = location, scale, within, constant
+        """`counts`: records that made each sensor's statistics. `upper`: above it a scaled value grows by its logarithm alone."""
+        self.config, self.shape, self.level, self.sensors, self.counts = config, shape, level, sensors, counts
+        self.location, self.scale, self.within, self.constant, self.upper = location, scale, within, constant, upper
         self._row = {sensor: i + 1 for i, sensor in enumerate(sensors)}
+        self._num_records = torch.tensor([math.inf, *(counts[sensor] for sensor in sensors)])
 
     def __call__(self, x: Float[Tensor, " batch *shape"], sensors: Sequence[Sensor] | None = None) -> Float[Tensor, " batch *shape"]:
         """Scaled values, float32, finite for finite input, on the device of `x`. Without a sensor that is known: by the fleet's.
@@ -174,6 +204,15 @@ class Scaling:
             if self.config.by == "sensor" and sensors is not None:
                 rows = [self._row.get(sensor, 0) for sensor in sensors]
             y = (y - self.location[rows].to(x.device)) / self.scale[rows].to(x.device)
+            if self.config.limits is not None:
+                level = None if self.level is None else y[:, self.level]
+                y = limited(
+                    y.clamp(-_FLOAT32.max, _FLOAT32.max),
+                    self._num_records[rows].to(x.device),
+                    self.config.limits[0],
+                    self.upper.to(x.device),
+                    level,
+                )
         bound = self.config.clip or _FLOAT32.max
         return y.clamp(-bound, bound)
 
@@ -196,8 +235,14 @@ class Scaling:
         location, spread = _statistics(_transformed(observed, self.constant, self.config), self.config)
         return location, _shrunk(len(x), location, spread, self.within, self.config)
 
-    def extend(self, sensors: Sequence[Sensor], location: Float[Tensor, "sensors ..."], scale: Float[Tensor, "sensors ..."]) -> "Scaling":
-        """A new scaling that also knows `sensors`; their statistics, from `statistics_of`, may come flattened.
+    def extend(
+        self,
+        sensors: Sequence[Sensor],
+        num_records: Sequence[int],
+        location: Float[Tensor, "sensors ..."],
+        scale: Float[Tensor, "sensors ..."],
+    ) -> "Scaling":
+        """A new scaling that also knows `sensors`; their statistics, from `statistics_of` of so many records each, may come flattened.
 
         Raises UserError on a sensor that is known already or comes twice, and on a scale that is not above 0; ValueError on another size.
         """
@@ -216,18 +261,21 @@ class Scaling:
         if self.config.by == "sensor":
             table_shape = (len(sensors), *self.location.shape[1:])
             tables = [torch.cat([a, b.to(a).reshape(table_shape)]) for a, b in zip(tables, (location, scale), strict=True)]
-        names = (*self.sensors, *sensors)
-        return Scaling(self.config, self.shape, names, self.counts, tables[0], tables[1], self.within, self.constant)
+        names, counts = (*self.sensors, *sensors), self.counts | dict(zip(sensors, num_records, strict=True))
+        state = (tables[0], tables[1], self.within, self.constant, self.upper)
+        return Scaling(self.config, self.shape, self.level, names, counts, *state)
 
     def state(self) -> dict[str, Tensor]:
         """What was fitted, for safetensors."""
-        return {"location": self.location, "scale": self.scale, "within": self.within, "constant": self.constant}
+        names = ("location", "scale", "within", "constant", "upper")
+        return {name: getattr(self, name) for name in names}
 
     def facts(self) -> dict[str, Any]:
         """What a reader of JSON wants to know: config, shape, the sensors in the order of the tables, records a sensor in training."""
         return {
             "config": to_json(self.config),
             "shape": list(self.shape),
+            "level": self.level,
             "sensors": [list(sensor) for sensor in self.sensors],
             "num_records": [[*sensor, count] for sensor, count in self.counts.items()],
         }
@@ -240,10 +288,10 @@ class Scaling:
             raise UserError(f"scaling was fitted as {facts['config']} for {facts['shape']}, not as {to_json(config)} for {list(shape)}")
         sensors = tuple((unit, sensor_id) for unit, sensor_id in facts["sensors"])
         counts = {(unit, sensor_id): count for unit, sensor_id, count in facts["num_records"]}
-        location, scale, within, constant = (state[name] for name in ("location", "scale", "within", "constant"))
+        location, scale, within = (state[name] for name in ("location", "scale", "within"))
         if location.shape != scale.shape or location.shape != (1 + len(sensors) * (config.by == "sensor"), *within.shape):
             raise UserError(f"scaling: statistics {tuple(location.shape)} for {len(sensors)} sensors: train the run again")
-        return cls(config, shape, sensors, counts, location, scale, within, constant)
+        return cls(config, shape, facts["level"], sensors, counts, location, scale, within, state["constant"], state["upper"])
 
 
 def _observed(x: Float[Tensor, " batch *shape"], config: ScalingConfig) -> Float[Tensor, "batch ..."]:
@@ -306,7 +354,7 @@ def _shrunk(
 ) -> Float[Tensor, "..."]:
     """sd of a sensor whose `num_records` have this location and spread."""
     own, prior = num_records - 1, config.prior_records
-    sd = ((own * spread.double().square() + prior * within.double().square()) / (own + prior)).sqrt()
+    sd = ((own * spread.double().square() + prior * within.double().square()) / (own + prior) * (1 + math.pi / 2 / num_records)).sqrt()
     lowest = (_FLOAT32.eps * location.double().abs()).clamp(min=_FLOAT32.tiny)
     return sd.clamp(max=_FLOAT32.max).maximum(lowest).float()
 

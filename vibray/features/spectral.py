@@ -80,7 +80,7 @@ class SpectralConfig:
 
 
 class Spectral:
-    """Nine blocks. All but `time` are of the record minus its mean; Hann windows are periodic, nothing is padded, DC bins are dropped.
+    """Ten blocks. All but `time` are of the record minus its mean; Hann windows are periodic, nothing is padded, DC bins are dropped.
 
     * `time`: the 15 statistics of signal/statistics.py, of the raw record.
     * `log_mean`: ln of the mean over time of |STFT|, per bin.
@@ -91,6 +91,7 @@ class Spectral:
     * `steady`, `coarse`, `octaves`: mean over the frames of ln band energy, in 64 equal, 16 equal and 48 geometric bands. The geometric
       mean over time is what the machine does all along: a knock or a click raises one frame and hardly this. Few wide bands gather
       weak broadband noise, many narrow ones at low frequencies part a line from its sidebands.
+    * `level`: ln of the standard deviation. A scaling tells by it that a machine stands still (features/limits.py).
     * `lines` (30, or none without a mains frequency): ln of the amplitude at m f0, m = 2, 4 .. 40 and then 1, 3 .. 19, f0 being the
       record's own mains frequency within 0.5 Hz of the nominal one (signal/harmonics.py). Bands are as wide as the lines' distance: an
       odd line that rises beside a strong even one is lost in them. A line at or above Nyquist has the floor's logarithm.
@@ -102,11 +103,12 @@ class Spectral:
         self.config = config
         bins, moved = config.stft_window // 2, 2 * config.movement_bands * len(config.windows)
         self.orders = () if config.mains_hz is None else EVEN_ORDERS + ODD_ORDERS
-        kept = [config.steady_bands, config.coarse_bands, config.octave_bands, len(self.orders)]
+        kept = [config.steady_bands, config.coarse_bands, config.octave_bands, 1, len(self.orders)]
         ends = np.cumsum([0, len(TIME_STATISTICS), bins, bins, config.num_bands, moved, *kept]).tolist()
-        names = ("time", "log_mean", "log_cv", "bands", "movement", "steady", "coarse", "octaves", "lines")
+        names = ("time", "log_mean", "log_cv", "bands", "movement", "steady", "coarse", "octaves", "level", "lines")
         self.blocks: dict[str, slice] = {name: slice(ends[i], ends[i + 1]) for i, name in enumerate(names)}
         self.shape: tuple[int, ...] = (ends[-1],)
+        self.level = self.blocks["level"].start
 
     def check(self, sample_rate_hz: float, num_samples: int) -> None:
         """Raises UserError where a record is shorter than a Welch segment, or holds fewer than two frames of a window, and where
@@ -134,12 +136,13 @@ class Spectral:
             *(f"steady{i:02d}" for i in range(1, c.steady_bands + 1)),
             *(f"coarse{i:02d}" for i in range(1, c.coarse_bands + 1)),
             *(f"octave{i:02d}" for i in range(1, c.octave_bands + 1)),
+            "level",
             *(f"line{m:02d}" for m in self.orders),
         )
 
     def frequencies_hz(self, sample_rate_hz: float) -> tuple[float | None, ...]:
         """Frequency of each number's bin, or the middle of its band (of `octaves` the geometric one), in Hz; a line's nominal one. None
-        for a time statistic."""
+        for a time statistic and the level."""
         c = self.config
 
         def middles(window: int, num_bands: int) -> list[float]:
@@ -153,7 +156,7 @@ class Spectral:
         octaves = np.sqrt(edges[1:] * edges[:-1]).tolist()
         welch = middles(c.welch_window, c.num_bands)
         lines = [m * (c.mains_hz or 0.0) for m in self.orders]
-        return (*[None] * len(TIME_STATISTICS), *stft, *stft, *welch, *moved, *equal[0], *equal[1], *octaves, *lines)
+        return (*[None] * len(TIME_STATISTICS), *stft, *stft, *welch, *moved, *equal[0], *equal[1], *octaves, None, *lines)
 
     def __call__(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch dims"]:
         """The vectors, float32. Raises UserError as `check` does."""
@@ -179,6 +182,7 @@ class Spectral:
                 torch.log(band_means(psd, c.num_bands) + POWER_FLOOR),
                 *(_movement(power[window, window // 2], c.movement_bands) for window in c.windows),
                 *self._steady(xc, sample_rate_hz),
+                torch.log(xc.square().mean(-1, keepdim=True).sqrt() + AMPLITUDE_FLOOR),
                 *([_lines(waveforms, sample_rate_hz, c.mains_hz)] if c.mains_hz is not None else []),
             ],
             dim=-1,

@@ -31,9 +31,6 @@ class FusedMahalanobisConfig:
     blocks: tuple[str, ...] = ("bands", "steady", "coarse", "octaves", "lines")
     """Blocks of the feature that are used, each a part with a covariance of its own. One that the feature leaves empty is left out:
     `lines` on a corpus without a mains frequency."""
-    clip: tuple[float, float] = (-2.0, 6.0)
-    """Scaled values are cut to this range. Faults add energy, and a quieter machine (off, idle) is no fault, so the lower bound is nearer;
-    the upper one keeps one band from deciding alone."""
     trim: TrimConfig | None = TrimConfig()
     """Leave the records that are most abnormal to a part out of that part, and fit it again."""
     max_records: int = 20_000
@@ -41,7 +38,6 @@ class FusedMahalanobisConfig:
 
     def __post_init__(self) -> None:
         check_field(self, "blocks", bool(self.blocks), "at least one block")
-        check_field(self, "clip", self.clip[0] < 0 < self.clip[1], "a range around 0")
         check_field(self, "max_records", self.max_records >= 100, "at least 100")
 
 
@@ -116,7 +112,7 @@ class Fused:
         return (beyond - counted.log()).logsumexp(dim=0) - math.log(len(self.parts))
 
     def _columns(self, x: Float[Tensor, "batch dims"]) -> tuple[Float64[Tensor, "batch _"], ...]:
-        return vectors(x, self.dims).clamp(*self.config.clip).split(self.sizes, dim=1)
+        return vectors(x, self.dims).split(self.sizes, dim=1)
 
     def _part_scores(self, columns: Sequence[Float64[Tensor, "batch _"]]) -> Float64[Tensor, "batch parts"]:
         return torch.stack([part.score(own) for part, own in zip(self.parts, columns, strict=True)], dim=1)
