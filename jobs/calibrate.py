@@ -2,6 +2,9 @@
 
   python jobs/calibrate.py --run s3://b/runs/a --input s3://b/raw/new-site \\
       --calibration s3://b/calibrations/new-site --sample-rate-hz 8192
+
+One record calibrates a sensor: its level is then its own, its spread the one that is usual. The same command again goes on where it
+stopped. A calibration is of the shards that were there when it was begun: as records come, make another one in another folder.
 """
 
 import tyro

@@ -264,6 +264,18 @@ class Run:
         return self
 
 
+def run_identity(uri: str, run: Run) -> dict[str, Any]:
+    """What scores and calibrations say of the run that made them."""
+    return {
+        "uri": uri,
+        "recipe": short_hash(run.recipe),
+        "kind": run.recipe.kind,
+        "content": short_hash(check_finished(uri)["files"]),
+        "members": list(run.members),
+        "faults": None if run.faults is None else list(run.faults),
+    }
+
+
 def deep_members(run: Run) -> list[Detecting]:
     """The deep detectors of a run: itself, or those of an ensemble in their order."""
     return [single for single in _singles(run.model) if isinstance(single.detector, nn.Module)]

@@ -180,6 +180,10 @@ CALIBRATION = pa.schema(
     ]
 )
 
+CONTEXT = pa.schema([pa.field("record_id", pa.string(), nullable=False), pa.field("calibrated", pa.bool_(), nullable=False)])
+"""What a run says of each record that calibrated its sensor, against the others of them: a column each of its outputs beside these.
+`calibrated` is false for a record that was alone."""
+
 UNDECIDED, LABEL_NORMAL, LABEL_ABNORMAL = -1, 0, 1
 
 PSEUDO_LABELS = pa.schema(

@@ -11,7 +11,8 @@ from tests.pipeline.lines import FACTS, NUM_SAMPLES, RATE_HZ, START, waveform
 from vibray import schema
 from vibray.features.scaling import ScalingFit, Sensor
 from vibray.models.ensemble import Ensemble, EnsembleConfig
-from vibray.pipeline.calibrate import calibration_table, first_records, plausible
+from vibray.pipeline.calibrate import calibration_table
+from vibray.pipeline.earliest import first_records, plausible
 from vibray.recipes import ClassicalRecipe, EnsembleRecipe, banded, build_classical, build_vector, columns_of
 from vibray.runs import Detecting, Fusing, Inputs, Run, score_statistics
 from vibray.train.classical import Rows, fit_detector, fit_scaling, score_parts
@@ -65,7 +66,7 @@ def records(sensor: Sensor, x: np.ndarray) -> pa.Table:
 def test_a_member_that_knows_the_sensor_keeps_its_own_baseline(run):
     assert run.known([OFTEN, RARE, NEW]).tolist() == [True, False, False]
     x = waves(50, 1, seed=1)
-    table = calibration_table(run, {RARE: records(RARE, x), NEW: records(NEW, waves(50, 3))})
+    table, _ = calibration_table(run, {RARE: records(RARE, x), NEW: records(NEW, waves(50, 3))})
     named = list(zip(table["member"].to_pylist(), table["sensor_id"].to_pylist(), strict=True))
     assert named == [("b", "t1-s1"), ("a", "t2-s0"), ("b", "t2-s0")]
 
@@ -81,10 +82,10 @@ def test_a_member_that_knows_the_sensor_keeps_its_own_baseline(run):
 
 def test_scores_of_a_calibration_are_out_of_sample(run):
     x = waves(60, 3)
-    table = calibration_table(run, {NEW: records(NEW, x)})
+    table, _ = calibration_table(run, {NEW: records(NEW, x)})
     assert table["record_ids"].to_pylist()[0] == [f"a.jsonl@{i}" for i in range(60)]
     for held in (np.arange(6), np.arange(54, 60)):  # the first tenth and the last, against the other nine
-        others = calibration_table(run, {NEW: records(NEW, np.delete(x, held, axis=0))})
+        others, _ = calibration_table(run, {NEW: records(NEW, np.delete(x, held, axis=0))})
         expected = run.calibrated(others).score(torch.from_numpy(x[held]), RATE_HZ, [NEW] * 6)
         assert np.array(table["scores"].to_pylist()[0])[held] == pytest.approx(expected.numpy(), rel=1e-5)
     in_sample = run.calibrated(table).score(torch.from_numpy(x), RATE_HZ, [NEW] * 60)
@@ -94,10 +95,10 @@ def test_scores_of_a_calibration_are_out_of_sample(run):
 @pytest.mark.parametrize("num", [1, 2, 4])
 def test_few_records_calibrate_and_each_is_scored_against_all_the_others(run, num):
     x = waves(num, 3)
-    table = calibration_table(run, {NEW: records(NEW, x)})
+    table, _ = calibration_table(run, {NEW: records(NEW, x)})
     assert table["num_records"].to_pylist() == [num, num] and run.calibrated(table).known([NEW]).all()
     for i in range(num) if num > 1 else ():
-        others = run.calibrated(calibration_table(run, {NEW: records(NEW, np.delete(x, i, axis=0))}))
+        others = run.calibrated(calibration_table(run, {NEW: records(NEW, np.delete(x, i, axis=0))})[0])
         expected = others.score(torch.from_numpy(x[[i]]), RATE_HZ, [NEW])
         assert table["scores"].to_pylist()[0][i] == pytest.approx(float(expected), rel=1e-5)
     assert [len(scores) for scores in table["scores"].to_pylist()] == [num if num > 1 else 0] * 2
@@ -106,7 +107,7 @@ def test_few_records_calibrate_and_each_is_scored_against_all_the_others(run, nu
 def test_records_of_a_sensor_that_hangs_have_no_score_out_of_sample(run):
     x = waves(60, 3)
     x[7, 1000:2000] = x[7, 1000]
-    table = calibration_table(run, {NEW: records(NEW, x)})
+    table, _ = calibration_table(run, {NEW: records(NEW, x)})
     assert table["record_ids"].to_pylist()[0] == [f"a.jsonl@{i}" for i in range(60) if i != 7] and len(table["scores"].to_pylist()[0]) == 59
 
 

@@ -14,14 +14,14 @@ from vibray.decide.thresholds import ConformalConfig, PercentileConfig
 from vibray.fitting.data import TrainingError
 from vibray.fitting.jobs import TrainJob
 from vibray.pipeline import session
-from vibray.pipeline.calibrate import calibrate
+from vibray.pipeline.calibrate import CalibrationMismatch, calibrate
 from vibray.pipeline.ending import ClusterError, user_errors
 from vibray.pipeline.evaluate import evaluate
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import CalibrateJob, EvaluateJob, FeaturizeJob, LabelJob, ReportJob, ScoreJob
 from vibray.pipeline.label import DecisionsMismatch, label, overall_of, read_cuts
 from vibray.pipeline.report import report
-from vibray.pipeline.score import CalibrationMismatch, score
+from vibray.pipeline.score import score
 from vibray.pipeline.train import train
 from vibray.recipes import EnsembleRecipe, banded, baselines, cwt_svdd, mahalanobis, rms, zerone_mahalanobis
 from vibray.storage import objects

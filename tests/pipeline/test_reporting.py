@@ -17,12 +17,13 @@ from vibray.features.scaling import ScalingConfig, ScalingFit
 from vibray.models.backbone import TrunkConfig
 from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
 from vibray.models.vae import VaeConfig
-from vibray.pipeline.calibrate import by_sensor, calibration_table
+from vibray.pipeline.calibrate import calibration_table, load_calibrated
+from vibray.pipeline.earliest import by_sensor
 from vibray.pipeline.report import explanations, gather
-from vibray.pipeline.score import Scorer, load_calibrated, run_identity
+from vibray.pipeline.score import Scorer
 from vibray.recipes import DeepRecipe, build_deep, build_feature
 from vibray.report.data import Map, ReportConfig
-from vibray.runs import Detecting, Run, begin, load, save, score_statistics
+from vibray.runs import Detecting, Run, begin, load, run_identity, save, score_statistics
 from vibray.storage import objects
 from vibray.storage.parts import commit_part, finish_folder, make_plan, read_shard, start_plan
 from vibray.storage.reading import ReadPart
@@ -62,7 +63,7 @@ def calibrated_scores(folder: Path, run_uri: str, corpus: str, **options: Any) -
     """Scores of a corpus whose sensors the run does not know, with a calibration of their own records."""
     run, calibration_uri = load(run_uri), str(folder / f"calibration-{corpus}")
     earlier = read(folder, f"earlier-{corpus}", {}, **options).records
-    table = calibration_table(run, dict(by_sensor(earlier)))
+    table, _ = calibration_table(run, dict(by_sensor(earlier)))
     objects.write_table(objects.join(calibration_uri, "calibration.parquet"), table)
     finish_folder(calibration_uri, ["calibration.parquet"], {"run": run_identity(run_uri, run)})
     done = objects.read_json(objects.join(calibration_uri, "_done.json"))

@@ -76,7 +76,7 @@ def scored(run: Run, fleet: Fleet, k: int) -> tuple[pa.Table, dict[tuple[str, st
         sensor: fleet.origin.take(pa.array(rows)).append_column(waveform, vector_column(fleet.waveforms[rows]))
         for sensor, rows in of_sensor.items()
     }
-    calibration = calibration_table(run, known)
+    calibration, _ = calibration_table(run, known)
     calibrated = run.calibrated(calibration)
     states, causes = calibrated.states(fleet.waveforms, sensors)
     columns = {name: fleet.origin[name] for name in schema.ORIGIN.names} | {

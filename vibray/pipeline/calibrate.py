@@ -1,241 +1,276 @@
-"""Sensors that training did not see: their robust statistics, from their earliest records, so that scoring stays one pass."""
+"""Sensors that training did not see: their robust statistics, from their earliest records, so that scoring stays one pass.
 
-import dataclasses
+One record calibrates a sensor: its scale is then the one that is usual (features/scaling.py). Which records are the earliest, how they are
+read and what that takes of memory stands in earliest.py. A folder of a calibration:
+
+    calibration.parquet  [context.parquet]  _done.json  parts/
+
+`parts/` is what a killed job goes on from: where each record of the input comes from, part by part, and groups of sensors that are done.
+"""
+
 import json
-from collections.abc import Iterator
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from vibray import schema
-from vibray.config import UserError
-from vibray.decide.audit import COLUMNS, audit
-from vibray.decide.clocks import GAP_YEARS, YEAR_MS
-from vibray.decide.findings import Finding, counts_of, print_findings
+from vibray.config import UserError, short_hash
+from vibray.decide.findings import counts_of, print_findings
 from vibray.decide.pseudo_labels import UNDECIDED_STATES
 from vibray.decide.state import history_of, state_statistics
 from vibray.features.scaling import Scaling, Sensor
+from vibray.pipeline.earliest import GROUP_BYTES, ORIGIN_BYTES, Earliest, Group, earliest, groups, keep_origins, origins, plausible
 from vibray.pipeline.jobs import CalibrateJob
-from vibray.pipeline.local import num_parts, read_here, works_alone
-from vibray.pipeline.score import run_identity
-from vibray.pipeline.telemetry import Watch
-from vibray.runs import CHUNK, Inputs, Run, load, mains_snr_db
+from vibray.pipeline.local import map_here, works_alone
+from vibray.pipeline.parts import PartsJob
+from vibray.recipes import FeatureConfig
+from vibray.runs import CHUNK, Inputs, Run, load, mains_snr_db, run_identity
 from vibray.storage import objects
-from vibray.storage.corpus import CorpusFacts
-from vibray.storage.parts import finish_folder
-from vibray.storage.plan import Plan, make_plan
-from vibray.storage.reading import ReadPart
+from vibray.storage.parts import check_finished, finish_folder
+from vibray.storage.plan import LINES_PER_PART, make_plan, read_plan
+from vibray.storage.since import held
 from vibray.tables import sensors_of, waveforms_of
 
 NUM_FOLDS = 10
 """Of the records that calibrate a sensor, for their scores out of sample: each is scored against a baseline of nine tenths of them, of
 fewer than ten records against one of all the others."""
 
+New = dict[str, tuple[torch.Tensor, Scaling]]
+"""By member, the raw feature values of a sensor's records and the scaling that does not know it."""
+
+
+class CalibrationMismatch(UserError):
+    """The calibration was made with another run."""
+
 
 def calibrate(job: CalibrateJob) -> None:
     """Runs the stage; see jobs/calibrate.py."""
     run_uri, input_uri, calibration_uri = (objects.absolute(uri) for uri in (job.run, job.input, job.calibration))
-    run, k = load(run_uri), job.records_per_sensor
+    if job.records_per_sensor < 1:
+        raise UserError(f"--records-per-sensor must be at least 1, not {job.records_per_sensor}")
+    run = load(run_uri)
     run.check(job.sample_rate_hz, run.facts.num_samples)
     corpus = job.corpus or objects.last_segment(input_uri)
-    identity = {"input": input_uri, "corpus": corpus, "run": run_identity(run_uri, run), "records_per_sensor": k}
-    plan = make_plan(input_uri, corpus, identity)
+    calibration = Calibration(calibration_uri, run_uri, run, input_uri, corpus, job.records_per_sensor, NUM_FOLDS, local=job.local)
     if job.dry_run:
-        shards = len(plan.sizes)
-        print(
-            f"calibrate the sensors of {input_uri} that {run_uri} does not know: {shards} shards, {plan.num_bytes / 2**20:,.1f} MiB to read"
-        )
-        print(f"  the earliest {k} records of each are kept in memory: {4e-6 * k * run.facts.num_samples:.1f} MB a sensor")
-        print("dry run: nothing was written")
+        calibration.preview()
         return
-    if _finished(calibration_uri, identity):
+    finished = calibration.finished()
+    calibration.print_newer()
+    if finished:
         print(f"{calibration_uri} is finished already: nothing to do")
-        return
-    known = known_sensors(run)
-    todo = [(part, frozenset[int]()) for part in plan.parts]
-    if works_alone(job.local, num_parts(todo)):
-        records = earliest(plan, (first_of_unknown(read, known, k) for read in read_here(plan, run.facts, todo)), k)
     else:
-        from vibray.pipeline import session
-
-        with session.started():
-            session.check_nodes([objects.join(run_uri, "_done.json")])
-            records = earliest(plan, _on_ray(plan, run.facts, known, k), k)
-    records, findings = plausible(records, k)
-    table = calibration_table(run, records)
-    if not table.num_rows:
-        raise UserError(f"{input_uri} holds no sensor to calibrate: every one is known to the run")
-    objects.write_table(objects.join(calibration_uri, "calibration.parquet"), table)
-    finish_folder(calibration_uri, ["calibration.parquet"], {**identity, "findings": counts_of(findings)})
-    print(f"calibrated {len(set(sensors_of(table)))} sensors")
-    print_findings(findings)
+        calibration.make(may_be_empty=False)
 
 
-def _finished(calibration_uri: str, identity: dict) -> bool:
-    try:
-        there = objects.read_json(objects.join(calibration_uri, "_done.json"))
-    except FileNotFoundError:
-        return False
-    differing = [name for name, value in json.loads(json.dumps(identity)).items() if there.get(name) != value]
-    if differing:
-        raise UserError(f"{calibration_uri} is another calibration ({', '.join(differing)} differ): use another folder, or remove this one")
-    return True
+@dataclass(frozen=True)
+class Calibration:
+    """A calibration to be made, by jobs/calibrate.py or within jobs/score.py."""
 
+    uri: str
+    run_uri: str
+    run: Run
+    input_uri: str
+    corpus: str
+    records_per_sensor: int
+    num_folds: int | None
+    """of a sensor's records, for their scores out of sample; None: one a record, and context.parquet holds all that the run says of it"""
+    lines_per_part: int = LINES_PER_PART
+    local: bool = False
 
-def earliest(plan: Plan, parts: Iterator[ReadPart], k: int) -> dict[Sensor, pa.Table]:
-    """The k earliest records of each sensor by (measured_at, record_id), of parts as they come."""
-    kept: dict[Sensor, pa.Table] = {}
-    with Watch("calibrate", plan, [(part, frozenset()) for part in plan.parts]) as watch:
-        for read in parts:
-            num_bad = read.bad.num_rows
-            watch.part({"part": read.part_id, "key": read.key, "last": read.last, "num_kept": read.num_read - num_bad, "num_bad": num_bad})
-            for sensor, table in by_sensor(read.records):
-                kept[sensor] = first_records([kept[sensor], table] if sensor in kept else [table], k)
-    return kept
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the same command must find again."""
+        how = {"records_per_sensor": self.records_per_sensor, "num_folds": self.num_folds}
+        return {"input": self.input_uri, "corpus": self.corpus, "run": run_identity(self.run_uri, self.run), **how}
 
+    @property
+    def parts_job(self) -> PartsJob:
+        """The first step: a pass over the input."""
+        where = self.input_uri, objects.join(self.uri, "parts"), self.corpus
+        return PartsJob(*where, self.run.facts, self.identity, self.lines_per_part, "calibrate", self.local)
 
-def plausible(records: dict[Sensor, pa.Table], k: int) -> tuple[dict[Sensor, pa.Table], tuple[Finding, ...]]:
-    """The k earliest records of each sensor whose time can be, and what the records say against one another.
+    def preview(self) -> None:
+        """A dry run."""
+        k, num_samples = self.records_per_sensor, self.run.facts.num_samples
+        print(f"the sensors that {self.run_uri} does not know are calibrated by the earliest {k} records of each, or as many as there are:")
+        print("  a first step reads all records and keeps where they come from; those that are picked are then read again")
+        print(f"  memory: {2e-6 * k * ORIGIN_BYTES:.2g} MB a sensor where they are picked")
+        print(f"  a worker holds {GROUP_BYTES >> 20} MiB of waveforms, or those of one sensor ({4e-6 * k * num_samples:.1f} MB)")
+        self.parts_job.preview(lambda records: records.select(schema.ORIGIN.names))
 
-    The audit sees the records that were kept, which are the earliest of each sensor: it counts those alone.
-    """
-    if not records:
-        return records, ()
-    found = audit(pa.concat_tables([table.select(COLUMNS) for table in records.values()]))
-    first, trusted = 0, {}
-    for sensor, table in records.items():
-        own = found.time_trusted[first : first + table.num_rows]
-        first += table.num_rows
-        if own.any():
-            trusted[sensor] = table.filter(pa.array(own)).slice(0, k).combine_chunks()
-    return trusted, found.findings
+    def finished(self) -> bool:
+        """True where the folder holds it. Raises UserError where it holds another."""
+        try:
+            there = objects.read_json(objects.join(self.uri, "_done.json"))
+        except FileNotFoundError:
+            return False
+        differing = [name for name, value in json.loads(json.dumps(self.identity)).items() if there.get(name) != value]
+        if differing:
+            raise UserError(f"{self.uri} is another calibration ({', '.join(differing)} differ): use another folder, or remove this one")
+        return True
+
+    def make(self, may_be_empty: bool) -> None:
+        """Goes on where a killed job stopped. Raises UserError where the run knows every sensor, unless that may be."""
+        begun, k, job = time.monotonic(), self.records_per_sensor, self.parts_job
+        parts = job.run(keep_origins, lambda _: {"parts_uri": job.folder_uri}, [objects.join(self.run_uri, "_done.json")])
+        picked, findings = plausible(earliest(origins(parts), known_sensors(self.run), k), k)
+        tables = self._tables(groups(picked, parts.plan, self.run.facts))
+        if not may_be_empty and not tables["calibration.parquet"].num_rows:
+            raise UserError(f"{self.input_uri} holds no sensor to calibrate: every one is known to the run")
+        names = ["calibration.parquet", *(["context.parquet"] if self.num_folds is None else [])]
+        for name in names:
+            objects.write_table(objects.join(self.uri, name), tables[name])
+        finish_folder(self.uri, names, {**self.identity, "findings": counts_of(findings)})
+        table, num_picked = tables["calibration.parquet"], sum(own.num_rows for own in picked.values())
+        of_sensor = dict(zip(sensors_of(table), table["num_records"].to_pylist(), strict=True))
+        num = sorted(of_sensor.values())
+        if num:
+            print(f"calibrated {len(num):,} sensors; records a sensor: {num[0]} to {num[-1]}, median {np.median(num):g}")
+        if sum(num) < num_picked:
+            print(f"  {num_picked - sum(num):,} records calibrate nothing: a feature value of theirs is NaN or infinite")
+        seconds = time.monotonic() - begun
+        print(f"  it took {seconds:,.1f} s: {parts.total('num_read'):,} lines were read, and the {num_picked:,} earliest records again")
+        print_findings(findings)
+
+    def _tables(self, todo: list[Group]) -> dict[str, pa.Table]:
+        """The second step: the tables of the groups of sensors, each made once."""
+        parts_uri, content = self.parts_job.folder_uri, self.identity["run"]["content"]
+        work = partial(calibrate_group, parts_uri=parts_uri, run_uri=self.run_uri, content=content, num_folds=self.num_folds)
+        if works_alone(self.local, len(todo)):
+            ids = list(map_here("sensors")(work, todo))
+        else:
+            from vibray.pipeline import session
+            from vibray.pipeline.workers import map_on_ray
+
+            with session.started():
+                ids = list(map_on_ray("sensors")(work, todo))
+        found = {}
+        for name, empty in (("calibration", schema.CALIBRATION), ("context", schema.CONTEXT)):
+            tables = [objects.read_table(objects.join(parts_uri, f"{name}-{group_id}.parquet")) for group_id in ids]
+            found[f"{name}.parquet"] = pa.concat_tables(tables) if tables else empty.empty_table()
+        by_name = [(column, "ascending") for column in ("unit", "sensor_id", "member")]
+        return found | {"calibration.parquet": found["calibration.parquet"].sort_by(by_name)}
+
+    def print_newer(self) -> None:
+        """A line where the input has grown or changed since the calibration was begun, which is of the shards that were there then."""
+        with suppress(UserError):  # it was not begun; or the input is gone, and the calibration stands
+            plans = {self.uri: read_plan(self.parts_job.folder_uri)}
+            newer = make_plan(self.input_uri, self.corpus, {}, held=held(plans))
+            if newer.sizes:
+                came, changed = len(newer.sizes) - len(newer.changed), len(newer.changed)
+                print(f"{came:,} shards came and {changed:,} changed since {self.uri} was begun: they are not in it")
+                print("  to calibrate by all records give another --calibration folder")
 
 
 def known_sensors(run: Run) -> frozenset[Sensor]:
-    """Sensors that have a baseline in every scaling of the run: what a worker must know of it. The run itself stays here: unpickling a
-    ResNet imports torchvision, which fails beside a CPU build of torch."""
+    """Sensors that have a baseline in every scaling of the run."""
     return frozenset.intersection(*(frozenset(scaling.sensors) for _, scaling in run.model.scalings().values()))
 
 
-def first_of_unknown(read: ReadPart, known: frozenset[Sensor], k: int) -> ReadPart:
-    """Leaves of a part only the earliest records of sensors the run does not know, so that little travels to the driver."""
-    unknown = read.records.filter(pa.array([sensor not in known for sensor in sensors_of(read.records)], pa.bool_()))
-    tables = [first_records([table], k) for _, table in by_sensor(unknown)]
-    return dataclasses.replace(read, records=pa.concat_tables([unknown.slice(0, 0), *tables]).combine_chunks())
+def load_calibrated(run_uri: str, calibration_uri: str | None) -> Run:
+    """The run, with the sensors of a calibration where one is given. Raises CalibrationMismatch for another run's calibration."""
+    run = load(run_uri)
+    if calibration_uri is None:
+        return run
+    made_with = check_finished(calibration_uri).get("run")
+    if made_with is None:
+        raise CalibrationMismatch(f"{calibration_uri} is no calibration: give a folder that jobs/calibrate.py made")
+    if made_with["content"] != run_identity(run_uri, run)["content"]:
+        raise CalibrationMismatch(
+            f"{calibration_uri} was made with the run {made_with['uri']}, not with {run_uri}: calibrate with this run"
+        )
+    return run.calibrated(objects.read_table(objects.join(calibration_uri, "calibration.parquet")))
 
 
-def _on_ray(plan: Plan, facts: CorpusFacts, known: frozenset[Sensor], k: int) -> Iterator[ReadPart]:
-    """The same of all parts, by Ray's workers: one streamed pass over the input."""
-    from vibray.pipeline.reading import WORK_CPUS, read_parts, unpack
-
-    dataset = read_parts(plan, facts, [(part, frozenset()) for part in plan.parts]).map_batches(
-        _batch_of_unknown,  # type: ignore[arg-type] (Ray's type knows no generators of tables)
-        fn_kwargs={"known": known, "k": k},
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=WORK_CPUS,
-    )
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield from unpack(batch)
+@lru_cache(maxsize=1)
+def _run(run_uri: str, content: str) -> Run:
+    """One a process. A worker loads it: unpickling a ResNet imports torchvision, which fails beside a CPU build of torch."""
+    return load(run_uri).hastened()
 
 
-def _batch_of_unknown(batch: pa.Table, known: frozenset[Sensor], k: int) -> Iterator[pa.Table]:
-    from vibray.pipeline.reading import pack, unpack
-
-    for read in unpack(batch):
-        yield pack(first_of_unknown(read, known, k))
-
-
-def by_sensor(records: pa.Table) -> Iterator[tuple[Sensor, pa.Table]]:
-    """The rows of each sensor."""
-    rows: dict[Sensor, list[int]] = {}
-    for i, sensor in enumerate(sensors_of(records)):
-        rows.setdefault(sensor, []).append(i)
-    for sensor, index in rows.items():
-        yield sensor, records.take(pa.array(index))
+def calibrate_group(group: Group, parts_uri: str, run_uri: str, content: str, num_folds: int | None) -> str:
+    """On a worker: writes the tables of a group's sensors, unless they stand there. Returns the group's id, by which they are named."""
+    group_id = short_hash([[part.id, ids] for part, ids in group.picked])
+    *side, last = (objects.join(parts_uri, f"{name}-{group_id}.parquet") for name in ("context", "calibration"))
+    if not objects.exists(last):
+        table, context = calibration_table(_run(run_uri, content), group.records(), num_folds)
+        objects.write_table(side[0], context)
+        objects.write_table(last, table)
+    return group_id
 
 
-def first_records(tables: list[pa.Table], k: int) -> pa.Table:
-    """The k earliest by (measured_at, record_id), a waveform that comes again counting once; where the sensor's times then jump by more
-    than two years, the k earliest after the jump too: the first may turn out to be of a clock that was never set."""
-    table = pa.concat_tables(tables)
-    order = table.select(["measured_at", "record_id"]).append_column("row", pa.array(np.arange(table.num_rows)))
-    rows = order.sort_by([("measured_at", "ascending"), ("record_id", "ascending")])["row"].to_numpy()
-    content = np.array(table["content_hash"].to_pylist(), np.str_)[rows]
-    rows = rows[np.sort(np.unique(content, return_index=True)[1])]
-    time_ms = table["measured_at"].to_numpy().astype("datetime64[ms]").astype(np.int64)[rows]
-    jumps = np.flatnonzero(np.diff(time_ms) > GAP_YEARS * YEAR_MS) + 1
-    kept = np.concatenate([island[:k] for island in np.split(rows, jumps)[:2]])
-    return table.take(pa.array(kept, pa.int64())).combine_chunks()
-
-
-def calibration_table(run: Run, records: dict[Sensor, pa.Table]) -> pa.Table:
+def calibration_table(run: Run, records: Earliest, num_folds: int | None = NUM_FOLDS) -> tuple[pa.Table, pa.Table]:
     """One row a sensor and baseline: its robust statistics, its history, and the scores of its own records out of sample. A member that
-    knows a sensor already keeps the baseline of its training: it has no row."""
-    rows = []
+    knows a sensor already keeps the baseline of its training: it has no row. With `num_folds` None also one row a record, the context:
+    what the run says of it against all the others of its sensor."""
+    rows, context = [], []
     for sensor, table in sorted(records.items()):
         w = waveforms_of(table)
-        new = {
+        new: New = {
             name: (_feature(run, config, w), scaling)
             for name, (config, scaling) in run.model.scalings().items()
             if not scaling.known([sensor]).all()
         }
-        statistics = {name: scaling.statistics_of(x) for name, (x, scaling) in new.items()}
+        finite = torch.stack([x.flatten(1).isfinite().all(dim=1) for x, _ in new.values()]).all(dim=0)
+        table, w, new = table.filter(pa.array(finite.numpy())), w[finite.numpy()], {name: (x[finite], s) for name, (x, s) in new.items()}
+        if not len(w):
+            continue
         history = history_of(state_statistics(w, run.facts.sample_rate_hz)["rms"], mains_snr_db(w, run.facts))
-        times = table["measured_at"].to_pylist()
-        own = []
-        for name, (location, scale) in statistics.items():
-            own.append(
+        states, _ = replace(run, histories=run.histories | {sensor: history}).states(w, [sensor] * len(w))
+        outputs = _out_of_sample(run, sensor, w, new, num_folds)
+        ids, alone = table["record_id"].to_pylist(), len(w) == 1
+        usable = [i for i, state in enumerate(states) if state not in UNDECIDED_STATES and not alone]
+        times, scores = table["measured_at"].to_pylist(), outputs["score"].tolist()
+        for name, (x, scaling) in new.items():
+            location, scale = scaling.statistics_of(x)
+            rows.append(
                 {
                     "member": name,
                     "unit": sensor[0],
                     "sensor_id": sensor[1],
-                    "num_records": table.num_rows,
+                    "num_records": len(w),
                     "first_at": min(times),
                     "last_at": max(times),
                     "location": location.flatten().tolist(),
                     "scale": scale.flatten().tolist(),
                     "median_rms": history.median_rms,
                     "mains_share": history.mains_share,
-                    "scores": [],
-                    "record_ids": [],
+                    "scores": [scores[i] for i in usable],
+                    "record_ids": [ids[i] for i in usable],
                 }
             )
-        scored = _out_of_sample(run, sensor, w, new, pa.Table.from_pylist(own, schema=schema.CALIBRATION))
-        for row in own:
-            row["scores"] = [score for score in scored if score is not None]
-            row["record_ids"] = [r for r, score in zip(table["record_id"].to_pylist(), scored, strict=True) if score is not None]
-        rows += own
-    return pa.Table.from_pylist(rows, schema=schema.CALIBRATION)
+        if num_folds is None:
+            said = {name: values.numpy() for name, values in outputs.items()}
+            context.append(pa.table({"record_id": ids, "calibrated": np.full(len(w), not alone), **said}))
+    return pa.Table.from_pylist(rows, schema=schema.CALIBRATION), pa.concat_tables(context or [schema.CONTEXT.empty_table()])
 
 
-def _out_of_sample(
-    run: Run, sensor: Sensor, waveforms: np.ndarray, new: dict[str, tuple[torch.Tensor, Scaling]], whole: pa.Table
-) -> list[float | None]:
-    """The score of each record against baselines of the others, in folds of consecutive records; None for one that says nothing of the
-    machine (off, in transition, of a faulty sensor), and for a record that is alone.
+def _out_of_sample(run: Run, sensor: Sensor, waveforms: np.ndarray, new: New, num_folds: int | None) -> dict[str, torch.Tensor]:
+    """What the run says of each record against baselines of the others, in folds of consecutive records; of a record that is alone, against
+    the baseline of a sensor that is not known.
 
     A record that helped to make its baseline lies closer to it than any later one: against such scores a healthy sensor's windows exceed
     at 2.8 % (50 records), 1.6 % (100) and 1.2 % (200) for a nominal 1 %.
     """
-    num = len(waveforms)
-    states, _ = run.calibrated(whole).states(waveforms, [sensor] * num)
-    scores: list[float | None] = [None] * num
-    for held in np.array_split(np.arange(num), min(NUM_FOLDS, num)) if num > 1 else ():
-        others = np.setdiff1d(np.arange(num), held)
-        rows = whole.to_pylist()
-        for row in rows:
-            x, scaling = new[row["member"]]
-            location, scale = scaling.statistics_of(x[torch.from_numpy(others)])
-            row |= {"location": location.flatten().tolist(), "scale": scale.flatten().tolist()}
-        part = run.calibrated(pa.Table.from_pylist(rows, schema=schema.CALIBRATION))
-        found = part.score(torch.from_numpy(waveforms[held]), run.facts.sample_rate_hz, [sensor] * len(held)).tolist()
-        for i, score in zip(held.tolist(), found, strict=True):
-            if states[i] not in UNDECIDED_STATES:
-                scores[i] = score
-    return scores
+    num, scalings = len(waveforms), {name: scaling for name, (_, scaling) in run.model.scalings().items()}
+    found = []
+    for held_out in np.array_split(np.arange(num), min(num_folds or num, num)):
+        others = torch.from_numpy(np.setdiff1d(np.arange(num), held_out))
+        own = {}
+        for name, (x, scaling) in new.items() if len(others) else ():
+            location, scale = scaling.statistics_of(x[others])
+            own[name] = scaling.extend([sensor], location[None], scale[None])
+        part = replace(run, model=run.model.rescaled(scalings | own))
+        found.append(part.outputs(torch.from_numpy(waveforms[held_out]), run.facts.sample_rate_hz, [sensor] * len(held_out)))
+    return {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
 
-def _feature(run: Run, config, waveforms: np.ndarray) -> torch.Tensor:
+def _feature(run: Run, config: FeatureConfig, waveforms: np.ndarray) -> torch.Tensor:
     return torch.cat([Inputs(chunk, run.facts)[config] for chunk in torch.from_numpy(waveforms).split(CHUNK)])

@@ -138,7 +138,7 @@ class CalibrateJob:
     sample_rate_hz: float
     """samples a second of the input; must be the run's"""
     records_per_sensor: int = RECORDS_PER_SENSOR
-    """earliest records of each new sensor, by time, that make its baseline"""
+    """earliest records of each new sensor, by time, that make its baseline; a sensor that has fewer is calibrated by those"""
     corpus: str | None = None
     """name of the corpus in every key; default: the last segment of --input"""
     local: bool = False

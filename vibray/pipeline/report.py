@@ -20,18 +20,18 @@ from vibray.features.seed_image import SeedImage, SeedImageConfig
 from vibray.models.classifier import Classifier
 from vibray.models.deep_svdd import DeepSvdd, Embedded
 from vibray.models.vae import Vae
+from vibray.pipeline.calibrate import load_calibrated
 from vibray.pipeline.evaluate import content_of, evaluate_table, judged_inputs, judged_labels
 from vibray.pipeline.featurize import input_findings
 from vibray.pipeline.jobs import ReportJob
 from vibray.pipeline.label import as_decided, decided_on, overall_of, read_cuts, scores_identity
-from vibray.pipeline.score import load_calibrated, run_identity
 from vibray.recipes import ClassicalRecipe, build_vector, columns_of
 from vibray.report.alarms import alarms_csv, no_alarm_csv, unit_alarms_csv
 from vibray.report.data import Bars, Explanation, Map, ReportConfig, ReportData
 from vibray.report.files import check_free, report_files, write_report
 from vibray.report.page import render
 from vibray.report.records import highest
-from vibray.runs import Detecting, Diagnosing, Run, classical_members, deep_members
+from vibray.runs import Detecting, Diagnosing, Run, classical_members, deep_members, run_identity
 from vibray.storage import objects
 from vibray.storage.parts import check_finished
 from vibray.tables import ScoresTable, open_scores, sensors_of, waveforms_of

@@ -10,15 +10,16 @@ import pyarrow as pa
 import torch
 
 from vibray import schema
-from vibray.config import UserError, first_line, from_json, short_hash, to_json
+from vibray.config import UserError, first_line, from_json, to_json
 from vibray.decide.findings import counts_of, print_findings
 from vibray.decide.pseudo_labels import UNDECIDED_STATES
 from vibray.features.scaling import Sensor
+from vibray.pipeline.calibrate import load_calibrated
 from vibray.pipeline.distil import Cascade, cascade_identity, load_cascade
 from vibray.pipeline.featurize import audit_of, input_findings, mains_of
 from vibray.pipeline.jobs import ScoreJob
 from vibray.pipeline.parts import PartsJob, Place
-from vibray.runs import Run, has_nets, load
+from vibray.runs import Run, has_nets, run_identity
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts, check_finished, commit_part
@@ -29,10 +30,6 @@ from vibray.tables import sensors_of, vector_column, waveforms_of
 
 MAINS_LOOKED_AT = 32
 """Records of a part in which the mains' lines are looked for: a wrong rate is a whole archive's, and a part is one of thousands."""
-
-
-class CalibrationMismatch(UserError):
-    """The calibration was made with another run."""
 
 
 def score(job: ScoreJob) -> None:
@@ -88,33 +85,6 @@ def print_calibrated(parts: Parts, calibration_uri: str) -> None:
     own = set(sensors_of(objects.read_table(objects.join(calibration_uri, "calibration.parquet"), ["unit", "sensor_id"])))
     if parts.total("num_kept") and not own & set(sensors_of(parts.read(["unit", "sensor_id"], schema=schema.scores()))):
         print(f"--calibration affected nothing: no record is of one of its {len(own):,} sensors, as {min(own)[1]} of unit {min(own)[0]}")
-
-
-def run_identity(run_uri: str, run: Run) -> dict[str, Any]:
-    """What scores say of the run that made them."""
-    return {
-        "uri": run_uri,
-        "recipe": short_hash(run.recipe),
-        "kind": run.recipe.kind,
-        "content": short_hash(check_finished(run_uri)["files"]),
-        "members": list(run.members),
-        "faults": None if run.faults is None else list(run.faults),
-    }
-
-
-def load_calibrated(run_uri: str, calibration_uri: str | None) -> Run:
-    """The run, with the sensors of a calibration where one is given. Raises CalibrationMismatch for another run's calibration."""
-    run = load(run_uri)
-    if calibration_uri is None:
-        return run
-    made_with = check_finished(calibration_uri).get("run")
-    if made_with is None:
-        raise CalibrationMismatch(f"{calibration_uri} is no calibration: give a folder that jobs/calibrate.py made")
-    if made_with["content"] != run_identity(run_uri, run)["content"]:
-        raise CalibrationMismatch(
-            f"{calibration_uri} was made with the run {made_with['uri']}, not with {run_uri}: calibrate with this run"
-        )
-    return run.calibrated(objects.read_table(objects.join(calibration_uri, "calibration.parquet")))
 
 
 class Scorer:

@@ -1,6 +1,6 @@
 """From a part of the plan to its tables: shards.py and records.py joined, in bounded memory; a pure generator that a worker runs."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,19 @@ def read_shard(
             tables.add(_parse(raw, key, corpus, facts))
     if number not in numbers_done:
         yield tables.part(part, number, last=True)
+
+
+def read_records(part: PartPlan, facts: CorpusFacts, corpus: str, base_uri: str, wanted: Collection[str]) -> pa.Table:
+    """The records of a byte range or a chain that have one of these ids: no other line is parsed, none after the last of them is read."""
+    left, tables = set(wanted), _Tables(facts.num_samples)
+    for key, raw in _lines(part, base_uri) if left else ():
+        record_id = f"{key}{'#' if isinstance(raw, RawItem) else '@'}{raw.offset}"
+        if record_id in left:
+            left.remove(record_id)
+            tables.add(_parse(raw, key, corpus, facts))
+            if not left:
+                break
+    return tables.part(part, 0, last=True).records
 
 
 def _lines(part: PartPlan, base_uri: str) -> Iterator[tuple[str, RawLine | RawItem | Broken]]:
