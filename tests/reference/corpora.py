@@ -118,7 +118,7 @@ def _vectors(batches: Iterator[np.ndarray], sample_rate_hz: float, mains_hz: flo
 # ---------------------------------------------------------------- the fleet
 
 
-def _of_fleet(config: FleetConfig) -> Records:
+def of_fleet(config: FleetConfig) -> Records:
     def make() -> dict[str, np.ndarray]:
         places = [place(config, i) for i in range(config.num_records)]
         batches = (np.stack([waveform(config, at) for at in places[i : i + CHUNK]]) for i in range(0, len(places), CHUNK))
@@ -139,11 +139,11 @@ def fleet(seed: int, disturbed: bool = True) -> Corpus:
     pool = pool if disturbed else replace(pool, disturbance_share=0.0)
     new = replace(pool, first_unit=POOL_UNITS, num_units=NEW_UNITS)
     later = replace(new, num_records=TEST_RECORDS, first_step=max(KS), contamination=0.5)
-    test = _of_fleet(later)
-    context = _of_fleet(replace(new, num_records=max(KS) * NEW_UNITS * pool.sensors_per_unit))
+    test = of_fleet(later)
+    context = of_fleet(replace(new, num_records=max(KS) * NEW_UNITS * pool.sensors_per_unit))
     units = np.unique([unit for unit, _ in test.sensors], return_inverse=True)[1]
     name = f"fleet {seed}" if disturbed else f"quiet {seed}"
-    return Corpus(name, MAINS_HZ, _of_fleet(pool), test, units, context, KS if disturbed else (max(KS),))
+    return Corpus(name, MAINS_HZ, of_fleet(pool), test, units, context, KS if disturbed else (max(KS),))
 
 
 # ---------------------------------------------------------------- real machines

@@ -19,11 +19,12 @@ from multiprocessing import get_context
 import numpy as np
 import torch
 
-from tests.reference.corpora import KS, REAL, Corpus, fleet, real
+from tests.reference.corpora import KS, REAL, Corpus, Records, fleet, real
 from vibray import recipes
 from vibray.decide.areas import auprc, auroc, partial_auroc, weighted_auroc
 from vibray.decide.pooling import mean_by
-from vibray.features.scaling import ScalingFit
+from vibray.features.scaling import Scaling, ScalingFit
+from vibray.models.fitted import Fitted
 from vibray.recipes import ClassicalRecipe, build_classical, build_vector, columns_of, level_of
 from vibray.schema import NORMAL
 from vibray.train.classical import fit_detector, fit_scaling
@@ -51,15 +52,21 @@ class Judged:
     """of the means over a unit's sensors at one time; None where no unit has several"""
 
 
+def fitted(recipe: ClassicalRecipe, pool: Records, mains_hz: float | None) -> tuple[Scaling, Fitted]:
+    """The recipe on a pool, as training fits it."""
+    feature = build_vector(recipe.feature, mains_hz)
+    scaling = fit_scaling(ScalingFit(recipe.scaling, feature.shape, level_of(feature)), [0], pool.rows)
+    columns = columns_of(feature, recipe.detector.blocks)
+    return scaling, fit_detector(build_classical(recipe.detector, feature), scaling, columns, [0], pool.rows)
+
+
 def judged(corpus: Corpus, those: Mapping[str, ClassicalRecipe]) -> list[Judged]:
     """Every recipe fitted on the corpus' pool, as training does it, and its scores for each number of calibrating records."""
     torch.set_num_threads(1)
     found: dict[int | None, dict[str, np.ndarray]] = {}
     for name, recipe in those.items():
-        feature = build_vector(recipe.feature, corpus.mains_hz)
-        columns = columns_of(feature, recipe.detector.blocks)
-        scaling = fit_scaling(ScalingFit(recipe.scaling, feature.shape, level_of(feature)), [0], corpus.pool.rows)
-        detector = fit_detector(build_classical(recipe.detector, feature), scaling, columns, [0], corpus.pool.rows)
+        columns = columns_of(build_vector(recipe.feature, corpus.mains_hz), recipe.detector.blocks)
+        scaling, detector = fitted(recipe, corpus.pool, corpus.mains_hz)
         for k in corpus.ks or (None,):
             own = scaling
             if k is not None and corpus.context is not None:
@@ -143,10 +150,8 @@ def weighted_auprc(scores: np.ndarray, abnormal: np.ndarray, weight: np.ndarray)
 def show(found: Mapping[Where, list[Judged]], names: Sequence[str], seeds: Sequence[int]) -> None:
     heads = [name if k is None else f"{name} {k}" for name, k in SHOWN]
     print(f"{len(seeds)} fleets of 8 unseen units, their sensors calibrated with the earliest 1 to {max(KS)} records; quiet: without")
-    print(
-        "disturbances; femto: new bearings, with 50 and 10; uestc, hit and gfd: the pool's own sensors. Mean and worst are of fleet 200, uestc,"
-    )
-    print("hit, femto (half each) and gfd.")
+    print("disturbances; femto: new bearings, with 50 and 10; uestc, hit and gfd: the pool's own sensors. Mean and worst are of fleet 200,")
+    print("uestc, hit, femto (half each) and gfd.")
     for measure in MEASURES:
         print(f"\n{measure:14} " + " ".join(f"{head:>9}" for head in heads) + f" {'mean':>7} {'worst':>7}")
         for name in names:

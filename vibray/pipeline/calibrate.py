@@ -266,7 +266,7 @@ def _out_of_sample(run: Run, sensor: Sensor, waveforms: np.ndarray, new: New, nu
         own = {}
         for name, (x, scaling) in new.items() if len(others) else ():
             location, scale = scaling.statistics_of(x[others])
-            own[name] = scaling.extend([sensor], location[None], scale[None])
+            own[name] = scaling.extend([sensor], [len(others)], location[None], scale[None])
         part = replace(run, model=run.model.rescaled(scalings | own))
         found.append(part.outputs(torch.from_numpy(waveforms[held_out]), run.facts.sample_rate_hz, [sensor] * len(held_out)))
     return {name: torch.cat([each[name] for each in found]) for name in found[0]}
