@@ -3,6 +3,10 @@
   python jobs/score.py --run s3://b/runs/a --input s3://b/raw/2024 \\
       --scores s3://b/scores/2024 --sample-rate-hz 8192
 
+Sensors that the run does not know: --calibration takes a calibration of them (jobs/calibrate.py); --calibrate first:16 makes one of
+each sensor's 16 earliest records in a first pass of this job, within the scores folder. Those 16 are then scored each against the other
+15. Without either such sensors are scored against the fleet and raise no alarm.
+
 The run folder knows recipe, unit pattern, time zone and mains. The same command again goes on where it stopped. A classifier's run
 fills the diagnoses: abnormal_probability (which is the score), the fault and its probability.
 """

@@ -287,7 +287,7 @@ def _plainly(run_uri: str, source: str, rank: int, size: int) -> None:
     """What a worker does with every size-th part, in a process without Ray."""
     torch.set_num_threads(1)
     plan, content = make_plan(source, "raw", {}), short_hash(check_finished(run_uri)["files"])
-    arguments = {"run_uri": run_uri, "content": content, "calibration_uri": None, "evidence_per_part": ScoreJob.evidence_per_part}
+    arguments = {"run_uri": run_uri, "content": content, "calibration": None, "evidence_per_part": ScoreJob.evidence_per_part}
     with tempfile.TemporaryDirectory(prefix="vibray-bench-") as folder:
         for part in plan.parts[rank::size]:
             for read in read_shard(part, FACTS, "raw", plan.base_uri):

@@ -51,7 +51,7 @@ def main(folder: Path) -> None:
     for name, use_gpu in (("tasks", False), ("actors", True)):
         identity = {"input": str(folder / "raw"), "run": {"uri": run, "content": content}}
         job = PartsJob(str(folder / "raw"), str(folder / name), "raw", FACTS, identity, 1000, "score", nets=use_gpu)
-        arguments = {"scores_uri": str(folder / name), "run_uri": run, "content": content, "calibration_uri": None}
+        arguments = {"scores_uri": str(folder / name), "run_uri": run, "content": content, "calibration": None}
         arguments |= {"evidence_per_part": ScoreJob.evidence_per_part, "cascade": None, "device": "cpu", "num_threads": 1 + use_gpu}
         job.run(score_part, lambda place, own=arguments: own)
     ray.shutdown()

@@ -117,3 +117,8 @@ def test_a_calibration_has_the_same_bytes(line, tmp_path):
     calibrate(replace(job, calibration=str(tmp_path / "here"), local=True))
     here, there = ((tmp_path / name / "calibration.parquet").read_bytes() for name in ("here", "there"))
     assert here == there
+    for name, local in (("scored-here", True), ("scored-there", False)):
+        own = ScoreJob(job.run, job.input, str(tmp_path / name), RATE_HZ, calibrate="first:5", lines_per_part=15, local=local)
+        score(own)
+    assert part_files(tmp_path / "scored-here") == part_files(tmp_path / "scored-there") != {}
+    assert part_files(tmp_path / "scored-here" / "calibration") == part_files(tmp_path / "scored-there" / "calibration")

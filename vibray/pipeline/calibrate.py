@@ -10,6 +10,7 @@ read and what that takes of memory stands in earliest.py. A folder of a calibrat
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from jaxtyping import Bool
 
 from vibray import schema
 from vibray.config import UserError, short_hash
@@ -98,12 +100,16 @@ class Calibration:
 
     def preview(self) -> None:
         """A dry run."""
+        self.print_cost()
+        self.parts_job.preview(lambda records: records.select(schema.ORIGIN.names))
+
+    def print_cost(self) -> None:
+        """What the two steps do, and what they take of memory."""
         k, num_samples = self.records_per_sensor, self.run.facts.num_samples
         print(f"the sensors that {self.run_uri} does not know are calibrated by the earliest {k} records of each, or as many as there are:")
         print("  a first step reads all records and keeps where they come from; those that are picked are then read again")
         print(f"  memory: {2e-6 * k * ORIGIN_BYTES:.2g} MB a sensor where they are picked")
         print(f"  a worker holds {GROUP_BYTES >> 20} MiB of waveforms, or those of one sensor ({4e-6 * k * num_samples:.1f} MB)")
-        self.parts_job.preview(lambda records: records.select(schema.ORIGIN.names))
 
     def finished(self) -> bool:
         """True where the folder holds it. Raises UserError where it holds another."""
@@ -187,6 +193,42 @@ def load_calibrated(run_uri: str, calibration_uri: str | None) -> Run:
             f"{calibration_uri} was made with the run {made_with['uri']}, not with {run_uri}: calibrate with this run"
         )
     return run.calibrated(objects.read_table(objects.join(calibration_uri, "calibration.parquet")))
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the run says of the records that calibrated their sensors, each against all the others of its sensor.
+
+    Their outputs are kept, not the feature values or the statistics without each, from which a worker would have to make them again: a
+    few numbers a record, 200 bytes with its id, against 2 kB to 200 kB.
+    """
+
+    row: dict[str, int]
+    """by record_id"""
+    calibrated: Bool[np.ndarray, " records"]
+    outputs: dict[str, torch.Tensor]
+
+    @classmethod
+    def load(cls, calibration_uri: str) -> "Context":
+        """That of a calibration that check_finished has seen."""
+        table = objects.read_table(objects.join(calibration_uri, "context.parquet"))
+        row = {record_id: i for i, record_id in enumerate(table["record_id"].to_pylist())}
+        outputs = {name: torch.tensor(table[name].to_numpy()) for name in table.column_names if name not in schema.CONTEXT.names}
+        return cls(row, table["calibrated"].to_numpy().astype(bool), outputs)
+
+    def of(self, record_ids: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Which of these records are in the context, and their rows in it."""
+        rows = [self.row.get(record_id, -1) for record_id in record_ids]
+        return [i for i, row in enumerate(rows) if row >= 0], [row for row in rows if row >= 0]
+
+    def put(self, outputs: dict[str, torch.Tensor], record_ids: Sequence[str]) -> dict[str, torch.Tensor]:
+        """A run's (or a cascade's) outputs of these records, those in the context replaced."""
+        at, rows = self.of(record_ids)
+        if not at:
+            return outputs
+        own = {**self.outputs, "deep": torch.ones(len(self.row), dtype=torch.bool)}  # behind a cascade the run has seen them
+        where = torch.tensor(at)
+        return {name: values.index_copy(0, where, own[name][rows].to(values)) for name, values in outputs.items()}
 
 
 @lru_cache(maxsize=1)

@@ -177,6 +177,9 @@ class ScoreJob:
     """name of the corpus in every key; default: the last segment of --input"""
     calibration: str | None = None
     """calibration of sensors that the run does not know (jobs/calibrate.py)"""
+    calibrate: str | None = None
+    """first:K, as first:16: a first pass calibrates the sensors that the run does not know by their K earliest records; each of these is
+    scored against the others of them"""
     since_plan: str | None = None
     """an earlier job's --scores over the same input: what it (or one it continued) scored unchanged is left out, what changed is named"""
     cascade: str | None = None

@@ -63,9 +63,13 @@ class PartsJob:
     """a GPU is of use to the stage"""
     held: Mapping[str, tuple[str, int]] | None = None
     """shards of the job that this one continues (storage/since.py): left out where they are unchanged"""
+    planned: str | None = None
+    """a folder of parts of the same input, whose plan is this job's too: what came since is in neither"""
 
     def plan(self) -> Plan:
         """What a first start would fix."""
+        if self.planned is not None:
+            return dataclasses.replace(read_plan(self.planned), identity=json.loads(json.dumps(self.identity)))
         return make_plan(self.input_uri, self.corpus, self.identity, self.lines_per_part, held=self.held)
 
     def run(self, stage: Stage, arguments: Callable[[Place], dict[str, Any]], needed: Sequence[str] = ()) -> Parts:

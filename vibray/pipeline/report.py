@@ -20,7 +20,7 @@ from vibray.features.seed_image import SeedImage, SeedImageConfig
 from vibray.models.classifier import Classifier
 from vibray.models.deep_svdd import DeepSvdd, Embedded
 from vibray.models.vae import Vae
-from vibray.pipeline.calibrate import load_calibrated
+from vibray.pipeline.calibrate import Context, load_calibrated
 from vibray.pipeline.evaluate import content_of, evaluate_table, judged_inputs, judged_labels
 from vibray.pipeline.featurize import input_findings
 from vibray.pipeline.jobs import ReportJob
@@ -169,7 +169,10 @@ def explanations(data: ReportData, table: ScoresTable, config: ReportConfig) -> 
     for identity in table.identities:
         mine = [key for key in found if key[0] == identity["corpus"]]
         run = _run_of_scores(identity) if mine else None
-        if run is not None:
+        if run is not None and "calibrate" in identity:  # what calibrated its sensor was scored against the others, which no table holds
+            context = Context.load(identity["calibration"]["uri"])
+            mine = [key for key in mine if key[1] not in context.row]
+        if run is not None and mine:
             records = evidence.take(pa.array([keys.index(key) for key in mine]))
             waveforms, sensors = torch.from_numpy(waveforms_of(records)), sensors_of(records)
             for maps in [*_maps(run, waveforms, sensors), *_all_moved(run, waveforms, sensors)]:

@@ -1,7 +1,9 @@
 """Bulk scoring: raw shards stream through features and model in one pass; nothing of an archive is copied to be scored."""
 
 import json
+import re
 from collections import Counter
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -10,11 +12,11 @@ import pyarrow as pa
 import torch
 
 from vibray import schema
-from vibray.config import UserError, first_line, from_json, to_json
+from vibray.config import UserError, first_line, from_json, short_hash, to_json
 from vibray.decide.findings import counts_of, print_findings
 from vibray.decide.pseudo_labels import UNDECIDED_STATES
 from vibray.features.scaling import Sensor
-from vibray.pipeline.calibrate import load_calibrated
+from vibray.pipeline.calibrate import Calibration, Context, load_calibrated
 from vibray.pipeline.distil import Cascade, cascade_identity, load_cascade
 from vibray.pipeline.featurize import audit_of, input_findings, mains_of
 from vibray.pipeline.jobs import ScoreJob
@@ -23,6 +25,7 @@ from vibray.runs import Run, has_nets, run_identity
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts, check_finished, commit_part
+from vibray.storage.plan import PlanMismatch, check_same, read_plan
 from vibray.storage.reading import ReadPart
 from vibray.storage.records import set_aside
 from vibray.storage.since import continued
@@ -38,16 +41,11 @@ def score(job: ScoreJob) -> None:
     run_uri, input_uri, scores_uri = one(job.run), one(job.input), one(job.scores)
     calibration_uri = None if job.calibration is None else one(job.calibration)
     cascade_uri = None if job.cascade is None else one(job.cascade)
+    first_k = records_of_context(job)
     run = load_calibrated(run_uri, calibration_uri)
     run.check(job.sample_rate_hz, run.facts.num_samples)
     corpus = job.corpus or objects.last_segment(input_uri)
-    identity = {
-        "input": input_uri,
-        "corpus": corpus,
-        "facts": to_json(run.facts),
-        "run": run_identity(run_uri, run),
-        "calibration": None if calibration_uri is None else {"uri": calibration_uri, **check_finished(calibration_uri)},
-    }
+    identity = {"input": input_uri, "corpus": corpus, "facts": to_json(run.facts), "run": run_identity(run_uri, run), "calibration": None}
     cascade, held = None, None
     if cascade_uri is not None:
         cascade = load_cascade(cascade_uri, job.cascade_share, identity["run"]["content"])
@@ -55,7 +53,17 @@ def score(job: ScoreJob) -> None:
         identity["run"] = {**identity["run"], "members": [], "cascade": cascade_identity(cascade_uri, job.cascade_share)}
     if job.since_plan is not None:
         held, identity["since"] = continued(one(job.since_plan), input_uri, identity["run"])
-    size = (job.lines_per_part, "score", job.local, has_nets(run), held)
+    of_context = None
+    if first_k is not None:
+        identity["calibrate"] = job.calibrate
+        check_plan(scores_uri, identity)
+        own = (objects.join(scores_uri, "calibration"), run_uri, run, input_uri, corpus, first_k, None, job.lines_per_part, job.local)
+        of_context = Calibration(*own)
+        calibration_uri = first_pass(of_context, job.dry_run)
+    if calibration_uri is not None:
+        identity["calibration"] = {"uri": calibration_uri, **check_finished(calibration_uri)}
+    planned = None if of_context is None or job.dry_run else of_context.parts_job.folder_uri
+    size = (job.lines_per_part, "score", job.local, has_nets(run), held, planned)
     parts_job = PartsJob(input_uri, scores_uri, corpus, run.facts, identity, *size)
     if job.dry_run:
         parts_job.preview(Scorer(run.hastened(), job.evidence_per_part, cascade).tables)
@@ -66,32 +74,72 @@ def score(job: ScoreJob) -> None:
             "scores_uri": scores_uri,
             "run_uri": run_uri,
             "content": identity["run"]["content"],
-            "calibration_uri": calibration_uri,
+            "calibration": None if calibration_uri is None else (calibration_uri, short_hash(identity["calibration"])),
+            "context": of_context is not None,
             "evidence_per_part": job.evidence_per_part,
             "cascade": None if cascade_uri is None else (cascade_uri, job.cascade_share),
             "device": place.device,
             "num_threads": place.num_threads,
         }
 
-    needed = [objects.join(uri, "_done.json") for uri in (run_uri, cascade_uri) if uri is not None]
+    needed = [objects.join(uri, "_done.json") for uri in (run_uri, cascade_uri, calibration_uri) if uri is not None]
     parts = parts_job.run(score_part, arguments, needed)
     summarise(scores_uri, parts)
     if calibration_uri is not None:
         print_calibrated(parts, calibration_uri)
 
 
+def records_of_context(job: ScoreJob) -> int | None:
+    """K of --calibrate first:K. Raises UserError where it says anything else, or another option says otherwise."""
+    if job.calibrate is None:
+        return None
+    found = re.fullmatch(r"first:([1-9]\d{0,8})", job.calibrate)
+    if found is None:
+        raise UserError(f"--calibrate is first:K, as first:16, with K at least 1, not {job.calibrate!r}")
+    if job.calibration is not None:
+        raise UserError("--calibrate makes a calibration, --calibration gives one: give one of the two")
+    if job.since_plan is not None:
+        raise UserError(
+            "--calibrate looks for the earliest records of the whole input, --since-plan leaves out what an earlier job holds: give "
+            f"--calibration {objects.join(job.since_plan, 'calibration')} if that job was given --calibrate, or one of jobs/calibrate.py"
+        )
+    return int(found[1])
+
+
+def first_pass(calibration: Calibration, dry_run: bool) -> str | None:
+    """Makes the calibration that is within the scores, unless it stands there; its URI. In a dry run says what that takes."""
+    if dry_run:
+        calibration.print_cost()
+        return None
+    if not calibration.finished():
+        calibration.make(may_be_empty=True)
+    return calibration.uri
+
+
+def check_plan(scores_uri: str, identity: dict[str, Any]) -> None:
+    """Raises PlanMismatch where the folder was begun by another job, whose calibration need not be the question."""
+    with suppress(FileNotFoundError):
+        there = read_plan(scores_uri).identity
+        check_same(scores_uri, {**there, "calibration": None}, {**identity, "calibration": None}, "by another job", PlanMismatch)
+
+
 def print_calibrated(parts: Parts, calibration_uri: str) -> None:
     """A line where the calibration changed nothing: it may be another input's."""
     own = set(sensors_of(objects.read_table(objects.join(calibration_uri, "calibration.parquet"), ["unit", "sensor_id"])))
-    if parts.total("num_kept") and not own & set(sensors_of(parts.read(["unit", "sensor_id"], schema=schema.scores()))):
+    if not own:
+        print("--calibrate affected nothing: the run knows every sensor")
+    elif parts.total("num_kept") and not own & set(sensors_of(parts.read(["unit", "sensor_id"], schema=schema.scores()))):
         print(f"--calibration affected nothing: no record is of one of its {len(own):,} sensors, as {min(own)[1]} of unit {min(own)[0]}")
 
 
 class Scorer:
     """A part of records to its scores and its evidence."""
 
-    def __init__(self, run: Run, evidence_per_part: int, cascade: Cascade | None = None, num_threads: int = 1):
-        self.run, self.evidence_per_part, self.cascade, self.num_threads = run, evidence_per_part, cascade, num_threads
+    def __init__(
+        self, run: Run, evidence_per_part: int, cascade: Cascade | None = None, num_threads: int = 1, context: Context | None = None
+    ):
+        self.run, self.evidence_per_part, self.cascade = run, evidence_per_part, cascade
+        self.num_threads, self.context = num_threads, context
         of_scores = () if cascade else run.members, run.faults, cascade is not None
         self.schema = schema.scores(*of_scores)
         self.evidence_schema = schema.evidence(run.facts.num_samples, *of_scores)
@@ -105,8 +153,8 @@ class Scorer:
         nothing = {"": self.schema.empty_table(), "evidence": evidence_schema.empty_table(), "bad": schema.BAD_RECORDS.empty_table()}
         if not records.num_rows:
             return nothing
-        w, sensors = waveforms_of(records), sensors_of(records)
-        outputs, failed = self._finite(torch.from_numpy(w), sensors)
+        w, sensors, record_ids = waveforms_of(records), sensors_of(records), records["record_id"].to_pylist()
+        outputs, failed = self._finite(torch.from_numpy(w), sensors, record_ids)
         if failed:
             kept, bad = set_aside(records, failed)
             return {**self.tables(kept), "bad": bad} if kept.num_rows else {**nothing, "bad": bad}
@@ -115,6 +163,9 @@ class Scorer:
         columns["state"] = [str(state) for state in states]
         columns["state_cause"] = [None if cause is None else str(cause) for cause in causes]
         columns["calibrated"] = run.known(sensors)
+        if self.context is not None:
+            at, rows = self.context.of(record_ids)
+            columns["calibrated"][at] = self.context.calibrated[rows]
         columns |= {name: values.numpy() for name, values in outputs.items() if name != "fault"}
         if run.faults is not None:
             names = run.fault_names(outputs["fault"])
@@ -128,50 +179,58 @@ class Scorer:
         evidence = scored.take(pa.array(top)).append_column(evidence_schema.field("waveform"), vector_column(w[top]))
         return {"": scored, "evidence": evidence.cast(evidence_schema), "bad": nothing["bad"]}
 
-    def _finite(self, waveforms: torch.Tensor, sensors: list[Sensor]) -> tuple[dict[str, torch.Tensor], dict[int, str]]:
+    def _finite(
+        self, waveforms: torch.Tensor, sensors: list[Sensor], record_ids: list[str]
+    ) -> tuple[dict[str, torch.Tensor], dict[int, str]]:
         """The outputs of all, and by row why one has none that are finite; one record must not stop the others."""
         try:
-            outputs = self._outputs(waveforms, sensors)
+            outputs = self._outputs(waveforms, sensors, record_ids)
         except UserError:
-            return {}, self._each_alone(waveforms, sensors)
+            return {}, self._each_alone(waveforms, sensors, record_ids)
         failed: dict[int, str] = {}
         for name, values in outputs.items():
             wrong = (~values.isfinite()).nonzero().flatten().tolist() if values.is_floating_point() else []
             failed = {row: f"{name} is {values[row].item()}" for row in wrong} | failed
         return outputs, failed
 
-    def _each_alone(self, waveforms: torch.Tensor, sensors: list[Sensor]) -> dict[int, str]:
+    def _each_alone(self, waveforms: torch.Tensor, sensors: list[Sensor], record_ids: list[str]) -> dict[int, str]:
         """By row, what each record that fails says when it is scored by itself. Raises that error where several do, and all of them."""
         failed: dict[int, str] = {}
         for row in range(len(waveforms)):
             try:
-                self._outputs(waveforms[row : row + 1], [sensors[row]])
+                self._outputs(waveforms[row : row + 1], [sensors[row]], [record_ids[row]])
             except UserError as error:
                 if 1 < len(waveforms) == len(failed) + 1:
                     raise
                 failed[row] = first_line(error)
         return failed
 
-    def _outputs(self, waveforms: torch.Tensor, sensors: list[Sensor]) -> dict[str, torch.Tensor]:
+    def _outputs(self, waveforms: torch.Tensor, sensors: list[Sensor], record_ids: list[str]) -> dict[str, torch.Tensor]:
         if self.cascade is not None:
-            return self.cascade.outputs(self.run, waveforms, sensors)
-        return self.run.outputs(waveforms, self.run.facts.sample_rate_hz, sensors)
+            outputs = self.cascade.outputs(self.run, waveforms, sensors)
+        else:
+            outputs = self.run.outputs(waveforms, self.run.facts.sample_rate_hz, sensors)
+        return outputs if self.context is None else self.context.put(outputs, record_ids)
 
 
 @lru_cache(maxsize=2)
 def _scorer(
     run_uri: str,
     content: str,
-    calibration_uri: str | None,
+    calibration: tuple[str, str] | None,
     evidence_per_part: int,
     cascade: tuple[str, float] | None,
     device: str,
     num_threads: int = 1,
+    context: bool = False,
 ) -> Scorer:
-    """One a process: the run is loaded once. `content` keeps another run that was put under the same URI from being taken for it."""
+    """One a process: the run is loaded once. `content`, and what stands beside the calibration's URI, keep another one that was put under
+    the same URI from being taken for it."""
+    calibration_uri = None if calibration is None else calibration[0]
     run = load_calibrated(run_uri, calibration_uri)
     run = run.hastened() if device == "cpu" else run.to(device)
-    return Scorer(run, evidence_per_part, None if cascade is None else load_cascade(*cascade, content), num_threads)
+    own = Context.load(calibration_uri) if context and calibration_uri is not None else None
+    return Scorer(run, evidence_per_part, None if cascade is None else load_cascade(*cascade, content), num_threads, own)
 
 
 def score_part(read: ReadPart, scores_uri: str, **scorer: Any) -> dict[str, Any]:
@@ -224,9 +283,11 @@ def summarise(scores_uri: str, parts: Parts) -> None:
     print("states: " + ", ".join(f"{count:,} {state}" for state, count in sorted(counts["states"].items())))
     if counts["causes"]:
         print("sensor faults: " + ", ".join(f"{count:,} {cause}" for cause, count in sorted(counts["causes"].items())))
-    if uncalibrated:
+    if uncalibrated and "calibrate" in parts.plan.identity:
+        print(f"{uncalibrated:,} records are compared with no other one of their sensor: they raise no alarm")
+    elif uncalibrated:
         print(f"{uncalibrated:,} records are of sensors that neither the run nor a calibration knows: they raise no alarm;")
-        print("  jobs/calibrate.py makes a calibration of their earliest records")
+        print("  jobs/calibrate.py makes a calibration of their earliest records, as --calibrate first:K does within this job")
     if quantiles:
         print("scores: " + json.dumps({name: round(value, 5) for name, value in quantiles.items()}))
     print_findings(findings)
