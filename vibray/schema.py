@@ -10,8 +10,9 @@ import pyarrow as pa
 FORMAT_VERSION = 1
 """Version of every JSON file and table that vibray writes; a reader refuses another one by name."""
 
-NEWER = {"recipe.json": 2}
-"""Versions of single files, by their names. recipe.json, which opens a run: 1 knew no sensor of few records, and no prior of its scale."""
+NEWER = {"recipe.json": 2, "feature.json": 2}
+"""Versions of single files, by their names. recipe.json, which opens a run: 1 knew no sensor of few records, no prior of its scale and no
+limits. feature.json, which opens a features table: in 1 the spectral vector had no level."""
 
 
 class Reason(StrEnum):

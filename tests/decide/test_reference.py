@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from tests.decide.fleet import fleet, replaced
-from vibray.decide.reference import earliest_rows, p_values, record_p_values, sensor_groups, usable_rows
+from vibray.decide.reference import earliest_rows, estimated_sensors, p_values, record_p_values, sensor_groups, usable_rows
 
 RNG = np.random.default_rng(0)
 
@@ -92,3 +92,11 @@ def test_the_order_of_the_rows_changes_nothing():
     again = earliest_rows(sensor_groups(table.take(order)), usable, 60)
     assert np.array_equal(again, known[order])
     assert np.array_equal(record_p_values(table.take(order), usable, again), record_p_values(table, usable, known)[order])
+
+
+def test_below_99_reference_records_a_p_value_is_an_estimate():
+    table = fleet(1, 3, 200)
+    sensor, time = np.divmod(np.arange(600), 200)
+    usable, known = sensor < 2, time < np.array([98, 99, 50])[sensor]
+    assert estimated_sensors(table, usable, known) == 1  # of the third nothing is judged
+    assert estimated_sensors(table, usable & (time > 0), known) == 2

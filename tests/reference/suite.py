@@ -190,7 +190,7 @@ def settings() -> Iterator[tuple[str, ClassicalRecipe]]:
         "with movement": (*parts, "movement"),
         "with log_cv": (*parts, "log_cv"),
     }
-    for (what, own), fall, rise, prior in itertools.product(blocks.items(), (2.0, 4.0, 6.0, 8.0), (6.0, 12.0), (16.0, 64.0, 256.0, 1024.0)):
+    for (what, own), fall, rise, prior in itertools.product(blocks.items(), (4.0, 6.0), (6.0,), (64.0, 256.0, 1024.0)):
         scaling = replace(default.scaling, limits=(fall, rise), prior_records=prior)
         yield (
             f"{what}, fall {fall:g}, rise {rise:g}, prior {prior:g}",

@@ -14,6 +14,8 @@ from vibray.schema import SENSOR, TIME_TRUSTED
 
 FEWEST_REFERENCE = 50
 """With fewer reference scores a sensor is compared with the pooled reference of all."""
+FEWEST_CONFORMAL = 99
+"""With fewer a rank among a sensor's own reference cannot say 1 %: the p-value is an estimate, from a tail carried on or from other sensors."""
 TAIL_SHARE = 0.1
 NUM_FOLDS = 5
 LOWEST_P = 1e-300
@@ -64,6 +66,12 @@ def earliest_rows(
         mine = rows[usable[rows]]
         chosen[mine[: min(num_records, len(mine) // 2)]] = True
     return chosen
+
+
+def estimated_sensors(scores: pa.Table, usable: Bool[np.ndarray, " records"], in_reference: Bool[np.ndarray, " records"]) -> int:
+    """How many sensors with a usable record have fewer than 99 of them in their reference: their p-values are estimates, not conformal."""
+    own = ((usable[rows].any(), (usable & in_reference)[rows].sum()) for _, rows in sensor_groups(scores))
+    return sum(bool(there and num < FEWEST_CONFORMAL) for there, num in own)
 
 
 def p_values(scores: Float64[np.ndarray, " records"], reference: Float64[np.ndarray, " reference"]) -> Float64[np.ndarray, " records"]:
