@@ -59,11 +59,11 @@ class RunMismatch(UserError):
 
 
 class Inputs:
-    """One batch's features, each computed once however many detectors ask for it."""
+    """One batch's features, each computed once however many detectors ask for it; those in `made` were before."""
 
-    def __init__(self, waveforms: Float[Tensor, "batch samples"], facts: CorpusFacts):
+    def __init__(self, waveforms: Float[Tensor, "batch samples"], facts: CorpusFacts, made: Mapping[FeatureConfig, Tensor] | None = None):
         self.waveforms, self.facts = waveforms, facts
-        self._made: dict[FeatureConfig, Tensor] = {}
+        self._made = dict(made or {})
 
     def __getitem__(self, config: FeatureConfig) -> Tensor:
         if config not in self._made:

@@ -13,7 +13,16 @@ from vibray.decide.cuts import Cuts, GroupedCuts
 from vibray.decide.drift import drift
 from vibray.decide.pooling import over_sensors
 from vibray.decide.pseudo_labels import by_cut
-from vibray.decide.reference import FEWEST_CONFORMAL, earliest_rows, estimated_sensors, record_p_values, sensor_groups, trusted_rows, usable_rows, with_out_of_sample
+from vibray.decide.reference import (
+    FEWEST_CONFORMAL,
+    earliest_rows,
+    estimated_sensors,
+    record_p_values,
+    sensor_groups,
+    trusted_rows,
+    usable_rows,
+    with_out_of_sample,
+)
 from vibray.decide.unit_alarms import UnitAlarm, UnitConfig, unit_alarms, unit_facts, unit_scores
 from vibray.schema import LABEL_ABNORMAL, NORMAL, ORIGIN, TIME_TRUSTED, UNIT_SCORES
 from vibray.storage import objects
@@ -128,7 +137,9 @@ def print_units(units: UnitDecisions) -> None:
         return
     print(f"  alarm: {k} of the last {n} windows with p <= {config.rate:g}")
     if facts.get("num_estimated_sensors"):
-        print(f"  {facts['num_estimated_sensors']:,} sensors have fewer than {FEWEST_CONFORMAL} reference records: their p-values are estimates")
+        print(
+            f"  {facts['num_estimated_sensors']:,} sensors have fewer than {FEWEST_CONFORMAL} reference records: their p-values are estimates"
+        )
     print(f"  {healthy_words(facts)}")
     loud = [unit for unit in units.alarms if unit.alarm]
     found = sum(unit.discovery for unit in units.alarms)

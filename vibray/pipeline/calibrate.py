@@ -47,8 +47,11 @@ EXPECTED_AUROC = {1: 0.93, 4: 0.95, 16: 0.96, 64: 0.97}
 """By records a sensor, how the default ranks faults of machines that training did not see: five generated fleets (python -m
 tests.reference.suite). Real bearings with 10 and 50 records lie between .92 and .99."""
 
-New = dict[str, tuple[torch.Tensor, Scaling]]
-"""By member, the raw feature values of a sensor's records and the scaling that does not know it."""
+Features = dict[FeatureConfig, torch.Tensor]
+"""Raw values of a sensor's records."""
+
+New = dict[str, tuple[FeatureConfig, Scaling]]
+"""By member, its feature and the scaling that does not know the sensor."""
 
 
 class CalibrationMismatch(UserError):
@@ -118,7 +121,7 @@ class Calibration:
         print(f"the sensors that {self.run_uri} does not know are calibrated by the earliest {k} records of each, or as many as there are:")
         print("  a first step reads all records and keeps where they come from; those that are picked are then read again")
         print(f"  memory: {2e-6 * k * ORIGIN_BYTES:.2g} MB a sensor where they are picked")
-        print(f"  a worker holds {GROUP_BYTES >> 20} MiB of waveforms, or those of one sensor ({4e-6 * k * num_samples:.1f} MB)")
+        print(f"  a worker holds {GROUP_BYTES >> 19} MiB of waveforms, or twice those of one sensor ({4e-6 * k * num_samples:.1f} MB)")
 
     def finished(self) -> bool:
         """True where the folder holds it. Raises UserError where it holds another."""
@@ -264,24 +267,22 @@ def calibration_table(run: Run, records: Earliest, num_folds: int | None = NUM_F
     what the run says of it against all the others of its sensor."""
     rows, context = [], []
     for sensor, table in sorted(records.items()):
-        w = waveforms_of(table)
-        new: New = {
-            name: (_feature(run, config, w), scaling)
-            for name, (config, scaling) in run.model.scalings().items()
-            if not scaling.known([sensor]).all()
-        }
-        finite = torch.stack([x.flatten(1).isfinite().all(dim=1) for x, _ in new.values()]).all(dim=0)
-        table, w, new = table.filter(pa.array(finite.numpy())), w[finite.numpy()], {name: (x[finite], s) for name, (x, s) in new.items()}
+        w, scalings = waveforms_of(table), run.model.scalings()
+        new: New = {name: (config, scaling) for name, (config, scaling) in scalings.items() if not scaling.known([sensor]).all()}
+        features = {config: _feature(run, config, w) for config, _ in scalings.values()}
+        finite = torch.stack([x.flatten(1).isfinite().all(dim=1) for x in features.values()]).all(dim=0)
+        table, w = table.filter(pa.array(finite.numpy())), w[finite.numpy()]
+        features = {config: x[finite] for config, x in features.items()}
         if not len(w):
             continue
         history = history_of(state_statistics(w, run.facts.sample_rate_hz)["rms"], mains_snr_db(w, run.facts))
         states, _ = replace(run, histories=run.histories | {sensor: history}).states(w, [sensor] * len(w))
-        outputs = _out_of_sample(run, sensor, w, new, num_folds)
+        outputs = _out_of_sample(run, sensor, w, features, new, num_folds)
         ids, alone = table["record_id"].to_pylist(), len(w) == 1
         usable = [i for i, state in enumerate(states) if state not in UNDECIDED_STATES and not alone]
         times, scores = table["measured_at"].to_pylist(), outputs["score"].tolist()
-        for name, (x, scaling) in new.items():
-            location, scale = scaling.statistics_of(x)
+        for name, (config, scaling) in new.items():
+            location, scale = scaling.statistics_of(features[config])
             rows.append(
                 {
                     "member": name,
@@ -304,7 +305,10 @@ def calibration_table(run: Run, records: Earliest, num_folds: int | None = NUM_F
     return pa.Table.from_pylist(rows, schema=schema.CALIBRATION), pa.concat_tables(context or [schema.CONTEXT.empty_table()])
 
 
-def _out_of_sample(run: Run, sensor: Sensor, waveforms: np.ndarray, new: New, num_folds: int | None) -> dict[str, torch.Tensor]:
+@torch.inference_mode()
+def _out_of_sample(
+    run: Run, sensor: Sensor, waveforms: np.ndarray, features: Features, new: New, num_folds: int | None
+) -> dict[str, torch.Tensor]:
     """What the run says of each record against baselines of the others, in folds of consecutive records; of a record that is alone, against
     the baseline of a sensor that is not known.
 
@@ -316,11 +320,11 @@ def _out_of_sample(run: Run, sensor: Sensor, waveforms: np.ndarray, new: New, nu
     for held_out in np.array_split(np.arange(num), min(num_folds or num, num)):
         others = torch.from_numpy(np.setdiff1d(np.arange(num), held_out))
         own = {}
-        for name, (x, scaling) in new.items() if len(others) else ():
-            location, scale = scaling.statistics_of(x[others])
+        for name, (config, scaling) in new.items() if len(others) else ():
+            location, scale = scaling.statistics_of(features[config][others])
             own[name] = scaling.extend([sensor], [len(others)], location[None], scale[None])
-        part = replace(run, model=run.model.rescaled(scalings | own))
-        found.append(part.outputs(torch.from_numpy(waveforms[held_out]), run.facts.sample_rate_hz, [sensor] * len(held_out)))
+        inputs = Inputs(torch.from_numpy(waveforms[held_out]), run.facts, {config: x[held_out] for config, x in features.items()})
+        found.append(run.model.rescaled(scalings | own).outputs(inputs, [sensor] * len(held_out)))
     return {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
 

@@ -4,8 +4,8 @@ Two steps. A pass over the input writes, part by part, where each record comes f
 and no waveform is copied; of these small tables the earliest records are picked. Their waveforms are then read again, some sensors at a
 time and on as many workers as there are: no other line is parsed. Which worker read what, and in which order, changes nothing.
 
-Memory: the process that picks holds ORIGIN_BYTES for each of at most 2 k records of a sensor, a worker the waveforms of GROUP_BYTES of
-sensors, or of one sensor where its k records are more.
+Memory: the process that picks holds ORIGIN_BYTES for each of at most 2 k records of a sensor, a worker GROUP_BYTES of waveforms, or those
+of one sensor where its k records are more, and for a moment twice as much.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ from vibray.tables import sensors_of
 ORIGIN_BYTES = 250
 """Of a record's row of a table of origins."""
 
-GROUP_BYTES = 256 << 20
+GROUP_BYTES = 128 << 20
 """Waveforms that a worker holds at most, but for a single sensor's."""
 
 Earliest = dict[Sensor, pa.Table]
