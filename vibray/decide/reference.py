@@ -15,7 +15,7 @@ from vibray.schema import SENSOR, TIME_TRUSTED
 FEWEST_REFERENCE = 50
 """With fewer reference scores a sensor is compared with the pooled reference of all."""
 FEWEST_CONFORMAL = 99
-"""With fewer a rank among a sensor's own reference cannot say 1 %: the p-value is an estimate, from a tail carried on or from other sensors."""
+"""With fewer a rank among a sensor's own reference cannot say 1 %: the p-value is an estimate, by a tail carried on or by other sensors."""
 TAIL_SHARE = 0.1
 NUM_FOLDS = 5
 LOWEST_P = 1e-300
