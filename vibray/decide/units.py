@@ -136,10 +136,8 @@ def print_units(units: UnitDecisions) -> None:
         print("  no sensor, nor all together, has 50 reference records: no alarms of units")
         return
     print(f"  alarm: {k} of the last {n} windows with p <= {config.rate:g}")
-    if facts.get("num_estimated_sensors"):
-        print(
-            f"  {facts['num_estimated_sensors']:,} sensors have fewer than {FEWEST_CONFORMAL} reference records: their p-values are estimates"
-        )
+    if num := facts.get("num_estimated_sensors"):
+        print(f"  {num:,} sensors have fewer than {FEWEST_CONFORMAL} reference records: their p-values are estimates")
     print(f"  {healthy_words(facts)}")
     loud = [unit for unit in units.alarms if unit.alarm]
     found = sum(unit.discovery for unit in units.alarms)
