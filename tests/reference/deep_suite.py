@@ -4,6 +4,7 @@ Their scores are kept in the suite's cache folder by their content: recipe, corp
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,7 @@ from vibray.compare.cells import seeded
 from vibray.compare.corpus import Task
 from vibray.compare.fold_fit import calibrated, fit_fold
 from vibray.config import to_json
+from vibray.features.cwt_image import CwtImageConfig
 from vibray.fitting.deep import net_scores
 from vibray.fitting.worker import alone
 from vibray.recipes import DeepRecipe
@@ -28,16 +30,33 @@ LIMITS = (4.0, 6.0)
 POOL = "pool"
 
 
-def _limited(make: Callable[[], DeepRecipe]) -> Callable[[], DeepRecipe]:
-    return lambda: replace(make(), scaling=replace(make().scaling, clip=None, limits=LIMITS))
+WIDE_SHARE_OF_RATE = 0.45
+
+
+def _limited(recipe: DeepRecipe) -> DeepRecipe:
+    return replace(recipe, scaling=replace(recipe.scaling, clip=None, limits=LIMITS))
+
+
+def _wide(recipe: DeepRecipe) -> DeepRecipe:
+    """Its image reaches as high as the rate lets it, instead of to 3.7 kHz."""
+    return replace(recipe, feature=replace(recipe.feature, max_hz=math.inf))  # type: ignore[call-arg]
+
+
+def _longer(recipe: DeepRecipe, epochs: int) -> DeepRecipe:
+    return replace(recipe, optim=replace(recipe.optim, epochs=epochs))
 
 
 VARIANTS: dict[str, Callable[[], DeepRecipe]] = {
-    "cwt-svdd-limits": _limited(recipes.cwt_svdd),
-    "untrained-svdd-limits": _limited(recipes.untrained_svdd),
-    "cwt-vae-limits": _limited(recipes.cwt_vae),
+    "cwt-svdd-limits": lambda: _limited(recipes.cwt_svdd()),
+    "untrained-svdd-limits": lambda: _limited(recipes.untrained_svdd()),
+    "cwt-vae-limits": lambda: _limited(recipes.cwt_vae()),
+    "cwt-svdd-wide": lambda: _wide(recipes.cwt_svdd()),
+    "untrained-svdd-wide": lambda: _wide(recipes.untrained_svdd()),
+    "cwt-vae-wide": lambda: _wide(recipes.cwt_vae()),
+    "cwt-svdd-wide-30": lambda: _longer(_wide(recipes.cwt_svdd()), 30),
+    "cwt-svdd-wide-limits": lambda: _limited(_wide(recipes.cwt_svdd())),
 }
-"""Deep recipes with the default's limits on what a scaled value may count."""
+"""Deep recipes that are no named ones, to be compared with these."""
 
 
 class Nets:
@@ -76,6 +95,9 @@ class Nets:
     def scores(self, recipe: DeepRecipe, training: int) -> dict[str, np.ndarray]:
         """Of the pool, under `POOL`, and of the test records by the number of calibrating ones ("None": the sensors are the pool's)."""
         recipe = seeded(recipe, training)  # type: ignore[assignment]
+        image = recipe.feature
+        if isinstance(image, CwtImageConfig) and image.max_hz == math.inf:
+            recipe = replace(recipe, feature=replace(image, max_hz=WIDE_SHARE_OF_RATE * self.corpus.facts.sample_rate_hz))
         sources = (*SOURCES, "models", "train", "fitting")
         key = key_of("deep", to_json(recipe), self.corpus.name, self.corpus.ks, self.content, sources=sources)
         return cached(key, lambda: self._fitted(recipe))
