@@ -238,7 +238,8 @@ def weighted_auprc(scores: np.ndarray, abnormal: np.ndarray, weight: np.ndarray)
 
 
 def show(found: Mapping[Where, list[Judged]], names: Sequence[str], seeds: Sequence[int]) -> None:
-    heads = [name if k is None else f"{name} {k}" for name, k in SHOWN]
+    shown = [where for where in SHOWN if where in found]
+    heads = [name if k is None else f"{name} {k}" for name, k in shown]
     wide = max(map(len, (*names, *MEASURES)))
     print(f"{len(seeds)} fleets of 8 unseen units, their sensors calibrated with the earliest 1 to {max(KS)} records; quiet: without")
     print("disturbances; femto: new bearings, with 50 and 10; uestc, hit and gfd: the pool's own sensors. Mean and worst are of fleet 200,")
@@ -246,11 +247,11 @@ def show(found: Mapping[Where, list[Judged]], names: Sequence[str], seeds: Seque
     for measure in MEASURES:
         print(f"\n{measure:{wide}} " + " ".join(f"{head:>9}" for head in heads) + f" {'mean':>7} {'worst':>7}")
         for name in names:
-            figures = {where: figure(measure, found[where], name) for where in SHOWN}
-            cells = " ".join(f"{figures[where]:9.3f}" for where in SHOWN)
+            figures = {where: figure(measure, found[where], name) for where in shown}
+            cells = " ".join(f"{figures[where]:9.3f}" for where in shown)
             print(f"{name:{wide}} {cells} {over_suite(figures):7.4f} {min(figures[where] for where in MAIN):7.3f}")
     print("\nAUROC of the mean over a unit's sensors at one time")
-    several = [where for where in SHOWN if where[0] in ("fleet", "gfd", "quiet")]
+    several = [where for where in shown if where[0] in ("fleet", "gfd", "quiet")]
     print(f"{'':{wide}} " + " ".join(f"{name if k is None else f'{name} {k}':>9}" for name, k in several))
     for name in names:
         cells = " ".join(f"{figure('AUROC', found[where], name, True):9.3f}" for where in several)
@@ -260,10 +261,10 @@ def show(found: Mapping[Where, list[Judged]], names: Sequence[str], seeds: Seque
         print(f"{'':{wide}} " + " ".join(f"{head:>13}" for head in heads) + "    mean [95 %]")
         for name in names[1:]:
             rng = np.random.default_rng(0)
-            of = {where: difference(measure, found[where], names[0], name, rng) for where in SHOWN}
+            of = {where: difference(measure, found[where], names[0], name, rng) for where in shown}
             mean = sum(of[where] * (0.5 if where[0] == "femto" else 1.0) for where in MAIN) / 5
-            at = {where: figure(measure, found[where], names[0]) - figure(measure, found[where], name) for where in SHOWN}
-            cells = " ".join(f"{at[where]:+.3f}({np.nanstd(of[where]):.3f})" for where in SHOWN)
+            at = {where: figure(measure, found[where], names[0]) - figure(measure, found[where], name) for where in shown}
+            cells = " ".join(f"{at[where]:+.3f}({np.nanstd(of[where]):.3f})" for where in shown)
             low, high = np.nanquantile(mean, (0.025, 0.975))
             print(f"{name:{wide}} {cells} {over_suite(at):+.4f} [{low:+.4f}, {high:+.4f}]")
 
@@ -332,7 +333,7 @@ def main() -> None:
         "--recipes", nargs="+", default=list(RECIPES), help="names, a+b of two fused; the first is compared with all others"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="fleets")
-    parser.add_argument("--quiet-seeds", type=int, nargs="+", default=[0, 1], help="fleets without disturbances")
+    parser.add_argument("--quiet-seeds", type=int, nargs="*", default=[0, 1], help="fleets without disturbances")
     parser.add_argument("--trainings", type=int, nargs="+", default=[0], help="seeds of the nets' weights and of the order of records")
     parser.add_argument("--processes", type=int, help="at once; default: one a core")
     parser.add_argument("--fast", action="store_true", help="one fleet of each kind")
