@@ -189,9 +189,9 @@ BANDS = ("bands",)
 
 
 def fused() -> ClassicalRecipe:
-    """Mahalanobis distances of four descriptions of the spectrum and of the mains' lines by sensor, fused by their tail probabilities: the
+    """Mahalanobis distances of three descriptions of the spectrum and of the mains' lines by sensor, fused by their tail probabilities: the
     default."""
-    return ClassicalRecipe(scaling=ScalingConfig(by="sensor", limits=(4.0, 6.0)), detector=FusedMahalanobisConfig())
+    return ClassicalRecipe(scaling=ScalingConfig(by="sensor", limits=(6.0, 6.0)), detector=FusedMahalanobisConfig())
 
 
 def mahalanobis() -> ClassicalRecipe:

@@ -31,7 +31,6 @@ from vibray.tables import waveforms_of
 from vibray.train.classical import Rows
 
 CHUNK = 64
-MAINS_HZ = 50.0
 FEATURE = recipes.fused().feature
 KS = (1, 4, 16, 64, 200)
 POOL_UNITS, NEW_UNITS = 40, 8
@@ -39,6 +38,8 @@ POOL_RECORDS, TEST_RECORDS = 4000, 1000
 TIME_BLOCKS = 10
 """Of a sensor's test records in a row: what is drawn together in the bootstrap where there are few units."""
 SOURCES = ("signal", "features", "storage")
+
+FLEET = CorpusFacts(8192.0)
 
 REAL = {
     "gfd": CorpusFacts(10_000.0, unit_pattern=r"^(gbx\d+)-", mains="none"),
@@ -57,13 +58,16 @@ class Records:
     labels: np.ndarray
     moment: np.ndarray
     """number of the unit and moment"""
+    waveforms: Callable[[], np.ndarray]
+    """(records, samples), made or read again: nets alone want them"""
 
     def rows(self, _: object = None) -> Rows:
         keys = np.random.default_rng(0).permutation(len(self.sensors)).astype(np.uint64)
         return Rows(self.vectors, self.sensors, keys)
 
     def take(self, index: np.ndarray) -> "Records":
-        return Records(self.vectors[index], [self.sensors[i] for i in index], self.labels[index], self.moment[index])
+        sensors = [self.sensors[i] for i in index]
+        return Records(self.vectors[index], sensors, self.labels[index], self.moment[index], lambda: self.waveforms()[index])
 
     def first(self, k: int) -> Iterator[tuple[Sensor, np.ndarray]]:
         """The earliest k records of each sensor."""
@@ -76,7 +80,7 @@ class Corpus:
     """A pool to fit on, and labelled records to judge: of the pool's own sensors, or of others, calibrated with their earliest records."""
 
     name: str
-    mains_hz: float | None
+    facts: CorpusFacts
     pool: Records
     test: Records
     cluster: np.ndarray
@@ -101,35 +105,38 @@ def cached(key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.
         return dict(arrays)
 
 
-def key_of(*content: object) -> str:
-    """Of an input and of the code that makes records and vectors."""
+def key_of(*content: object, sources: tuple[str, ...] = SOURCES) -> str:
+    """Of an input and of the code that makes records and vectors, or whatever comes of them."""
     digest = hashlib.sha256(json.dumps([to_json(FEATURE), *content], sort_keys=True).encode())
     root = Path(vibray.__file__).parent
-    for path in sorted(path for folder in SOURCES for path in (root / folder).glob("*.py")):
+    for path in sorted(path for folder in sources for path in (root / folder).glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:24]
 
 
-def _vectors(batches: Iterator[np.ndarray], sample_rate_hz: float, mains_hz: float | None) -> np.ndarray:
-    feature = build_vector(FEATURE, mains_hz)
-    return np.concatenate([feature(torch.from_numpy(x), sample_rate_hz).numpy() for x in batches])
+def _vectors(batches: Iterator[np.ndarray], facts: CorpusFacts) -> np.ndarray:
+    feature = build_vector(FEATURE, facts.mains_hz)
+    return np.concatenate([feature(torch.from_numpy(x), facts.sample_rate_hz).numpy() for x in batches])
 
 
 # ---------------------------------------------------------------- the fleet
 
 
 def of_fleet(config: FleetConfig) -> Records:
-    def make() -> dict[str, np.ndarray]:
-        places = [place(config, i) for i in range(config.num_records)]
-        batches = (np.stack([waveform(config, at) for at in places[i : i + CHUNK]]) for i in range(0, len(places), CHUNK))
-        return {"vectors": _vectors(batches, config.sample_rate_hz, MAINS_HZ)}
-
     places = [place(config, i) for i in range(config.num_records)]
+
+    def batches() -> Iterator[np.ndarray]:
+        return (np.stack([waveform(config, at) for at in places[i : i + CHUNK]]) for i in range(0, len(places), CHUNK))
+
+    def make() -> dict[str, np.ndarray]:
+        return {"vectors": _vectors(batches(), FLEET)}
+
     return Records(
         torch.from_numpy(cached(key_of("fleet", to_json(config)), make)["vectors"]),
         [(f"u{at.unit}", f"u{at.unit}-s{at.sensor}") for at in places],
         np.array([condition(config, at).fault or NORMAL for at in places]),
         moments(*(np.array([getattr(at, name) for at in places]) for name in ("unit", "sensor", "step")), tolerance_s=0.0),
+        lambda: np.concatenate(list(batches())),
     )
 
 
@@ -143,7 +150,7 @@ def fleet(seed: int, disturbed: bool = True) -> Corpus:
     context = of_fleet(replace(new, num_records=max(KS) * NEW_UNITS * pool.sensors_per_unit))
     units = np.unique([unit for unit, _ in test.sensors], return_inverse=True)[1]
     name = f"fleet {seed}" if disturbed else f"quiet {seed}"
-    return Corpus(name, MAINS_HZ, of_fleet(pool), test, units, context, KS if disturbed else (max(KS),))
+    return Corpus(name, FLEET, of_fleet(pool), test, units, context, KS if disturbed else (max(KS),))
 
 
 # ---------------------------------------------------------------- real machines
@@ -154,13 +161,16 @@ def _of_folder(name: str, uri: Path, labels: Path | None) -> Records:
     plan = make_plan(str(uri), name, {})
     shards = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(uri.iterdir())]
 
-    def make() -> dict[str, np.ndarray]:
+    def read() -> tuple[np.ndarray, dict[str, np.ndarray]]:
         tables = [read.records for read in read_here(plan, facts, [(part, frozenset()) for part in plan.parts])]
         waveforms = np.concatenate([waveforms_of(table) for table in tables if table.num_rows])
         of = {column: np.concatenate([table[column].to_numpy(zero_copy_only=False) for table in tables]) for column in ORIGIN}
         order = np.lexsort((of["record_id"].astype(str), of["measured_at"]))
-        vectors = _vectors((waveforms[order[i : i + CHUNK]] for i in range(0, len(order), CHUNK)), facts.sample_rate_hz, None)
-        return {"vectors": vectors, **{column: values[order].astype(TYPES[column]) for column, values in of.items()}}
+        return waveforms[order], {column: values[order].astype(TYPES[column]) for column, values in of.items()}
+
+    def make() -> dict[str, np.ndarray]:
+        waveforms, of = read()
+        return {"vectors": _vectors((waveforms[i : i + CHUNK] for i in range(0, len(waveforms), CHUNK)), facts), **of}
 
     of = cached(key_of(name, to_json(facts), shards), make)
     rows = [] if labels is None else [json.loads(line) for line in labels.read_text().splitlines()]
@@ -169,7 +179,7 @@ def _of_folder(name: str, uri: Path, labels: Path | None) -> Records:
     assert sum(one != UNLABELLED for one in label) == len(given), f"labels of {name} that meet no record"
     sensors = [(str(unit), str(sensor)) for unit, sensor in zip(of["unit"], of["sensor_id"], strict=True)]
     moment = moments(of["unit"], of["sensor_id"], of["measured_at"].astype(np.int64), tolerance_s=0.5)
-    return Records(torch.from_numpy(of["vectors"]), sensors, np.array(label), moment)
+    return Records(torch.from_numpy(of["vectors"]), sensors, np.array(label), moment, lambda: read()[0])
 
 
 ORIGIN = ("unit", "sensor_id", "record_id", "measured_at")
@@ -188,5 +198,5 @@ def real(name: str) -> Corpus:
         own = np.flatnonzero(number == one)
         cluster[own] = one * TIME_BLOCKS + np.arange(len(own)) * TIME_BLOCKS // len(own)
     if name == "femto":
-        return Corpus(name, None, pool, test, cluster, whole, (10, 50))
-    return Corpus(name, None, pool, test, cluster)
+        return Corpus(name, REAL[name], pool, test, cluster, whole, (10, 50))
+    return Corpus(name, REAL[name], pool, test, cluster)

@@ -1,16 +1,17 @@
 """How well recipes do on machines that nobody tuned them to: the development suite.
 
-`python -m tests.reference.suite [--recipes fused knn ...] [--fast] [--choose]` prints, for every corpus and recipe, AUROC, AUPRC and
-partial AUROC, then the mean and the worst, each recipe's difference to the first with its standard error, and the curve over the number of
-records that calibrate a sensor. `--choose` picks the default's settings by leave-one-corpus-out: a corpus's figure is that of the setting
-which is best on the others.
+`python -m tests.reference.suite [--recipes fused knn cwt-svdd fused+cwt-svdd ...] [--fast] [--choose]` prints, for every corpus and recipe,
+AUROC, AUPRC and partial AUROC, then the mean and the worst, each recipe's difference to the first with its standard error, and the curve
+over the number of records that calibrate a sensor. `a+b` is two recipes fused by their tail probabilities, as the default fuses its parts.
+A deep recipe is fitted once for each of `--trainings`, and its figures are the means over them. `--choose` picks the default's settings by
+leave-one-corpus-out: a corpus's figure is that of the setting which is best on the others.
 """
 
 import argparse
 import itertools
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,18 +21,33 @@ import numpy as np
 import torch
 
 from tests.reference.corpora import KS, REAL, Corpus, Records, fleet, real
+from tests.reference.deep_suite import POOL, VARIANTS, Nets
 from vibray import recipes
 from vibray.decide.areas import auprc, auroc, partial_auroc, weighted_auroc
 from vibray.decide.pooling import mean_by
 from vibray.features.scaling import Scaling, ScalingFit
+from vibray.models.ensemble import Ensemble
 from vibray.models.fitted import Fitted
-from vibray.recipes import ClassicalRecipe, build_classical, build_vector, columns_of, level_of
+from vibray.models.fused import Fused, FusedMahalanobisConfig
+from vibray.recipes import (
+    ClassicalRecipe,
+    ClassifierRecipe,
+    DeepRecipe,
+    EnsembleRecipe,
+    build_classical,
+    build_vector,
+    columns_of,
+    level_of,
+)
 from vibray.schema import NORMAL
 from vibray.train.classical import fit_detector, fit_scaling
 
 RECIPES = ("fused", "banded", "mahalanobis", "knn", "local-knn", "pca", "movement", "iforest", "rms")
 NUM_RESAMPLES = 500
 MEASURES = {"AUROC": auroc, "AUPRC": auprc, "partial AUROC": partial_auroc}
+
+Contestant = ClassicalRecipe | DeepRecipe | EnsembleRecipe | tuple["Contestant", ...]
+"""A recipe, or several to be fused by their tail probabilities."""
 
 Where = tuple[str, int | None]
 """A corpus, seeds apart, and how many records calibrate a sensor (None: the sensors are the pool's)."""
@@ -41,8 +57,17 @@ SHOWN: tuple[Where, ...] = (*(("fleet", k) for k in KS), ("quiet", max(KS)), *MA
 
 
 @dataclass(frozen=True)
+class Said:
+    """Scores (trainings, records) of a recipe; where training draws nothing there is one."""
+
+    pool: np.ndarray
+    test: dict[int | None, np.ndarray]
+    """by the number of records that calibrate a sensor"""
+
+
+@dataclass(frozen=True)
 class Judged:
-    """What recipes say of one corpus' test records."""
+    """What recipes say of one corpus' test records, (trainings, records) each."""
 
     where: Where
     abnormal: np.ndarray
@@ -52,43 +77,103 @@ class Judged:
     """of the means over a unit's sensors at one time; None where no unit has several"""
 
 
+class Given:
+    """A detector whose score is the column that it is given."""
+
+    def update(self, x: torch.Tensor, key_hash: np.ndarray) -> None: ...
+
+    def finish(self) -> bool:
+        return False
+
+    def score(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, 0]
+
+
 def fitted(recipe: ClassicalRecipe, pool: Records, mains_hz: float | None) -> tuple[Scaling, Fitted]:
     """The recipe on a pool, as training fits it."""
     feature = build_vector(recipe.feature, mains_hz)
-    scaling = fit_scaling(ScalingFit(recipe.scaling, feature.shape, level_of(feature)), [0], pool.rows)
     columns = columns_of(feature, recipe.detector.blocks)
+    scaling = fit_scaling(ScalingFit(recipe.scaling, feature.shape, level_of(feature)), [0], pool.rows)
     return scaling, fit_detector(build_classical(recipe.detector, feature), scaling, columns, [0], pool.rows)
 
 
-def judged(corpus: Corpus, those: Mapping[str, ClassicalRecipe]) -> list[Judged]:
-    """Every recipe fitted on the corpus' pool, as training does it, and its scores for each number of calibrating records."""
+def classical(corpus: Corpus, recipe: ClassicalRecipe) -> Said:
+    """Fitted on the corpus' pool, and its scores."""
+    columns = columns_of(build_vector(recipe.feature, corpus.facts.mains_hz), recipe.detector.blocks)
+    scaling, detector = fitted(recipe, corpus.pool, corpus.facts.mains_hz)
+    test: dict[int | None, np.ndarray] = {}
+    for k in corpus.ks or (None,):
+        own = scaling
+        if k is not None and corpus.context is not None:
+            rows = dict(corpus.context.first(k))
+            statistics = [scaling.statistics_of(corpus.context.vectors[at]) for at in rows.values()]
+            tables = (torch.stack([one[i] for one in statistics]) for i in (0, 1))
+            own = scaling.extend(list(rows), [len(at) for at in rows.values()], *tables)
+        x = own(corpus.test.vectors, corpus.test.sensors)[:, columns]
+        test[k] = detector.score(x).numpy()[None]
+    return Said(detector.score(scaling(corpus.pool.vectors, corpus.pool.sensors)[:, columns]).numpy()[None], test)
+
+
+def fused(table: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """From the pool's scores (records, members), the fusion of their tail probabilities."""
+    detector = Fused(FusedMahalanobisConfig(), [Given() for _ in table.T], [1] * table.shape[1])  # type: ignore[misc]
+    key = np.arange(len(table), dtype=np.uint64)
+    detector.update(table, key)
+    while detector.finish():
+        detector.update(table, key)
+    return detector.score
+
+
+def ensemble(recipe: EnsembleRecipe, table: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """From the pool's scores (records, members), the recipe's own fusion."""
+    model = Ensemble(recipe.fusion)
+    model.fit(dict(zip(recipe.members, table.T, strict=True)))
+    return lambda x: model.fuse(dict(zip(recipe.members, x.T, strict=True)))
+
+
+def together(members: Sequence[Said], fit: Callable[[torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]) -> Said:
+    """Several recipes as one, training by training."""
+    num = max(len(one.pool) for one in members)
+
+    def table(scores: Sequence[np.ndarray], training: int) -> torch.Tensor:
+        return torch.from_numpy(np.stack([own[training % len(own)] for own in scores], axis=1).astype(np.float64))
+
+    pools = [table([one.pool for one in members], i) for i in range(num)]
+    fusions = [fit(pool) for pool in pools]
+
+    def of(k: int | None) -> np.ndarray:
+        return np.stack([fuse(table([one.test[k] for one in members], i)).numpy() for i, fuse in enumerate(fusions)])
+
+    return Said(np.stack([fuse(pool).numpy() for fuse, pool in zip(fusions, pools, strict=True)]), {k: of(k) for k in members[0].test})
+
+
+def said(corpus: Corpus, nets: Nets, recipe: Contestant, trainings: Sequence[int]) -> Said:
+    """What a recipe fitted on the corpus' pool says of it, and of the test records for each number of calibrating ones."""
+    match recipe:
+        case ClassicalRecipe():
+            return classical(corpus, recipe)
+        case DeepRecipe():
+            each = [nets.scores(recipe, training) for training in trainings]
+            of = {name: np.stack([one[name] for one in each]) for name in each[0]}
+            return Said(of[POOL], {k: of[str(k)] for k in corpus.ks or (None,)})
+        case EnsembleRecipe():
+            return together([said(corpus, nets, one, trainings) for one in recipe.members.values()], partial(ensemble, recipe))
+    return together([said(corpus, nets, one, trainings) for one in recipe], fused)
+
+
+def judged(corpus: Corpus, those: Mapping[str, Contestant], trainings: Sequence[int]) -> list[Judged]:
+    """Every recipe fitted on the corpus' pool, and its scores for each number of calibrating records."""
     torch.set_num_threads(1)
-    found: dict[int | None, dict[str, np.ndarray]] = {}
-    for name, recipe in those.items():
-        columns = columns_of(build_vector(recipe.feature, corpus.mains_hz), recipe.detector.blocks)
-        scaling, detector = fitted(recipe, corpus.pool, corpus.mains_hz)
-        for k in corpus.ks or (None,):
-            own = scaling
-            if k is not None and corpus.context is not None:
-                rows = dict(corpus.context.first(k))
-                statistics = [scaling.statistics_of(corpus.context.vectors[at]) for at in rows.values()]
-                tables = (torch.stack([one[i] for one in statistics]) for i in (0, 1))
-                own = scaling.extend(list(rows), [len(at) for at in rows.values()], *tables)
-            x = own(corpus.test.vectors, corpus.test.sensors)[:, columns]
-            found.setdefault(k, {})[name] = detector.score(x).numpy()
-    abnormal, moment = corpus.test.labels != NORMAL, corpus.test.moment
+    nets, name, moment = Nets(corpus), corpus.name.split()[0], corpus.test.moment
+    found = {one: said(corpus, nets, recipe, trainings) for one, recipe in those.items()}
     several = len(np.unique(moment)) < len(moment)
-    name = corpus.name.split()[0]
-    return [
-        Judged(
-            (name, k),
-            abnormal,
-            corpus.cluster,
-            scores,
-            {one: mean_by(moment, s) for one, s in scores.items()} if several else None,
-        )
-        for k, scores in found.items()
-    ]
+
+    def of(k: int | None) -> Judged:
+        scores = {one: own.test[k] for one, own in found.items()}
+        means = {one: np.stack([mean_by(moment, row) for row in own]) for one, own in scores.items()} if several else None
+        return Judged((name, k), corpus.test.labels != NORMAL, corpus.cluster, scores, means)
+
+    return [of(k) for k in corpus.ks or (None,)]
 
 
 def _corpus(name: str) -> Corpus:
@@ -96,16 +181,22 @@ def _corpus(name: str) -> Corpus:
     return real(kind) if kind in REAL else fleet(int(seed), disturbed=kind == "fleet")
 
 
-def _judged_by_name(those: Mapping[str, ClassicalRecipe], name: str) -> list[Judged]:
-    return judged(_corpus(name), those)
+def _judged_by_name(those: Mapping[str, Contestant], trainings: Sequence[int], name: str) -> list[Judged]:
+    return judged(_corpus(name), those, trainings)
 
 
-def all_judged(those: Mapping[str, ClassicalRecipe], seeds: Sequence[int], quiet: Sequence[int]) -> dict[Where, list[Judged]]:
+def all_judged(
+    those: Mapping[str, Contestant],
+    seeds: Sequence[int],
+    quiet: Sequence[int],
+    trainings: Sequence[int] = (0,),
+    processes: int | None = None,
+) -> dict[Where, list[Judged]]:
     """What the recipes say of every corpus of the suite, by corpus, one entry a seed. A process a core."""
-    names = [*(f"fleet {seed}" for seed in seeds), *(f"quiet {seed}" for seed in quiet), *REAL]
+    names = [*REAL, *(f"fleet {seed}" for seed in seeds), *(f"quiet {seed}" for seed in quiet)]
     found: dict[Where, list[Judged]] = {}
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        for of_corpus in pool.map(partial(_judged_by_name, those), names):
+    with ProcessPoolExecutor(processes or os.cpu_count(), get_context("spawn")) as pool:
+        for of_corpus in pool.map(partial(_judged_by_name, those, trainings), names):
             for one in of_corpus:
                 found.setdefault(one.where, []).append(one)
     return found
@@ -115,9 +206,12 @@ def all_judged(those: Mapping[str, ClassicalRecipe], seeds: Sequence[int], quiet
 
 
 def figure(measure: str, runs: Sequence[Judged], recipe: str, over_sensors: bool = False) -> float:
-    """Mean over the seeds; NaN where no unit has several sensors and their mean is asked for."""
+    """Mean over the seeds and trainings; NaN where no unit has several sensors and their mean is asked for."""
     scores = [(run.over_sensors or {}) if over_sensors else run.scores for run in runs]
-    values = [MEASURES[measure](s[recipe], run.abnormal) if recipe in s else np.nan for s, run in zip(scores, runs, strict=True)]
+    values = [
+        float(np.mean([MEASURES[measure](row, run.abnormal) for row in s[recipe]])) if recipe in s else np.nan
+        for s, run in zip(scores, runs, strict=True)
+    ]
     return float(np.mean(values))
 
 
@@ -128,13 +222,16 @@ def over_suite(figures: Mapping[Where, float]) -> float:
 
 
 def difference(measure: str, runs: Sequence[Judged], recipe: str, other: str, rng: np.random.Generator) -> np.ndarray:
-    """Resampled differences of a figure, recipe less other, on the same draws of clusters, averaged over the seeds."""
+    """Resampled differences of a figure, recipe less other, on the same draws of clusters, averaged over seeds and trainings."""
     areas = {"AUROC": weighted_auroc, "AUPRC": weighted_auprc}[measure]
     total = np.zeros(NUM_RESAMPLES)
     for run in runs:
         names, place = np.unique(run.cluster, return_inverse=True)
         drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), NUM_RESAMPLES)[:, place]
-        both = [np.array([areas(run.scores[name], run.abnormal, weight) for weight in drawn]) for name in (recipe, other)]
+        both = [
+            np.mean([[areas(row, run.abnormal, weight) for weight in drawn] for row in run.scores[name]], axis=0)
+            for name in (recipe, other)
+        ]
         total += (both[0] - both[1]) / len(runs)
     return total
 
@@ -148,31 +245,35 @@ def weighted_auprc(scores: np.ndarray, abnormal: np.ndarray, weight: np.ndarray)
 
 
 def show(found: Mapping[Where, list[Judged]], names: Sequence[str], seeds: Sequence[int]) -> None:
-    heads = [name if k is None else f"{name} {k}" for name, k in SHOWN]
+    shown = [where for where in SHOWN if where in found]
+    heads = [name if k is None else f"{name} {k}" for name, k in shown]
+    wide = max(map(len, (*names, *MEASURES)))
     print(f"{len(seeds)} fleets of 8 unseen units, their sensors calibrated with the earliest 1 to {max(KS)} records; quiet: without")
     print("disturbances; femto: new bearings, with 50 and 10; uestc, hit and gfd: the pool's own sensors. Mean and worst are of fleet 200,")
     print("uestc, hit, femto (half each) and gfd.")
     for measure in MEASURES:
-        print(f"\n{measure:14} " + " ".join(f"{head:>9}" for head in heads) + f" {'mean':>7} {'worst':>7}")
+        print(f"\n{measure:{wide}} " + " ".join(f"{head:>9}" for head in heads) + f" {'mean':>7} {'worst':>7}")
         for name in names:
-            figures = {where: figure(measure, found[where], name) for where in SHOWN}
-            cells = " ".join(f"{figures[where]:9.3f}" for where in SHOWN)
-            print(f"{name:14} {cells} {over_suite(figures):7.4f} {min(figures[where] for where in MAIN):7.3f}")
+            figures = {where: figure(measure, found[where], name) for where in shown}
+            cells = " ".join(f"{figures[where]:9.3f}" for where in shown)
+            print(f"{name:{wide}} {cells} {over_suite(figures):7.4f} {min(figures[where] for where in MAIN):7.3f}")
     print("\nAUROC of the mean over a unit's sensors at one time")
-    several = [where for where in SHOWN if where[0] in ("fleet", "gfd", "quiet")]
-    print(f"{'':14} " + " ".join(f"{name if k is None else f'{name} {k}':>9}" for name, k in several))
+    several = [where for where in shown if where[0] in ("fleet", "gfd", "quiet")]
+    print(f"{'':{wide}} " + " ".join(f"{name if k is None else f'{name} {k}':>9}" for name, k in several))
     for name in names:
         cells = " ".join(f"{figure('AUROC', found[where], name, True):9.3f}" for where in several)
-        print(f"{name:14} {cells}")
+        print(f"{name:{wide}} {cells}")
     for measure in ("AUROC", "AUPRC"):
         print(f"\n{measure}, {names[0]} less each (standard error of the paired difference: units, or blocks of time, drawn again)")
+        print(f"{'':{wide}} " + " ".join(f"{head:>13}" for head in heads) + "    mean [95 %]")
         for name in names[1:]:
             rng = np.random.default_rng(0)
-            of = {where: difference(measure, found[where], names[0], name, rng) for where in SHOWN}
+            of = {where: difference(measure, found[where], names[0], name, rng) for where in shown}
             mean = sum(of[where] * (0.5 if where[0] == "femto" else 1.0) for where in MAIN) / 5
-            at = {where: figure(measure, found[where], names[0]) - figure(measure, found[where], name) for where in SHOWN}
-            cells = " ".join(f"{at[where]:+.3f}({np.nanstd(of[where]):.3f})" for where in MAIN)
-            print(f"{name:14} {cells}  mean {over_suite(at):+.4f} [{np.nanquantile(mean, 0.025):+.4f}, {np.nanquantile(mean, 0.975):+.4f}]")
+            at = {where: figure(measure, found[where], names[0]) - figure(measure, found[where], name) for where in shown}
+            cells = " ".join(f"{at[where]:+.3f}({np.nanstd(of[where]):.3f})" for where in shown)
+            low, high = np.nanquantile(mean, (0.025, 0.975))
+            print(f"{name:{wide}} {cells} {over_suite(at):+.4f} [{low:+.4f}, {high:+.4f}]")
 
 
 # ---------------------------------------------------------------- the default's settings
@@ -181,16 +282,15 @@ def show(found: Mapping[Where, list[Judged]], names: Sequence[str], seeds: Seque
 def settings() -> Iterator[tuple[str, ClassicalRecipe]]:
     """What the default was chosen from."""
     default = recipes.fused()
-    parts = default.detector.blocks
     blocks = {
-        "five parts": parts,
-        "without coarse": tuple(one for one in parts if one != "coarse"),
-        "with log_mean": (*parts, "log_mean"),
-        "log_mean for coarse": (*(one for one in parts if one != "coarse"), "log_mean"),
-        "with movement": (*parts, "movement"),
-        "with log_cv": (*parts, "log_cv"),
+        "without coarse": ("bands", "steady", "octaves", "lines"),
+        "five parts": ("bands", "steady", "coarse", "octaves", "lines"),
+        "with log_mean": ("bands", "steady", "coarse", "octaves", "lines", "log_mean"),
+        "log_mean for coarse": ("bands", "steady", "log_mean", "octaves", "lines"),
+        "with movement": ("bands", "steady", "coarse", "octaves", "lines", "movement"),
+        "with log_cv": ("bands", "steady", "coarse", "octaves", "lines", "log_cv"),
     }
-    for (what, own), fall, rise, prior in itertools.product(blocks.items(), (4.0, 6.0), (6.0,), (64.0, 256.0, 1024.0)):
+    for (what, own), fall, rise, prior in itertools.product(blocks.items(), (2.0, 4.0, 6.0), (6.0, 12.0), (16.0, 64.0, 256.0, 1024.0)):
         scaling = replace(default.scaling, limits=(fall, rise), prior_records=prior)
         yield (
             f"{what}, fall {fall:g}, rise {rise:g}, prior {prior:g}",
@@ -224,13 +324,24 @@ def choose(seeds: Sequence[int]) -> None:
         print(f"  {name:50} {np.mean(list(table[name].values())):.4f} " + ", ".join(f"{c} {v:.4f}" for c, v in table[name].items()))
 
 
+def named(name: str) -> Contestant:
+    """The recipe of a name, or those of several joined by +."""
+    if "+" in name:
+        return tuple(named(one) for one in name.split("+"))
+    recipe = (recipes.NAMED | VARIANTS)[name]()
+    assert not isinstance(recipe, ClassifierRecipe), "a classifier needs labels"
+    return recipe
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--recipes", nargs="+", default=list(RECIPES), help="names of classical recipes; the first is compared with all others"
+        "--recipes", nargs="+", default=list(RECIPES), help="names, a+b of two fused; the first is compared with all others"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="fleets")
-    parser.add_argument("--quiet-seeds", type=int, nargs="+", default=[0, 1], help="fleets without disturbances")
+    parser.add_argument("--quiet-seeds", type=int, nargs="*", default=[0, 1], help="fleets without disturbances")
+    parser.add_argument("--trainings", type=int, nargs="+", default=[0], help="seeds of the nets' weights and of the order of records")
+    parser.add_argument("--processes", type=int, help="at once; default: one a core")
     parser.add_argument("--fast", action="store_true", help="one fleet of each kind")
     parser.add_argument("--choose", action="store_true", help="choose the default's settings instead")
     arguments = parser.parse_args()
@@ -239,8 +350,8 @@ def main() -> None:
     if arguments.choose:
         choose(seeds)
     else:
-        those = {name: recipe for name in arguments.recipes if isinstance(recipe := recipes.NAMED[name](), ClassicalRecipe)}
-        show(all_judged(those, seeds, quiet), list(those), seeds)
+        those = {name: named(name) for name in arguments.recipes}
+        show(all_judged(those, seeds, quiet, arguments.trainings, arguments.processes), list(those), seeds)
     print(f"\n{time.perf_counter() - start:.0f} s")
 
 

@@ -28,7 +28,7 @@ LEVELS = 91
 @dataclass(frozen=True)
 class FusedMahalanobisConfig:
     kind: Literal["fused_mahalanobis"] = "fused_mahalanobis"
-    blocks: tuple[str, ...] = ("bands", "steady", "coarse", "octaves", "lines")
+    blocks: tuple[str, ...] = ("bands", "steady", "octaves", "lines")
     """Blocks of the feature that are used, each a part with a covariance of its own. One that the feature leaves empty is left out:
     `lines` on a corpus without a mains frequency."""
     trim: TrimConfig | None = TrimConfig()
