@@ -104,9 +104,11 @@ def test_a_recipe_is_shown_no_label_of_the_pool(job, corpus):
     assert len(corpus.task(rows, 0).labelled) == 0
 
 
-def test_few_calibration_records_leave_a_sensor_unknown(job, corpus):
-    """10 are fewer than a baseline's 20; then nothing raises an alarm."""
-    found = run_cell(replace(corpus, calibration_records=10), contestants(job)["banded"].recipe, Setting(0, 0, 0.1))
+def test_one_calibration_record_makes_a_sensor_known_and_none_leaves_it_unknown(job, corpus):
+    """Of what is unknown nothing raises an alarm."""
+    with_one = run_cell(replace(corpus, calibration_records=1), contestants(job)["banded"].recipe, Setting(0, 0, 0.1))
+    assert with_one["sizes"]["uncalibrated"] == 0 < with_one["figures"]["at_cut"]["true_alarms"]
+    found = run_cell(replace(corpus, calibration_records=0), contestants(job)["banded"].recipe, Setting(0, 0, 0.1))
     assert found["sizes"]["uncalibrated"] == found["sizes"]["judged"]
     assert found["figures"]["at_cut"]["false_alarms"] == found["figures"]["at_cut"]["true_alarms"] == 0
     assert found["identity"]["unit"]["chance"] < 0.6
