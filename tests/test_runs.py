@@ -8,7 +8,7 @@ from safetensors.torch import load, save
 from tests.pipeline.lines import FACTS, RATE_HZ, waveform
 from vibray import runs
 from vibray.config import UserError
-from vibray.features.scaling import ScalingFit
+from vibray.features.scaling_fit import ScalingFit
 from vibray.models.ensemble import Ensemble, EnsembleConfig
 from vibray.recipes import (
     NAMED,

@@ -15,6 +15,11 @@ NEWER = {"recipe.json": 2, "feature.json": 2}
 limits. feature.json, which opens a features table: in 1 the spectral vector had no level."""
 
 
+def version_of(uri: str) -> int:
+    """The version that a file of this name has."""
+    return NEWER.get(uri.rsplit("/", 1)[-1], FORMAT_VERSION)
+
+
 class Reason(StrEnum):
     """Why a line was set aside: a closed list. Nothing that failed ever becomes zeros."""
 

@@ -38,7 +38,7 @@ from tests.bench.memory import private_mb
 from tests.bench.timing import Route, spreads
 from vibray import recipes
 from vibray.config import short_hash
-from vibray.features.scaling import ScalingFit
+from vibray.features.scaling_fit import ScalingFit
 from vibray.features.seed_image import SeedImageConfig
 from vibray.features.spectral import SpectralConfig
 from vibray.models.ensemble import Ensemble

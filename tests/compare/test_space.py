@@ -88,7 +88,7 @@ def test_a_default_outside_the_bounds_is_no_first_trial():
     recipe = cwt_svdd()
     small = replace(recipe, detector=replace(recipe.detector, latent_dim=4))
     assert own_params(small, space_of(small)) is None
-    assert own_params(fused(), bounded(space_of(fused()), ["fall=6:8"])) is None
+    assert own_params(fused(), bounded(space_of(fused()), ["fall=2:4"])) is None
     vae = cwt_vae()
     own = own_params(vae, space_of(vae))
     assert own is not None and own["width"] == vae.detector.trunk.width and own["lr"] == vae.optim.lr

@@ -11,7 +11,8 @@ from safetensors.torch import load, save
 
 from tests.reference.robust import b64, limited, log_bands, median_mad, shrunk
 from vibray.config import UserError, from_json, to_json
-from vibray.features.scaling import Scaling, ScalingConfig, ScalingFit
+from vibray.features.scaling import Scaling, ScalingConfig
+from vibray.features.scaling_fit import ScalingFit
 from vibray.models.classical import MahalanobisConfig, build
 
 A, B, RARE, NEW = ("t1", "1"), ("t2", "1"), ("t3", "1"), ("t9", "1")

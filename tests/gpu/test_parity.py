@@ -11,7 +11,8 @@ from tests.reference.waveforms import kinds
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.features.harmonic import Harmonic, HarmonicConfig
 from vibray.features.hetero_image import HeteroImage, HeteroImageConfig
-from vibray.features.scaling import ScalingConfig, ScalingFit
+from vibray.features.scaling import ScalingConfig
+from vibray.features.scaling_fit import ScalingFit
 from vibray.features.seed_image import SeedImage, SeedImageConfig
 from vibray.features.spectral import Spectral, SpectralConfig
 from vibray.features.zerone import Zerone, ZeroneConfig

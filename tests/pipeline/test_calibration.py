@@ -9,7 +9,8 @@ import torch
 
 from tests.pipeline.lines import FACTS, NUM_SAMPLES, RATE_HZ, START, waveform
 from vibray import schema
-from vibray.features.scaling import ScalingFit, Sensor
+from vibray.features.scaling import Sensor
+from vibray.features.scaling_fit import ScalingFit
 from vibray.models.ensemble import Ensemble, EnsembleConfig
 from vibray.pipeline.calibrate import calibration_table
 from vibray.pipeline.earliest import first_records, plausible

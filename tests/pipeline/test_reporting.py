@@ -13,7 +13,8 @@ import torch
 from tests.pipeline.lines import FACTS, write_shard
 from vibray.config import to_json
 from vibray.features.cwt_image import CwtImageConfig
-from vibray.features.scaling import ScalingConfig, ScalingFit
+from vibray.features.scaling import ScalingConfig
+from vibray.features.scaling_fit import ScalingFit
 from vibray.models.backbone import TrunkConfig
 from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
 from vibray.models.vae import VaeConfig

@@ -25,7 +25,8 @@ from tests.reference.deep_suite import POOL, VARIANTS, Nets
 from vibray import recipes
 from vibray.decide.areas import auprc, auroc, partial_auroc, weighted_auroc
 from vibray.decide.pooling import mean_by
-from vibray.features.scaling import Scaling, ScalingFit
+from vibray.features.scaling import Scaling
+from vibray.features.scaling_fit import ScalingFit
 from vibray.models.ensemble import Ensemble
 from vibray.models.fitted import Fitted
 from vibray.models.fused import Fused, FusedMahalanobisConfig

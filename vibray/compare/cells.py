@@ -20,7 +20,7 @@ from vibray.decide.metrics import evaluation
 from vibray.decide.pooling import pooled
 from vibray.decide.splits import Setting, Split, sizes
 from vibray.decide.thresholds import percentile
-from vibray.features.scaling import ScalingFit
+from vibray.features.scaling_fit import ScalingFit
 from vibray.fitting.classical import LoadPart
 from vibray.fitting.classifier import fit_classifier, inputs_of, read_inputs
 from vibray.fitting.data import classifier_lesson

@@ -1,4 +1,6 @@
-"""Centre and scale what a feature returns, by robust statistics of the training corpus: of the whole fleet or of each sensor."""
+"""Centre and scale what a feature returns, by robust statistics of the training corpus: of the whole fleet or of each sensor.
+
+scaling_fit.py fits it."""
 
 import math
 from collections import Counter
@@ -8,19 +10,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt64
+from jaxtyping import Bool, Float
 from pydantic import with_config
 from torch import Tensor
 
 from vibray.config import STRICT, UserError, from_json, to_json
-from vibray.features.limits import limited, upper_limits
-from vibray.signal.reservoir import Reservoir
+from vibray.features.limits import limited
 from vibray.signal.robust import median_mad
 
 Sensor = tuple[str, str]
 """(unit, sensor_id)"""
 
-_FLOAT32 = torch.finfo(torch.float32)
+FLOAT32 = torch.finfo(torch.float32)
 
 
 @with_config(STRICT)
@@ -66,90 +67,6 @@ class ScalingConfig:
             raise UserError(
                 f'scaling: limits are at least 1 and of values scaled by fleet or sensor, not {self.limits} with by="{self.by}"'
             )
-
-
-class ScalingFit:
-    """Collects a sample of the corpus, of the fleet and (by="sensor") of each sensor; `finish` makes the statistics.
-
-    Memory: 4 bytes * observed * (fleet_records + records_per_sensor * number of sensors), where observed is the number of elements, or
-    channels * rows * columns_per_record with per="row". The state is plain numpy and can be pickled.
-
-    A sample is the records with the smallest `key_hash`, so workers and order do not matter. To use a sensor's first records instead of
-    a sample of its history, pass a number that grows with their time as `key_hash`.
-
-    Raises UserError where per="row" meets a shape that is not (channels, rows, columns).
-    """
-
-    def __init__(self, config: ScalingConfig, shape: tuple[int, ...], level: int | None = None) -> None:
-        """`level`: which element of a vector tells how loud the whole record is, where one does."""
-        self.config, self.shape, self.level = config, shape, level
-        self.counts: Counter[Sensor] = Counter()
-        self.observed_shape = tuple(_observed(torch.empty(1, *shape), config).shape[1:])
-        self.fleet = Reservoir(config.fleet_records, self.observed_shape)
-        self.sensors: dict[Sensor, Reservoir] = {}
-
-    def update(self, x: Float[Tensor, " batch *shape"], sensors: Sequence[Sensor], key_hash: UInt64[np.ndarray, " batch"]) -> None:
-        """Takes a batch of raw feature values. Every record comes once.
-
-        Raises ValueError on another shape and on as many sensors as there are not records, UserError on values that are not finite.
-        """
-        if tuple(x.shape[1:]) != self.shape or len(sensors) != len(x):
-            raise ValueError(f"scaling of {self.shape} was given {len(sensors)} sensors and values of shape {tuple(x.shape)}")
-        if not x.isfinite().all():
-            raise UserError("scaling: a feature value is NaN or infinite: " + ", ".join(_not_finite(x, sensors)))
-        rows = _observed(x, self.config).to("cpu", torch.float32).numpy()
-        self.fleet.offer(key_hash, rows)
-        self.counts.update(sensors)
-        if self.config.by == "sensor":
-            for sensor, index in _positions(sensors).items():
-                self._sensor(sensor).offer(key_hash[index], rows[index])
-
-    def merge(self, other: "ScalingFit") -> None:
-        """Takes another worker's state in; associative and commutative, exactly."""
-        if (other.config, other.shape, other.level) != (self.config, self.shape, self.level):
-            raise ValueError("scaling: only fits of one config and shape can be merged")
-        self.fleet.merge(other.fleet)
-        self.counts.update(other.counts)
-        for sensor, reservoir in other.sensors.items():
-            self._sensor(sensor).merge(reservoir)
-
-    def finish(self) -> "Scaling":
-        """The fitted scaling. Raises UserError where no record came."""
-        if not self.counts:
-            raise UserError("scaling: there is no record to fit it on")
-        fleet, config = torch.from_numpy(self.fleet.rows), self.config
-        constant = _constant(fleet, config)
-        location, scale = _statistics(_transformed(fleet, constant, config), config)
-        scale = torch.where(scale > 0, scale, 1.0)
-        rows = [torch.from_numpy(self.sensors[sensor].rows) for sensor in sorted(self.sensors)]
-        own = [_statistics(_transformed(x, constant, config), config) for x in rows]
-        within = _within([spread for x, (_, spread) in zip(rows, own, strict=True) if len(x) > 1], scale)
-        locations = torch.stack([location, *(centre for centre, _ in own)])
-        shrunk = (_shrunk(len(x), *statistics, within, config) for x, statistics in zip(rows, own, strict=True))
-        counts = dict(sorted(self.counts.items()))
-        scales = torch.stack([scale, *shrunk])
-        upper = self._upper(locations, scales, constant)
-        return Scaling(config, self.shape, self.level, tuple(counts), counts, locations, scales, within, constant, upper)
-
-    def _upper(self, location: Tensor, scale: Tensor, constant: Tensor) -> Float[Tensor, "*statistic"]:
-        """The upper limits by the scaled values of as many records as stand for the fleet, each by its own sensor's statistics."""
-        if self.config.limits is None:
-            return torch.full_like(location[0], torch.inf)
-        of = [self.sensors[sensor] for sensor in sorted(self.sensors)] if self.config.by == "sensor" else [self.fleet]
-        keys = np.concatenate([one.keys for one in of])
-        last = np.sort(keys)[: self.config.fleet_records][-1]
-        first = 1 if self.config.by == "sensor" else 0
-        z = [
-            (_transformed(torch.from_numpy(one.rows[one.keys <= last]), constant, self.config) - location[i]) / scale[i]
-            for i, one in enumerate(of, start=first)
-        ]
-        rows = torch.cat(z).movedim(-1, 1).flatten(0, 1)[..., None] if self.config.per == "row" else torch.cat(z)
-        return torch.from_numpy(upper_limits(rows.numpy(), self.config.limits[1]))
-
-    def _sensor(self, sensor: Sensor) -> Reservoir:
-        if sensor not in self.sensors:
-            self.sensors[sensor] = Reservoir(self.config.records_per_sensor, self.observed_shape)
-        return self.sensors[sensor]
 
 
 class Scaling:
@@ -198,7 +115,7 @@ class Scaling:
         if tuple(x.shape[1:]) != self.shape or (sensors is not None and len(sensors) != len(x)):
             given = "" if sensors is None else f"{len(sensors)} sensors and "
             raise ValueError(f"scaling of {self.shape} was given {given}values of shape {tuple(x.shape)}")
-        y = _transformed(x.to(torch.float32), self.constant.to(x.device), self.config)
+        y = transformed(x.to(torch.float32), self.constant.to(x.device), self.config)
         if self.config.by != "none":
             rows = [0]  # one row for the whole batch, by broadcasting
             if self.config.by == "sensor" and sensors is not None:
@@ -207,13 +124,13 @@ class Scaling:
             if self.config.limits is not None:
                 level = None if self.level is None else y[:, self.level]
                 y = limited(
-                    y.clamp(-_FLOAT32.max, _FLOAT32.max),
+                    y.clamp(-FLOAT32.max, FLOAT32.max),
                     self._num_records[rows].to(x.device),
                     self.config.limits[0],
                     self.upper.to(x.device),
                     level,
                 )
-        bound = self.config.clip or _FLOAT32.max
+        bound = self.config.clip or FLOAT32.max
         return y.clamp(-bound, bound)
 
     def known(self, sensors: Sequence[Sensor]) -> Bool[np.ndarray, " batch"]:
@@ -231,9 +148,9 @@ class Scaling:
             return self.location[0], self.scale[0]
         if not x.isfinite().all():
             raise UserError("scaling: a feature value of the sensor to be calibrated is NaN or infinite")
-        observed = _observed(x, self.config).to("cpu", torch.float32)
-        location, spread = _statistics(_transformed(observed, self.constant, self.config), self.config)
-        return location, _shrunk(len(x), location, spread, self.within, self.config)
+        own = observed(x, self.config).to("cpu", torch.float32)
+        location, spread = statistics(transformed(own, self.constant, self.config), self.config)
+        return location, shrunk(len(x), location, spread, self.within, self.config)
 
     def extend(
         self,
@@ -249,7 +166,7 @@ class Scaling:
         again = [sensor for sensor, count in Counter(sensors).items() if count > 1 or sensor in self._row]
         if again:
             raise UserError(
-                f"scaling: {_name(again[0])} ({len(again)} in all) has statistics already; calibrate only sensors new to the run"
+                f"scaling: {name_of(again[0])} ({len(again)} in all) has statistics already; calibrate only sensors new to the run"
             )
         size = self.location[0].numel()
         if any(t.shape[0] != len(sensors) or t.numel() != len(sensors) * size for t in (location, scale)):
@@ -294,7 +211,7 @@ class Scaling:
         return cls(config, shape, facts["level"], sensors, counts, location, scale, within, state["constant"], state["upper"])
 
 
-def _observed(x: Float[Tensor, " batch *shape"], config: ScalingConfig) -> Float[Tensor, "batch ..."]:
+def observed(x: Float[Tensor, " batch *shape"], config: ScalingConfig) -> Float[Tensor, "batch ..."]:
     """What of a record enters the statistics: everything, or (channels, rows, evenly spaced columns)."""
     if config.per == "element":
         return x
@@ -305,27 +222,17 @@ def _observed(x: Float[Tensor, " batch *shape"], config: ScalingConfig) -> Float
     return x[..., [(2 * i + 1) * width // (2 * num) for i in range(num)]]
 
 
-def _constant(observed: Float[Tensor, "records ..."], config: ScalingConfig) -> Float[Tensor, "..."]:
-    """s: the median |x| of the fleet, where that is 0 the mean, where that is 0 one. With per="row" one for all, else one an element."""
-    if config.transform == "none":
-        return torch.ones(())
-    magnitude = np.abs(observed.numpy().astype(np.float64))
-    axis = 0 if config.per == "element" else None
-    median, mean = np.median(magnitude, axis=axis), magnitude.mean(axis=axis)
-    s = np.where(median > 0, median, mean)
-    return torch.from_numpy(np.where(s >= _FLOAT32.tiny, s, 1.0).astype(np.float32))
-
-
-def _transformed(x: Float[Tensor, "batch ..."], s: Float[Tensor, "..."], config: ScalingConfig) -> Float[Tensor, "batch ..."]:
+def transformed(x: Float[Tensor, "batch ..."], s: Float[Tensor, "..."], config: ScalingConfig) -> Float[Tensor, "batch ..."]:
+    """Values after the config's transform, float32; `s` is the constant of the corpus."""
     if config.transform == "log":
-        return (x.abs() + (1e-6 * s).clamp(min=_FLOAT32.tiny)).clamp(max=_FLOAT32.max).log()
+        return (x.abs() + (1e-6 * s).clamp(min=FLOAT32.tiny)).clamp(max=FLOAT32.max).log()
     if config.transform == "asinh":
-        ratio = (x / s).clamp(-_FLOAT32.max, _FLOAT32.max)
+        ratio = (x / s).clamp(-FLOAT32.max, FLOAT32.max)
         return ratio.double().asinh().float()  # torch squares the argument: in float32 that overflows from 1.8e19
     return x
 
 
-def _statistics(y: Float[Tensor, "records ..."], config: ScalingConfig) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+def statistics(y: Float[Tensor, "records ..."], config: ScalingConfig) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
     """(location, scale) over the records, per="row" over the columns too, which stay as an axis of length 1. Scale 0: no spread."""
     shape = y.shape[1:] if config.per == "element" else (*y.shape[1:-1], 1)
     # one statistic a row in memory: numpy's median is many times slower along a strided axis
@@ -335,42 +242,23 @@ def _statistics(y: Float[Tensor, "records ..."], config: ScalingConfig) -> tuple
     else:
         low, high = np.quantile(values, config.quantiles, axis=1)
         location, scale = (low + high) / 2, (high - low) / 2
-    resolution = np.maximum(_FLOAT32.tiny, _FLOAT32.eps * np.abs(location))
-    scale = np.where(scale > resolution, np.minimum(scale, _FLOAT32.max), 0.0)
+    resolution = np.maximum(FLOAT32.tiny, FLOAT32.eps * np.abs(location))
+    scale = np.where(scale > resolution, np.minimum(scale, FLOAT32.max), 0.0)
     location, scale = (torch.from_numpy(t.astype(np.float32).reshape(shape)) for t in (location, scale))
     return location, scale
 
 
-def _within(spreads: list[Float[Tensor, "..."]], fleet: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """s0: the root of the median of the sensors' squared spreads, where that is 0 (or no sensor has one) the fleet's scale."""
-    if not spreads:
-        return fleet
-    variance = np.median(torch.stack(spreads).double().square().numpy(), axis=0)
-    return torch.where(torch.from_numpy(variance) > 0, torch.from_numpy(np.sqrt(variance)), fleet.double()).float()
-
-
-def _shrunk(
+def shrunk(
     num_records: int, location: Float[Tensor, "..."], spread: Float[Tensor, "..."], within: Float[Tensor, "..."], config: ScalingConfig
 ) -> Float[Tensor, "..."]:
     """sd of a sensor whose `num_records` have this location and spread."""
     own, prior = num_records - 1, config.prior_records
     sd = ((own * spread.double().square() + prior * within.double().square()) / (own + prior) * (1 + math.pi / 2 / num_records)).sqrt()
-    lowest = (_FLOAT32.eps * location.double().abs()).clamp(min=_FLOAT32.tiny)
-    return sd.clamp(max=_FLOAT32.max).maximum(lowest).float()
+    lowest = (FLOAT32.eps * location.double().abs()).clamp(min=FLOAT32.tiny)
+    return sd.clamp(max=FLOAT32.max).maximum(lowest).float()
 
 
-def _positions(sensors: Sequence[Sensor]) -> dict[Sensor, list[int]]:
-    positions: dict[Sensor, list[int]] = {}
-    for i, sensor in enumerate(sensors):
-        positions.setdefault(sensor, []).append(i)
-    return positions
-
-
-def _name(sensor: Sensor) -> str:
+def name_of(sensor: Sensor) -> str:
+    """A sensor in words."""
     unit, sensor_id = sensor
     return f"sensor {sensor_id} of unit {unit}"
-
-
-def _not_finite(x: Float[Tensor, "batch ..."], sensors: Sequence[Sensor]) -> list[str]:
-    bad = (~x.flatten(1).isfinite().all(dim=1)).nonzero().flatten().tolist()
-    return [f"row {i} of the batch, {_name(sensors[i])}" for i in bad[:3]]

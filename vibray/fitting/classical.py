@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vibray.features.scaling import ScalingFit
+from vibray.features.scaling_fit import ScalingFit
 from vibray.fitting.data import FitResult
 from vibray.recipes import ClassicalRecipe, build_classical, build_vector, columns_of, level_of
 from vibray.runs import Detecting, score_statistics

@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 
 from vibray.config import short_hash
-from vibray.features.scaling import Scaling, ScalingConfig, ScalingFit
+from vibray.features.scaling import Scaling, ScalingConfig
+from vibray.features.scaling_fit import ScalingFit
 from vibray.fitting.jobs import CACHE_GB
 from vibray.recipes import DeepRecipe, FeatureConfig, build_feature
 from vibray.storage import objects

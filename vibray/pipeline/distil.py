@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vibray.config import UserError, from_json, short_hash, to_json
 from vibray.decide.findings import counts_of, print_findings
-from vibray.features.scaling import Scaling, ScalingConfig, ScalingFit, Sensor
+from vibray.features.scaling import Scaling, ScalingConfig, Sensor
+from vibray.features.scaling_fit import ScalingFit
 from vibray.features.spectral import SpectralConfig
 from vibray.models.gate import Agreement, Gate, GateConfig, agreement
 from vibray.pipeline.jobs import DistilJob

@@ -20,7 +20,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from vibray.config import UserError
-from vibray.schema import FORMAT_VERSION, NEWER
+from vibray.schema import version_of
 from vibray.storage import local, s3
 from vibray.storage.errors import HalfWritten, ObjectChanged, ObjectExists, ObjectMissing, StorageError, explain, storage_errors
 from vibray.storage.streams import LocalStream, S3Stream, local_etag, written_again
@@ -259,14 +259,10 @@ def read_json(uri: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise HalfWritten(f"{uri} is not a whole JSON object, so not one that vibray wrote to its end: remove it and start again")
     version = values.pop("format_version", None)
-    if version != _version(uri):
+    if version != version_of(uri):
         made = "without a format version" if version is None else f"by version {ascii(version)[:40]} of the format"
-        raise UserError(f"{uri} was made {made}; this vibray reads version {_version(uri)}: make its folder again")
+        raise UserError(f"{uri} was made {made}; this vibray reads version {version_of(uri)}: make its folder again")
     return values
-
-
-def _version(uri: str) -> int:
-    return NEWER.get(uri.rsplit("/", 1)[-1], FORMAT_VERSION)
 
 
 def write_bytes(uri: str, data: bytes | memoryview, exclusive: bool = False) -> None:
@@ -305,7 +301,7 @@ def write_table(uri: str, table: pa.Table, **options: Any) -> tuple[int, str]:
 
 def write_json(uri: str, values: dict[str, Any], exclusive: bool = False) -> None:
     """Writes values as JSON with the format version in front. Raises ObjectExists where `exclusive` and there is one already."""
-    text = json.dumps({"format_version": _version(uri), **values}, indent=1, allow_nan=False, ensure_ascii=False)
+    text = json.dumps({"format_version": version_of(uri), **values}, indent=1, allow_nan=False, ensure_ascii=False)
     write_bytes(uri, (text + "\n").encode(), exclusive)
 
 

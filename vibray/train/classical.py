@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float, UInt64
 from torch import Tensor
 
-from vibray.features.scaling import Scaling, ScalingFit, Sensor
+from vibray.features.scaling import Scaling, Sensor
+from vibray.features.scaling_fit import ScalingFit
 from vibray.models.fitted import Fitted
 
 P = TypeVar("P")
