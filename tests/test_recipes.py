@@ -66,7 +66,7 @@ def test_the_default_has_a_part_for_the_lines_where_the_corpus_has_a_mains_frequ
     parts = {mains: build_classical(recipe.detector, build_vector(recipe.feature, mains)) for mains in (None, 50.0)}
     assert all(isinstance(detector, Fused) for detector in parts.values())
     sizes = {mains: detector.sizes for mains, detector in parts.items() if isinstance(detector, Fused)}
-    assert sizes == {None: [64, 64, 16, 48], 50.0: [64, 64, 16, 48, 30]}
+    assert sizes == {None: [64, 64, 48], 50.0: [64, 64, 48, 30]}
     with pytest.raises(UserError, match="--mains"):
         build_classical(MahalanobisConfig(blocks=("lines",)), build_vector(recipe.feature, None))
 
