@@ -8,7 +8,6 @@ from safetensors.torch import load, save
 from tests.pipeline.lines import FACTS, RATE_HZ, waveform
 from vibray import runs
 from vibray.config import UserError
-from vibray.features.scaling_fit import ScalingFit
 from vibray.models.ensemble import Ensemble, EnsembleConfig
 from vibray.recipes import (
     NAMED,
@@ -21,6 +20,7 @@ from vibray.recipes import (
     build_classifier,
     build_deep,
     build_feature,
+    build_scaling_fit,
     build_vector,
     columns_of,
     small,
@@ -45,7 +45,7 @@ def keys(num: int) -> np.ndarray:
 def classical() -> Run:
     recipe, w = banded(), torch.from_numpy(waves(70))
     feature = build_vector(recipe.feature, FACTS.mains_hz)
-    fit = ScalingFit(recipe.scaling, feature.shape)
+    fit = build_scaling_fit(recipe.scaling, feature)
     fit.update(feature(w, RATE_HZ), SENSORS, keys(70))
     scaling, detector = fit.finish(), build_classical(recipe.detector, feature)
     x = scaling(feature(w, RATE_HZ), SENSORS)[:, columns_of(feature, recipe.detector.blocks)]
@@ -59,7 +59,7 @@ def deep() -> Run:
     recipe = small(NAMED["cwt-svdd"](), 1)
     assert isinstance(recipe, DeepRecipe)
     feature = build_feature(recipe.feature, FACTS.mains_hz)
-    fit = ScalingFit(recipe.scaling, feature.shape)
+    fit = build_scaling_fit(recipe.scaling, feature)
     fit.update(feature(torch.from_numpy(waves(4)), RATE_HZ), SENSORS[:4], keys(4))
     torch.manual_seed(0)
     net = build_deep(recipe.detector, feature.shape).eval()
@@ -79,7 +79,7 @@ def classifier() -> Run:
     recipe = small(NAMED["classifier"](), 1)
     assert isinstance(recipe, ClassifierRecipe) and recipe.image is not None
     feature = build_feature(recipe.image, FACTS.mains_hz)
-    fit = ScalingFit(recipe.image_scaling, feature.shape)
+    fit = build_scaling_fit(recipe.image_scaling, feature)
     fit.update(feature(torch.from_numpy(waves(4)), RATE_HZ), SENSORS[:4], keys(4))
     torch.manual_seed(0)
     net = build_classifier(recipe, len(FAULTS), {"image": feature.shape}).eval()

@@ -15,6 +15,7 @@ from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.features.harmonic import Harmonic, HarmonicConfig
 from vibray.features.hetero_image import HeteroImage, HeteroImageConfig
 from vibray.features.scaling import ScalingConfig
+from vibray.features.scaling_fit import ScalingFit
 from vibray.features.seed_image import SeedImage, SeedImageConfig
 from vibray.features.spectral import Spectral, SpectralConfig
 from vibray.features.zerone import Zerone, ZeroneConfig
@@ -170,9 +171,9 @@ def columns_of(feature: Vector, names: tuple[str, ...]) -> list[int]:
     return [i for name in names for i in places[name]]
 
 
-def level_of(feature: Vector) -> int | None:
-    """The column that tells how loud the whole record is, where the feature has one."""
-    return feature.level if isinstance(feature, Spectral) else None
+def build_scaling_fit(config: ScalingConfig, feature: Vector | Image) -> ScalingFit:
+    """The pass that fits a feature's scaling, told which column says how loud the whole record is, where the feature has one."""
+    return ScalingFit(config, feature.shape, feature.level if isinstance(feature, Spectral) else None)
 
 
 def build_classical(config: AnyClassical, feature: Vector) -> Fitted:

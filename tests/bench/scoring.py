@@ -47,7 +47,17 @@ from vibray.pipeline import session
 from vibray.pipeline.distil import SCALING, Cascade
 from vibray.pipeline.jobs import ScoreJob
 from vibray.pipeline.score import Scorer, score, score_part
-from vibray.recipes import ClassicalRecipe, DeepRecipe, EnsembleRecipe, build_classical, build_deep, build_feature, build_vector, columns_of
+from vibray.recipes import (
+    ClassicalRecipe,
+    DeepRecipe,
+    EnsembleRecipe,
+    build_classical,
+    build_deep,
+    build_feature,
+    build_scaling_fit,
+    build_vector,
+    columns_of,
+)
 from vibray.runs import CHUNK, Detecting, Fusing, Inputs, Run, begin, save, score_statistics
 from vibray.signal.synthetic import FleetConfig, fleet_lines, place, waveform
 from vibray.storage.corpus import CorpusFacts
@@ -94,7 +104,7 @@ def make_run(recipe: ClassicalRecipe | DeepRecipe | EnsembleRecipe, pool: np.nda
     if isinstance(recipe, ClassicalRecipe):
         feature = build_vector(recipe.feature, FACTS.mains_hz)
         columns = columns_of(feature, recipe.detector.blocks)
-        scaling = fit_scaling(ScalingFit(recipe.scaling, feature.shape), [0], lambda _: rows)
+        scaling = fit_scaling(build_scaling_fit(recipe.scaling, feature), [0], lambda _: rows)
         detector = fit_detector(build_classical(recipe.detector, feature), scaling, columns, [0], lambda _: rows)
         scores = score_parts(detector, scaling, columns, [0], lambda _: rows)
         return Run(recipe, FACTS, Detecting(recipe, scaling, detector, score_statistics(scores)))

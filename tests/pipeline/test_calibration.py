@@ -10,11 +10,10 @@ import torch
 from tests.pipeline.lines import FACTS, NUM_SAMPLES, RATE_HZ, START, waveform
 from vibray import schema
 from vibray.features.scaling import Sensor
-from vibray.features.scaling_fit import ScalingFit
 from vibray.models.ensemble import Ensemble, EnsembleConfig
 from vibray.pipeline.calibrate import calibration_table
 from vibray.pipeline.earliest import first_records, plausible
-from vibray.recipes import ClassicalRecipe, EnsembleRecipe, banded, build_classical, build_vector, columns_of
+from vibray.recipes import ClassicalRecipe, EnsembleRecipe, banded, build_classical, build_scaling_fit, build_vector, columns_of
 from vibray.runs import Detecting, Fusing, Inputs, Run, score_statistics
 from vibray.train.classical import Rows, fit_detector, fit_scaling, score_parts
 
@@ -30,7 +29,7 @@ def detecting(recipe: ClassicalRecipe, x: np.ndarray, sensors: list[Sensor]) -> 
     feature = build_vector(recipe.feature, FACTS.mains_hz)
     rows = Rows(feature(torch.from_numpy(x), RATE_HZ), sensors, np.arange(len(x), dtype=np.uint64))
     columns = columns_of(feature, recipe.detector.blocks)
-    scaling = fit_scaling(ScalingFit(recipe.scaling, feature.shape), [0], lambda _: rows)
+    scaling = fit_scaling(build_scaling_fit(recipe.scaling, feature), [0], lambda _: rows)
     detector = fit_detector(build_classical(recipe.detector, feature), scaling, columns, [0], lambda _: rows)
     scores = score_parts(detector, scaling, columns, [0], lambda _: rows)
     return Run(recipe, FACTS, Detecting(recipe, scaling, detector, score_statistics(scores)))

@@ -14,7 +14,6 @@ from tests.pipeline.lines import FACTS, write_shard
 from vibray.config import to_json
 from vibray.features.cwt_image import CwtImageConfig
 from vibray.features.scaling import ScalingConfig
-from vibray.features.scaling_fit import ScalingFit
 from vibray.models.backbone import TrunkConfig
 from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
 from vibray.models.vae import VaeConfig
@@ -22,7 +21,7 @@ from vibray.pipeline.calibrate import calibration_table, load_calibrated
 from vibray.pipeline.earliest import by_sensor
 from vibray.pipeline.report import explanations, gather
 from vibray.pipeline.score import Scorer
-from vibray.recipes import DeepRecipe, build_deep, build_feature
+from vibray.recipes import DeepRecipe, build_deep, build_feature, build_scaling_fit
 from vibray.report.data import Map, ReportConfig
 from vibray.runs import Detecting, Run, begin, load, run_identity, save, score_statistics
 from vibray.storage import objects
@@ -46,7 +45,7 @@ def saved_run(folder: Path, recipe: DeepRecipe) -> str:
     """A run whose net has random weights, and whose scaling knows one machine."""
     uri, pool = str(folder / "run"), read(folder, "pool", {}).records
     feature = build_feature(recipe.feature, None)
-    fit = ScalingFit(recipe.scaling, feature.shape)
+    fit = build_scaling_fit(recipe.scaling, feature)
     fit.update(feature(torch.from_numpy(waveforms_of(pool)), FACTS.sample_rate_hz), sensors_of(pool), np.arange(44, dtype=np.uint64))
     torch.manual_seed(0)
     net = build_deep(recipe.detector, feature.shape).eval()

@@ -26,7 +26,6 @@ from vibray import recipes
 from vibray.decide.areas import auprc, auroc, partial_auroc, weighted_auroc
 from vibray.decide.pooling import mean_by
 from vibray.features.scaling import Scaling
-from vibray.features.scaling_fit import ScalingFit
 from vibray.models.ensemble import Ensemble
 from vibray.models.fitted import Fitted
 from vibray.models.fused import Fused, FusedMahalanobisConfig
@@ -36,9 +35,9 @@ from vibray.recipes import (
     DeepRecipe,
     EnsembleRecipe,
     build_classical,
+    build_scaling_fit,
     build_vector,
     columns_of,
-    level_of,
 )
 from vibray.schema import NORMAL
 from vibray.train.classical import fit_detector, fit_scaling
@@ -94,7 +93,7 @@ def fitted(recipe: ClassicalRecipe, pool: Records, mains_hz: float | None) -> tu
     """The recipe on a pool, as training fits it."""
     feature = build_vector(recipe.feature, mains_hz)
     columns = columns_of(feature, recipe.detector.blocks)
-    scaling = fit_scaling(ScalingFit(recipe.scaling, feature.shape, level_of(feature)), [0], pool.rows)
+    scaling = fit_scaling(build_scaling_fit(recipe.scaling, feature), [0], pool.rows)
     return scaling, fit_detector(build_classical(recipe.detector, feature), scaling, columns, [0], pool.rows)
 
 
@@ -106,10 +105,8 @@ def classical(corpus: Corpus, recipe: ClassicalRecipe) -> Said:
     for k in corpus.ks or (None,):
         own = scaling
         if k is not None and corpus.context is not None:
-            rows = dict(corpus.context.first(k))
-            statistics = [scaling.statistics_of(corpus.context.vectors[at]) for at in rows.values()]
-            tables = (torch.stack([one[i] for one in statistics]) for i in (0, 1))
-            own = scaling.extend(list(rows), [len(at) for at in rows.values()], *tables)
+            vectors = corpus.context.vectors
+            own = scaling.with_sensors((sensor, vectors[at]) for sensor, at in corpus.context.first(k))
         x = own(corpus.test.vectors, corpus.test.sensors)[:, columns]
         test[k] = detector.score(x).numpy()[None]
     return Said(detector.score(scaling(corpus.pool.vectors, corpus.pool.sensors)[:, columns]).numpy()[None], test)

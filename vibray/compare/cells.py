@@ -20,14 +20,13 @@ from vibray.decide.metrics import evaluation
 from vibray.decide.pooling import pooled
 from vibray.decide.splits import Setting, Split, sizes
 from vibray.decide.thresholds import percentile
-from vibray.features.scaling_fit import ScalingFit
 from vibray.fitting.classical import LoadPart
 from vibray.fitting.classifier import fit_classifier, inputs_of, read_inputs
 from vibray.fitting.data import classifier_lesson
 from vibray.fitting.deep import net_scores
 from vibray.fitting.worker import alone
 from vibray.models.ensemble import Ensemble
-from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, EnsembleRecipe, Recipe, banded, build_vector, level_of
+from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, EnsembleRecipe, Recipe, banded, build_scaling_fit, build_vector
 from vibray.schema import NORMAL
 from vibray.train.classical import fit_scaling
 
@@ -167,8 +166,8 @@ def _labels_only(recipe: LabelsOnly, task: Task) -> Scored:
         raise UserError(f"a regression needs labels of both kinds, and these {len(abnormal)} are of one: give larger --label-budgets")
     base, vectors = recipe.base, task.vectors[recipe.base.feature.kind]
     load = LoadPart(task.table, vectors.__getitem__)
-    level = level_of(build_vector(base.feature, task.table.facts.mains_hz))
-    fit = fit_scaling(ScalingFit(base.scaling, vectors.shape[1:], level), task.table.by_part(task.pool), load)
+    feature = build_vector(base.feature, task.table.facts.mains_hz)
+    fit = fit_scaling(build_scaling_fit(base.scaling, feature), task.table.by_part(task.pool), load)
     scaling, shown = vectors_shown(base, fit, task)
     model = LogisticRegression(C=recipe.inverse_penalty, class_weight="balanced", max_iter=1000)
     model.fit(shown(task.labelled).numpy(), abnormal)

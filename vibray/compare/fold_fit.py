@@ -49,11 +49,7 @@ def calibrated(scaling: Scaling, read: Callable[[np.ndarray], Tensor], task: Tas
     rows_of: dict[Sensor, list[int]] = {}
     for row in task.calibration.tolist():
         rows_of.setdefault(task.table.sensors[row], []).append(row)
-    if not rows_of:
-        return scaling
-    found = [scaling.statistics_of(read(np.array(rows))) for rows in rows_of.values()]
-    location, scale = (torch.stack([own[i] for own in found]) for i in (0, 1))
-    return scaling.extend(list(rows_of), [len(rows) for rows in rows_of.values()], location, scale)
+    return scaling.with_sensors((sensor, read(np.array(rows))) for sensor, rows in rows_of.items())
 
 
 def vectors_shown(recipe: ClassicalRecipe, scaling: Scaling, task: Task) -> tuple[Scaling, Callable[[np.ndarray], Tensor]]:

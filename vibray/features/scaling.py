@@ -4,7 +4,7 @@ scaling_fit.py fits it."""
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -151,6 +151,17 @@ class Scaling:
         own = observed(x, self.config).to("cpu", torch.float32)
         location, spread = statistics(transformed(own, self.constant, self.config), self.config)
         return location, shrunk(len(x), location, spread, self.within, self.config)
+
+    def with_sensors(self, of: Iterable[tuple[Sensor, Float[Tensor, " records *shape"]]]) -> "Scaling":
+        """A new scaling that also knows these sensors, by the raw values of their records; of each the statistics alone are kept."""
+        names, num_records, found = [], [], []
+        for sensor, x in of:
+            names.append(sensor)
+            num_records.append(len(x))
+            found.append(self.statistics_of(x))
+        if not names:
+            return self
+        return self.extend(names, num_records, *(torch.stack(own) for own in zip(*found, strict=True)))
 
     def extend(
         self,

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vibray.features.scaling_fit import ScalingFit
 from vibray.fitting.data import FitResult
-from vibray.recipes import ClassicalRecipe, build_classical, build_vector, columns_of, level_of
+from vibray.recipes import ClassicalRecipe, build_classical, build_scaling_fit, build_vector, columns_of
 from vibray.runs import Detecting, score_statistics
 from vibray.tables import TrainingTable
 from vibray.train.classical import Map, Rows, fit_detector, fit_scaling, score_parts
@@ -28,7 +27,7 @@ def fit_classical(
     feature = build_vector(recipe.feature, table.facts.mains_hz)
     columns = columns_of(feature, recipe.detector.blocks)
     parts, load = table.by_part(rows), LoadPart(table, vectors)
-    scaling = fit_scaling(ScalingFit(recipe.scaling, feature.shape, level_of(feature)), parts, load, run("scaling"))
+    scaling = fit_scaling(build_scaling_fit(recipe.scaling, feature), parts, load, run("scaling"))
     detector = fit_detector(build_classical(recipe.detector, feature), scaling, columns, parts, load, run("fit"))
     scores = score_parts(detector, scaling, columns, parts, load, run("score"))
     return FitResult(Detecting(recipe, scaling, detector, score_statistics(scores)), scores, lines=[_score_line(scores)])

@@ -320,9 +320,8 @@ def _out_of_sample(
     for held_out in np.array_split(np.arange(num), min(num_folds or num, num)):
         others = torch.from_numpy(np.setdiff1d(np.arange(num), held_out))
         own = {}
-        for name, (config, scaling) in new.items() if len(others) else ():
-            location, scale = scaling.statistics_of(features[config][others])
-            own[name] = scaling.extend([sensor], [len(others)], location[None], scale[None])
+        if len(others):
+            own = {name: scaling.with_sensors([(sensor, features[config][others])]) for name, (config, scaling) in new.items()}
         inputs = Inputs(torch.from_numpy(waveforms[held_out]), run.facts, {config: x[held_out] for config, x in features.items()})
         found.append(run.model.rescaled(scalings | own).outputs(inputs, [sensor] * len(held_out)))
     return {name: torch.cat([each[name] for each in found]) for name in found[0]}
