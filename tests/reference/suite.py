@@ -23,7 +23,7 @@ import torch
 from tests.reference.corpora import KS, REAL, Corpus, Records, fleet, real
 from tests.reference.deep_suite import POOL, VARIANTS, Nets
 from vibray import recipes
-from vibray.decide.areas import auprc, auroc, partial_auroc, weighted_auroc
+from vibray.decide.areas import auprc, auroc, partial_auroc, resampled_areas
 from vibray.decide.pooling import mean_by
 from vibray.features.scaling import Scaling
 from vibray.models.ensemble import Ensemble
@@ -221,25 +221,16 @@ def over_suite(figures: Mapping[Where, float]) -> float:
 
 def difference(measure: str, runs: Sequence[Judged], recipe: str, other: str, rng: np.random.Generator) -> np.ndarray:
     """Resampled differences of a figure, recipe less other, on the same draws of clusters, averaged over seeds and trainings."""
-    areas = {"AUROC": weighted_auroc, "AUPRC": weighted_auprc}[measure]
+    column = list(MEASURES).index(measure)
     total = np.zeros(NUM_RESAMPLES)
     for run in runs:
         names, place = np.unique(run.cluster, return_inverse=True)
         drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), NUM_RESAMPLES)[:, place]
         both = [
-            np.mean([[areas(row, run.abnormal, weight) for weight in drawn] for row in run.scores[name]], axis=0)
-            for name in (recipe, other)
+            np.mean([resampled_areas(row, run.abnormal, drawn)[:, column] for row in run.scores[name]], axis=0) for name in (recipe, other)
         ]
         total += (both[0] - both[1]) / len(runs)
     return total
-
-
-def weighted_auprc(scores: np.ndarray, abnormal: np.ndarray, weight: np.ndarray) -> float:
-    """Average precision of records that count `weight` times each."""
-    order = np.argsort(-scores, kind="stable")
-    true, every = np.cumsum((weight * abnormal)[order]), np.cumsum(weight[order])
-    steps = np.diff(true, prepend=0.0)
-    return float((steps * true / np.maximum(every, 1)).sum() / max(true[-1], 1)) if true[-1] else np.nan
 
 
 def show(found: Mapping[Where, list[Judged]], names: Sequence[str], seeds: Sequence[int]) -> None:

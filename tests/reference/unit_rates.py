@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from tests.reference.corpora import of_fleet
+from tests.reference.corpora import FLEET as FACTS
+from tests.reference.corpora import POOL_RECORDS, POOL_UNITS, of_fleet
 from tests.reference.suite import fitted
 from vibray import recipes, schema
 from vibray.decide.cuts import Cuts
@@ -23,11 +24,9 @@ from vibray.decide.units import decide_units
 from vibray.pipeline.calibrate import calibration_table
 from vibray.runs import Detecting, Run
 from vibray.signal.synthetic import FleetConfig, measured_at, place, waveform
-from vibray.storage.corpus import CorpusFacts
 from vibray.tables import vector_column
 
-TRAINING_UNITS, NEW_UNITS, POOL, STEPS = 40, 40, 4000, 500
-FACTS = CorpusFacts(8192.0)
+NEW_UNITS, STEPS = 40, 500
 RATES = (0.01, 0.05)
 
 
@@ -61,7 +60,7 @@ def new_units(config: FleetConfig) -> Fleet:
 
 def trained(recipe: recipes.ClassicalRecipe, seed: int) -> Run:
     """The recipe fitted on other units of the same fleet, 5 % of their records faulty."""
-    scaling, detector = fitted(recipe, of_fleet(FleetConfig(seed=seed, num_units=TRAINING_UNITS, num_records=POOL)), FACTS.mains_hz)
+    scaling, detector = fitted(recipe, of_fleet(FleetConfig(seed=seed, num_units=POOL_UNITS, num_records=POOL_RECORDS)), FACTS.mains_hz)
     return Run(recipe, FACTS, Detecting(recipe, scaling, detector, torch.zeros(2, dtype=torch.float64)))
 
 
@@ -120,7 +119,7 @@ def main() -> None:
     for seed in args.seeds:
         run = trained(getattr(recipes, args.recipe)(), seed)
         size = {"num_units": NEW_UNITS, "sensors_per_unit": args.sensors, "num_records": NEW_UNITS * args.sensors * STEPS}
-        fleet = new_units(FleetConfig(seed=seed, first_unit=TRAINING_UNITS, contamination=0.0, **size))
+        fleet = new_units(FleetConfig(seed=seed, first_unit=POOL_UNITS, contamination=0.0, **size))
         for k in args.k:
             scores, held = scored(run, fleet, k)
             for reference_records in sorted({k, 200}):

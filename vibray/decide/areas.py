@@ -1,10 +1,11 @@
 """How well scores order records, as areas, and how sure that is: exact intervals of shares, a bootstrap by unit."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 from scipy.stats import binomtest, rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -26,13 +27,6 @@ def auroc(scores: Scores, abnormal: Scores) -> float | None:
         return None
     ranks = rankdata(s)
     return float((ranks[y].sum() - num_abnormal * (num_abnormal + 1) / 2) / (num_abnormal * num_normal))
-
-
-def weighted_auroc(scores: np.ndarray, abnormal: np.ndarray, weight: np.ndarray) -> float:
-    """AUROC of records that count `weight` times each; NaN unless both classes are there."""
-    order = np.argsort(-scores, kind="stable")
-    areas = _weighted_areas(abnormal[order], np.flatnonzero(np.diff(scores[order], append=np.inf)), weight[order])
-    return np.nan if areas is None else areas[0]
 
 
 def auroc_std(area: float, num_abnormal: int, num_normal: int) -> float:
@@ -88,16 +82,22 @@ def bootstrap_by_unit(scores: Scores, abnormal: Scores, units: Sequence[str], se
     names, place = np.unique(np.array(units, np.str_), return_inverse=True)
     if len(names) < 2:
         return None
-    order = np.argsort(-s, kind="stable")
-    y, place, ends = y[order], place[order], np.flatnonzero(np.diff(s[order], append=np.inf))
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), NUM_RESAMPLES)
-    found = [areas for areas in (_weighted_areas(y, ends, times[place]) for times in drawn) if areas is not None]
+    found = resampled_areas(s, y, (times[place] for times in drawn))
+    found = found[~np.isnan(found[:, 0])]
     result: dict[str, Any] = {"num_units": len(names), "num_resamples": len(found)}
-    for name, values in zip(("auroc", "auprc", "partial_auroc"), np.array(found).reshape(-1, 3).T, strict=True):
+    for name, values in zip(("auroc", "auprc", "partial_auroc"), found.T, strict=True):
         ends_of = np.percentile(values, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)]).tolist() if len(values) else None
         result[name] = {"interval": ends_of, "std": float(values.std()) if len(values) else None}
     return result
+
+
+def resampled_areas(scores: np.ndarray, abnormal: np.ndarray, weights: Iterable[np.ndarray]) -> Float64[np.ndarray, "resamples 3"]:
+    """AUROC, AUPRC and partial AUROC of records that count so many times each, a row a resample; NaN where one class is not drawn."""
+    order = np.argsort(-scores, kind="stable")
+    y, ends = abnormal[order], np.flatnonzero(np.diff(scores[order], append=np.inf))
+    return np.array([_weighted_areas(y, ends, weight[order]) or (np.nan,) * 3 for weight in weights]).reshape(-1, 3)
 
 
 def _weighted_areas(y: np.ndarray, ends: np.ndarray, weight: np.ndarray) -> tuple[float, float, float] | None:
