@@ -98,5 +98,5 @@ def test_below_99_reference_records_a_p_value_is_an_estimate():
     table = fleet(1, 3, 200)
     sensor, time = np.divmod(np.arange(600), 200)
     usable, known = sensor < 2, time < np.array([98, 99, 50])[sensor]
-    assert estimated_sensors(table, usable, known) == 1  # of the third nothing is judged
-    assert estimated_sensors(table, usable & (time > 0), known) == 2
+    assert estimated_sensors(sensor_groups(table), usable, known) == 1  # of the third nothing is judged
+    assert estimated_sensors(sensor_groups(table), usable & (time > 0), known) == 2

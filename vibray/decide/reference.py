@@ -47,7 +47,11 @@ def with_out_of_sample(scores: pa.Table, out_of_sample: Mapping[tuple[str, str],
     return scores.set_column(scores.column_names.index("score"), scores.schema.field("score"), pa.array(own, pa.float32()))
 
 
-def sensor_groups(scores: pa.Table) -> list[tuple[tuple[str, str], Int64[np.ndarray, " rows"]]]:
+SensorGroups = list[tuple[tuple[str, str], Int64[np.ndarray, " _"]]]
+"""What `sensor_groups` gives: it sorts the table, so that who needs it twice makes it once."""
+
+
+def sensor_groups(scores: pa.Table) -> SensorGroups:
     """Each (unit, sensor_id), in order, with its rows in order of (measured_at, corpus, record_id)."""
     columns = scores.select([*SENSOR, "measured_at", "corpus", "record_id"]).append_column("row", pa.array(np.arange(len(scores))))
     ordered = columns.sort_by([(name, "ascending") for name in (*SENSOR, "measured_at", "corpus", "record_id")])
@@ -57,9 +61,7 @@ def sensor_groups(scores: pa.Table) -> list[tuple[tuple[str, str], Int64[np.ndar
     return [(names[a], rows[a:b]) for a, b in zip(starts, [*starts[1:], len(names)], strict=True)]
 
 
-def earliest_rows(
-    groups: list[tuple[tuple[str, str], np.ndarray]], usable: Bool[np.ndarray, " records"], num_records: int
-) -> Bool[np.ndarray, " records"]:
+def earliest_rows(groups: SensorGroups, usable: Bool[np.ndarray, " records"], num_records: int) -> Bool[np.ndarray, " records"]:
     """The earliest usable records of each sensor: `num_records` of them, and never more than half, so that some are left to be judged."""
     chosen = np.zeros(len(usable), bool)
     for _, rows in groups:
@@ -68,10 +70,10 @@ def earliest_rows(
     return chosen
 
 
-def estimated_sensors(scores: pa.Table, usable: Bool[np.ndarray, " records"], in_reference: Bool[np.ndarray, " records"]) -> int:
+def estimated_sensors(groups: SensorGroups, usable: Bool[np.ndarray, " records"], in_reference: Bool[np.ndarray, " records"]) -> int:
     """How many sensors with a usable record have fewer than 99 of them in their reference: their p-values are estimates, not conformal."""
-    own = ((usable[rows].any(), (usable & in_reference)[rows].sum()) for _, rows in sensor_groups(scores))
-    return sum(bool(there and num < FEWEST_CONFORMAL) for there, num in own)
+    known = usable & in_reference
+    return sum(bool(usable[rows].any() and known[rows].sum() < FEWEST_CONFORMAL) for _, rows in groups)
 
 
 def p_values(scores: Float64[np.ndarray, " records"], reference: Float64[np.ndarray, " reference"]) -> Float64[np.ndarray, " records"]:
@@ -104,7 +106,10 @@ def p_values(scores: Float64[np.ndarray, " records"], reference: Float64[np.ndar
 
 
 def record_p_values(
-    scores: pa.Table, usable: Bool[np.ndarray, " records"], in_reference: Bool[np.ndarray, " records"]
+    scores: pa.Table,
+    usable: Bool[np.ndarray, " records"],
+    in_reference: Bool[np.ndarray, " records"],
+    groups: SensorGroups | None = None,
 ) -> Float64[np.ndarray, " records"]:
     """The p-value of each usable record against the reference records of its sensor; NaN for the others.
 
@@ -115,7 +120,7 @@ def record_p_values(
     score = scores["score"].to_numpy().astype(np.float64)
     pooled = score[usable & in_reference]
     p = np.full(len(score), np.nan)
-    for _, rows in sensor_groups(scores):
+    for _, rows in sensor_groups(scores) if groups is None else groups:
         mine = rows[usable[rows]]
         known = mine[in_reference[mine]]
         own = len(known) >= FEWEST_REFERENCE

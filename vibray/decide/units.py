@@ -71,18 +71,18 @@ def decide_units(
     if reference is not None:
         scores = pa.concat_tables([scores, reference.select(COLUMNS)])
         said = np.concatenate([said, np.full(reference.num_rows, None)])
-    usable, trusted = usable_rows(scores), trusted_rows(scores)
+    usable, trusted, groups = usable_rows(scores), trusted_rows(scores), sensor_groups(scores)
     if reference is not None:
         in_reference, words = usable & trusted & (np.arange(len(usable)) >= num_judged), "another scores table"
     elif normals_only:
         in_reference, words = usable & trusted & (said == NORMAL), "trusted normals"
     else:
-        in_reference = earliest_rows(sensor_groups(scores), usable & trusted, config.reference_records)
+        in_reference = earliest_rows(groups, usable & trusted, config.reference_records)
         words = f"the earliest {config.reference_records} usable records of each sensor, at most half of them"
     against = with_out_of_sample(scores, out_of_sample)
     if out_of_sample and reference is None:
         words += "; those that calibrated it with their scores out of sample"
-    p = record_p_values(against, usable, in_reference)
+    p = record_p_values(against, usable, in_reference, groups)
     units = unit_scores(scores, p, in_reference, config)
 
     judged_by = scores if pool_sensors_s is None else over_sensors(scores, pool_sensors_s)[0]
@@ -100,7 +100,7 @@ def decide_units(
         "num_unusable": int((~usable)[judged].sum()),
         "num_without_reference": int((usable & ~np.isfinite(p))[judged].sum()),
         "num_reference_records": int(in_reference.sum()),
-        "num_estimated_sensors": estimated_sensors(scores, usable, in_reference),
+        "num_estimated_sensors": estimated_sensors(groups, usable, in_reference),
         "num_out_of_sample": len(out_of_sample),
         **unit_facts(units, config, judged_units),
     }
