@@ -2,16 +2,21 @@
 
 import gzip
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 
 from vibray.features.cwt_image import CwtImageConfig
 from vibray.models.backbone import TrunkConfig
 from vibray.models.deep_svdd import DeepSvddConfig
+from vibray.pipeline.ending import Terminated
 from vibray.recipes import DeepRecipe, plain_svdd
 from vibray.storage.corpus import CorpusFacts
 
@@ -89,3 +94,21 @@ def tiny_svdd(epochs: int) -> DeepRecipe:
     optim = replace(recipe.optim, epochs=epochs, batch_size=16)
     detector = DeepSvddConfig(trunk=TrunkConfig(width=4), hidden=16, latent_dim=8)
     return replace(recipe, feature=image, detector=detector, pretrain=replace(recipe.pretrain, epochs=1, batch_size=16), optim=optim)
+
+
+@contextmanager
+def killed(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, most: int) -> Iterator[None]:
+    """Within it a job ends as by a signal where it calls a function of a module once more than `most` times; it must come to that."""
+    whole, calls = getattr(module, name), 0
+
+    def part(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        if calls == most:
+            raise Terminated
+        calls += 1
+        return whole(*args, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(Terminated):
+        patch.setattr(module, name, part)
+        yield
+    assert calls == most

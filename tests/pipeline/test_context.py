@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.pipeline.lines import FACTS, RATE_HZ, corpus_fields, write_shard
+from tests.pipeline.lines import FACTS, RATE_HZ, corpus_fields, killed, write_shard
 from vibray.config import UserError
 from vibray.decide.thresholds import PercentileConfig
 from vibray.fitting.jobs import TrainJob
@@ -17,7 +17,6 @@ from vibray.pipeline import calibrate as stage
 from vibray.pipeline import score as scoring
 from vibray.pipeline.calibrate import calibrate
 from vibray.pipeline.distil import distil
-from vibray.pipeline.ending import Terminated
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import CalibrateJob, DistilJob, FeaturizeJob, LabelJob, ReportJob, ScoreJob
 from vibray.pipeline.label import label, out_of_sample
@@ -123,16 +122,7 @@ def test_a_record_without_another_has_the_fleets_baseline_and_is_not_calibrated(
 
 def test_a_job_that_was_killed_in_either_pass_goes_on_with_the_same_context(folder, monkeypatch):
     for name, module, most in (("keep_origins", stage, 4), ("score_part", scoring, 5)):
-        whole, calls = getattr(module, name), []
-
-        def part(*args: Any, whole=whole, calls=calls, most=most, **options: Any) -> Any:
-            if len(calls) == most:
-                raise Terminated
-            calls.append(args)
-            return whole(*args, **options)
-
-        with monkeypatch.context() as patch, pytest.raises(Terminated):
-            patch.setattr(module, name, part)
+        with killed(monkeypatch, module, name, most):
             score(job(folder, "killed"))
     done = check_finished(str(folder / "killed" / "calibration"))
     write_shard(folder / "late" / "f.jsonl", 9, seed=1, unit="t7")

@@ -8,13 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.pipeline.lines import FACTS, RATE_HZ, corpus_fields, write_shard
+from tests.pipeline.lines import FACTS, RATE_HZ, corpus_fields, killed, write_shard
 from vibray.config import UserError
 from vibray.fitting.jobs import TrainJob
 from vibray.pipeline import calibrate as stage
 from vibray.pipeline import earliest
 from vibray.pipeline.calibrate import Calibration, calibrate
-from vibray.pipeline.ending import Terminated
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import CalibrateJob, FeaturizeJob
 from vibray.pipeline.train import train
@@ -92,29 +91,20 @@ def test_parts_groups_and_order_of_reading_change_no_byte(run, new, monkeypatch)
 
 @pytest.mark.parametrize("num_folds", [10, None])
 def test_a_calibration_that_was_killed_goes_on(run, new, monkeypatch, num_folds):
-    straight, killed = (calibration(run, new, name, num_folds=num_folds) for name in ("straight", "killed"))
+    straight, broken_off = (calibration(run, new, name, num_folds=num_folds) for name in ("straight", "broken-off"))
     monkeypatch.setattr(earliest, "GROUP_BYTES", 4 * FACTS.num_samples * 8)
     straight.make(may_be_empty=False)
     for name, most in (("keep_origins", 6), ("calibrate_group", 2)):
-        whole, calls = getattr(stage, name), []
-
-        def part(*args: Any, whole=whole, calls=calls, most=most, **options: Any) -> Any:
-            if len(calls) == most:
-                raise Terminated
-            calls.append(args)
-            return whole(*args, **options)
-
-        with monkeypatch.context() as patch, pytest.raises(Terminated):
-            patch.setattr(stage, name, part)
-            killed.make(may_be_empty=False)
-        assert not killed.finished() and len(calls) == most
+        with killed(monkeypatch, stage, name, most):
+            broken_off.make(may_be_empty=False)
+        assert not broken_off.finished()
     with pytest.raises(PlanMismatch, match="records_per_sensor"):
-        replace(killed, records_per_sensor=8).make(may_be_empty=False)
-    written = {path: path.stat().st_mtime_ns for path in Path(killed.uri).glob("parts/*.parquet")}
+        replace(broken_off, records_per_sensor=8).make(may_be_empty=False)
+    written = {path: path.stat().st_mtime_ns for path in Path(broken_off.uri).glob("parts/*.parquet")}
     assert len(written) > 6
-    killed.make(may_be_empty=False)
+    broken_off.make(may_be_empty=False)
     assert {path: path.stat().st_mtime_ns for path in written} == written
-    assert tables(killed) == tables(straight) and killed.finished()
+    assert tables(broken_off) == tables(straight) and broken_off.finished()
 
 
 def test_a_record_whose_feature_is_not_finite_calibrates_nothing(run, new, monkeypatch, capsys):

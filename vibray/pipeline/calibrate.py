@@ -253,11 +253,11 @@ def _run(run_uri: str, content: str) -> Run:
 def calibrate_group(group: Group, parts_uri: str, run_uri: str, content: str, num_folds: int | None) -> str:
     """On a worker: writes the tables of a group's sensors, unless they stand there. Returns the group's id, by which they are named."""
     group_id = short_hash([[part.id, ids] for part, ids in group.picked])
-    *side, last = (objects.join(parts_uri, f"{name}-{group_id}.parquet") for name in ("context", "calibration"))
-    if not objects.exists(last):
+    calibration_uri, context_uri = (objects.join(parts_uri, f"{name}-{group_id}.parquet") for name in ("calibration", "context"))
+    if not objects.exists(calibration_uri):
         table, context = calibration_table(_run(run_uri, content), group.records(), num_folds)
-        objects.write_table(side[0], context)
-        objects.write_table(last, table)
+        objects.write_table(context_uri, context)
+        objects.write_table(calibration_uri, table)  # last: where it is, both are
     return group_id
 
 
