@@ -10,8 +10,8 @@ import torch
 from tests.pipeline.lines import FACTS, NUM_SAMPLES, RATE_HZ, START, waveform
 from vibray import schema
 from vibray.features.scaling import Sensor
+from vibray.fitting.calibration import calibration_table
 from vibray.models.ensemble import Ensemble, EnsembleConfig
-from vibray.pipeline.calibrate import calibration_table
 from vibray.pipeline.earliest import first_records, plausible
 from vibray.recipes import ClassicalRecipe, EnsembleRecipe, banded, build_classical, build_scaling_fit, build_vector, columns_of
 from vibray.runs import Detecting, Fusing, Inputs, Run, score_statistics

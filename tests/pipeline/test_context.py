@@ -11,6 +11,7 @@ import pytest
 from tests.pipeline.lines import FACTS, RATE_HZ, corpus_fields, killed, write_shard
 from vibray.config import UserError
 from vibray.decide.thresholds import PercentileConfig
+from vibray.fitting import calibration as calibration_fit
 from vibray.fitting.jobs import TrainJob
 from vibray.models.ensemble import EnsembleConfig
 from vibray.pipeline import calibrate as stage
@@ -203,13 +204,13 @@ def test_behind_a_cascade_the_context_is_the_runs(folder):
 
 
 def test_a_record_that_calibrates_with_a_score_that_is_not_finite_is_set_aside(folder, monkeypatch):
-    whole = stage._out_of_sample
+    whole = calibration_fit._out_of_sample
 
     def broken(*args: Any) -> Any:
         outputs = whole(*args)
         return {name: values.index_fill(0, values.new_zeros(1).long(), np.nan) for name, values in outputs.items()}
 
-    monkeypatch.setattr(stage, "_out_of_sample", broken)
+    monkeypatch.setattr(calibration_fit, "_out_of_sample", broken)
     score(job(folder, "broken"))
     parts = Parts(str(folder / "broken"))
     assert parts.reasons["feature or score not finite"] == 5 and parts.total("num_kept") == 97 - 5

@@ -10,6 +10,7 @@ import pytest
 
 from tests.pipeline.lines import FACTS, RATE_HZ, corpus_fields, killed, write_shard
 from vibray.config import UserError
+from vibray.fitting import calibration as calibration_fit
 from vibray.fitting.jobs import TrainJob
 from vibray.pipeline import calibrate as stage
 from vibray.pipeline import earliest
@@ -108,14 +109,14 @@ def test_a_calibration_that_was_killed_goes_on(run, new, monkeypatch, num_folds)
 
 
 def test_a_record_whose_feature_is_not_finite_calibrates_nothing(run, new, monkeypatch, capsys):
-    whole = stage._feature
+    whole = calibration_fit._feature
 
     def feature(*args: Any) -> Any:
         x = whole(*args)
         x[0, 0] = np.nan
         return x
 
-    monkeypatch.setattr(stage, "_feature", feature)
+    monkeypatch.setattr(calibration_fit, "_feature", feature)
     made = calibration(run, new, "c")
     made.make(may_be_empty=False)
     assert "calibrated 4 sensors; records a sensor: 6 to 6" in (out := capsys.readouterr().out)

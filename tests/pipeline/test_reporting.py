@@ -14,10 +14,11 @@ from tests.pipeline.lines import FACTS, write_shard
 from vibray.config import to_json
 from vibray.features.cwt_image import CwtImageConfig
 from vibray.features.scaling import ScalingConfig
+from vibray.fitting.calibration import calibration_table
 from vibray.models.backbone import TrunkConfig
 from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
 from vibray.models.vae import VaeConfig
-from vibray.pipeline.calibrate import calibration_table, load_calibrated
+from vibray.pipeline.calibrate import load_calibrated
 from vibray.pipeline.earliest import by_sensor
 from vibray.pipeline.report import explanations, gather
 from vibray.pipeline.score import Scorer

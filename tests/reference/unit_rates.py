@@ -21,7 +21,7 @@ from vibray import recipes, schema
 from vibray.decide.cuts import Cuts
 from vibray.decide.unit_alarms import UnitConfig
 from vibray.decide.units import decide_units
-from vibray.pipeline.calibrate import calibration_table
+from vibray.fitting.calibration import calibration_table
 from vibray.runs import Detecting, Run
 from vibray.signal.synthetic import FleetConfig, measured_at, place, waveform
 from vibray.tables import vector_column

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -24,34 +24,22 @@ from jaxtyping import Bool
 from vibray import schema
 from vibray.config import UserError, short_hash
 from vibray.decide.findings import counts_of, print_findings
-from vibray.decide.pseudo_labels import UNDECIDED_STATES
-from vibray.decide.state import history_of, state_statistics
-from vibray.features.scaling import Scaling, Sensor
-from vibray.pipeline.earliest import GROUP_BYTES, ORIGIN_BYTES, Earliest, Group, earliest, groups, keep_origins, origins, plausible
+from vibray.features.scaling import Sensor
+from vibray.fitting.calibration import NUM_FOLDS, calibration_table
+from vibray.pipeline.earliest import GROUP_BYTES, ORIGIN_BYTES, Group, earliest, groups, keep_origins, origins, plausible
 from vibray.pipeline.jobs import CalibrateJob
 from vibray.pipeline.local import map_here, works_alone
 from vibray.pipeline.parts import PartsJob
-from vibray.recipes import FeatureConfig
-from vibray.runs import CHUNK, Inputs, Run, load, mains_snr_db, run_identity
+from vibray.runs import Run, load, run_identity
 from vibray.storage import objects
 from vibray.storage.parts import check_finished, finish_folder
 from vibray.storage.plan import LINES_PER_PART, make_plan, read_plan
 from vibray.storage.since import held
-from vibray.tables import sensors_of, waveforms_of
-
-NUM_FOLDS = 10
-"""Of the records that calibrate a sensor, for their scores out of sample: each is scored against a baseline of nine tenths of them, of
-fewer than ten records against one of all the others."""
+from vibray.tables import sensors_of
 
 EXPECTED_AUROC = {1: 0.925, 4: 0.947, 16: 0.960, 64: 0.965}
 """By records a sensor, how the default ranks faults of machines that training did not see: five generated fleets (python -m
 tests.reference.suite). Real bearings have .966 with 10 and .994 with 50."""
-
-Features = dict[FeatureConfig, torch.Tensor]
-"""Raw values of a sensor's records."""
-
-New = dict[str, tuple[FeatureConfig, Scaling]]
-"""By member, its feature and the scaling that does not know the sensor."""
 
 
 class CalibrationMismatch(UserError):
@@ -259,73 +247,3 @@ def calibrate_group(group: Group, parts_uri: str, run_uri: str, content: str, nu
         objects.write_table(context_uri, context)
         objects.write_table(calibration_uri, table)  # last: where it is, both are
     return group_id
-
-
-def calibration_table(run: Run, records: Earliest, num_folds: int | None = NUM_FOLDS) -> tuple[pa.Table, pa.Table]:
-    """One row a sensor and baseline: its robust statistics, its history, and the scores of its own records out of sample. A member that
-    knows a sensor already keeps the baseline of its training: it has no row. With `num_folds` None also one row a record, the context:
-    what the run says of it against all the others of its sensor."""
-    rows, context = [], []
-    for sensor, table in sorted(records.items()):
-        w, scalings = waveforms_of(table), run.model.scalings()
-        new: New = {name: (config, scaling) for name, (config, scaling) in scalings.items() if not scaling.known([sensor]).all()}
-        features = {config: _feature(run, config, w) for config, _ in scalings.values()}
-        finite = torch.stack([x.flatten(1).isfinite().all(dim=1) for x in features.values()]).all(dim=0)
-        table, w = table.filter(pa.array(finite.numpy())), w[finite.numpy()]
-        features = {config: x[finite] for config, x in features.items()}
-        if not len(w):
-            continue
-        history = history_of(state_statistics(w, run.facts.sample_rate_hz)["rms"], mains_snr_db(w, run.facts))
-        states, _ = replace(run, histories=run.histories | {sensor: history}).states(w, [sensor] * len(w))
-        outputs = _out_of_sample(run, sensor, w, features, new, num_folds)
-        ids, alone = table["record_id"].to_pylist(), len(w) == 1
-        usable = [i for i, state in enumerate(states) if state not in UNDECIDED_STATES and not alone]
-        times, scores = table["measured_at"].to_pylist(), outputs["score"].tolist()
-        for name, (config, scaling) in new.items():
-            location, scale = scaling.statistics_of(features[config])
-            rows.append(
-                {
-                    "member": name,
-                    "unit": sensor[0],
-                    "sensor_id": sensor[1],
-                    "num_records": len(w),
-                    "first_at": min(times),
-                    "last_at": max(times),
-                    "location": location.flatten().tolist(),
-                    "scale": scale.flatten().tolist(),
-                    "median_rms": history.median_rms,
-                    "mains_share": history.mains_share,
-                    "scores": [scores[i] for i in usable],
-                    "record_ids": [ids[i] for i in usable],
-                }
-            )
-        if num_folds is None:
-            said = {name: values.numpy() for name, values in outputs.items()}
-            context.append(pa.table({"record_id": ids, "calibrated": np.full(len(w), not alone), **said}))
-    return pa.Table.from_pylist(rows, schema=schema.CALIBRATION), pa.concat_tables(context or [schema.CONTEXT.empty_table()])
-
-
-@torch.inference_mode()
-def _out_of_sample(
-    run: Run, sensor: Sensor, waveforms: np.ndarray, features: Features, new: New, num_folds: int | None
-) -> dict[str, torch.Tensor]:
-    """What the run says of each record against baselines of the others, in folds of consecutive records; of a record that is alone, against
-    the baseline of a sensor that is not known.
-
-    A record that helped to make its baseline lies closer to it than any later one: against such scores a healthy sensor's windows exceed
-    at 2.8 % (50 records), 1.6 % (100) and 1.2 % (200) for a nominal 1 %.
-    """
-    num, scalings = len(waveforms), {name: scaling for name, (_, scaling) in run.model.scalings().items()}
-    found = []
-    for held_out in np.array_split(np.arange(num), min(num_folds or num, num)):
-        others = torch.from_numpy(np.setdiff1d(np.arange(num), held_out))
-        own = {}
-        if len(others):
-            own = {name: scaling.with_sensors([(sensor, features[config][others])]) for name, (config, scaling) in new.items()}
-        inputs = Inputs(torch.from_numpy(waveforms[held_out]), run.facts, {config: x[held_out] for config, x in features.items()})
-        found.append(run.model.rescaled(scalings | own).outputs(inputs, [sensor] * len(held_out)))
-    return {name: torch.cat([each[name] for each in found]) for name in found[0]}
-
-
-def _feature(run: Run, config: FeatureConfig, waveforms: np.ndarray) -> torch.Tensor:
-    return torch.cat([Inputs(chunk, run.facts)[config] for chunk in torch.from_numpy(waveforms).split(CHUNK)])
