@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vibray.config import UserError, from_json, short_hash, to_json
 from vibray.decide.findings import Finding, counts_of
+from vibray.decide.fleet_scores import FleetScores
 from vibray.decide.state import SensorHistory, causes, state_statistics, states
 from vibray.features.scaling import Scaling, Sensor
 from vibray.models.classifier import NO_FAULT, UNKNOWN_FAULT, Classifier
@@ -174,6 +175,8 @@ class Run:
     model: Detecting | Fusing | Diagnosing
     histories: dict[Sensor, SensorHistory] = field(default_factory=dict)
     """what is known of each sensor's own past: the state of its later records depends on it"""
+    fleet_scores: FleetScores = field(default_factory=lambda: FleetScores({}))
+    """how rare a score is among healthy records of the machines of training"""
     device: str = "cpu"
     """where features are made and nets run"""
 
@@ -216,6 +219,11 @@ class Run:
     def known(self, sensors: Sequence[Sensor]) -> np.ndarray:
         """bool a record: its sensor has a baseline in the run, or in the calibration that it was given."""
         return np.logical_and.reduce([scaling.known(sensors) for _, scaling in self.model.scalings().values()])
+
+    def num_records(self, sensors: Sequence[Sensor]) -> np.ndarray:
+        """int64 a record: how many records made its sensor's baseline, in the run or its calibration; 0 where it has none."""
+        counts = [scaling.counts for _, scaling in self.model.scalings().values()]
+        return np.array([min(own.get(sensor, 0) for own in counts) for sensor in sensors], np.int64)
 
     def states(
         self, waveforms: Float[np.ndarray, "batch samples"], sensors: Sequence[Sensor], num_threads: int = 1
@@ -342,7 +350,8 @@ def save(uri: str, run: Run, metrics: list[dict[str, Any]], environment: dict[st
     }
     for name, values in files.items():
         objects.write_json(objects.join(uri, name), values)
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in run.model.tensors().items()}
+    fitted = run.model.tensors() | prefixed("fleet_scores", run.fleet_scores.state())
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in fitted.items()}
     objects.write_bytes(objects.join(uri, "model.safetensors"), to_safetensors(tensors))
     write_metrics(uri, metrics)
     finish_folder(
@@ -394,7 +403,7 @@ def _read(uri: str) -> Run:
             model = _load_classifier(recipe, tuple(facts_of_run["faults"]), facts, tensors, scaling["scalings"])
         case ClassicalRecipe() | DeepRecipe():
             model = _load_detector(recipe, facts, tensors, scaling["scalings"][""])
-    return Run(recipe, facts, model, histories)
+    return Run(recipe, facts, model, histories, FleetScores.load(part_of(tensors, "fleet_scores")))
 
 
 def _load_detector(recipe: ClassicalRecipe | DeepRecipe, facts: CorpusFacts, tensors: dict[str, Tensor], scaling: dict) -> Detecting:

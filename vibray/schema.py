@@ -135,6 +135,11 @@ FAULT_PREFIX = "fault_p_"
 """Column of a fault's probability in the diagnoses: fault_p_<fault>."""
 
 
+FLEET_P_VALUE = pa.field("fleet_p_value", pa.float32())
+"""The share of healthy records of the run's own machines, with a baseline of as few records, that score as high or higher: an estimate
+(decide/fleet_scores.py). Null where the sensor has no baseline, or the run or an earlier version says nothing of it."""
+
+
 def scores(members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None, cascade: bool = False) -> pa.Schema:
     """The scores table. `faults` is None for a detector; a classifier's run adds the diagnoses (`faults` may be empty).
 
@@ -146,6 +151,7 @@ def scores(members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None,
         pa.field("state_cause", pa.string()),  # a Cause; null but for a sensor_fault
         pa.field("calibrated", pa.bool_(), nullable=False),  # the sensor is known to the run or to the calibration
         pa.field("score", pa.float32(), nullable=False),  # the higher, the more abnormal
+        FLEET_P_VALUE,
         *(pa.field(MEMBER_PREFIX + name, pa.float32(), nullable=False) for name in members),
     ]
     if cascade:
@@ -183,6 +189,7 @@ CALIBRATION = pa.schema(
         pa.field("mains_share", pa.float64()),  # share of its records with a mains line; null without a mains frequency
         pa.field("scores", pa.list_(pa.float32()), nullable=False),  # out of sample: each against statistics of the others
         pa.field("record_ids", pa.list_(pa.string())),  # of the scores; those of machines off and the like have none
+        pa.field("fleet_p_values", pa.list_(pa.float32())),  # of the scores, as in the scores table
     ]
 )
 

@@ -103,6 +103,12 @@ class TrainingTable:
         own = {name: getattr(self, name)[rows] for name in ("part", "row", "repeats", "time_trusted")}
         return replace(self, index=self.index.take(pa.array(rows)), **own)
 
+    def in_order(self, rows: np.ndarray) -> np.ndarray:
+        """These row numbers by (measured_at, record_id), those left out whose time cannot be."""
+        rows = rows[self.time_trusted[rows]]
+        keys = self.index.select(["measured_at", "record_id"]).take(pa.array(rows))
+        return rows[np.lexsort((keys["record_id"].to_numpy(zero_copy_only=False).astype(str), keys["measured_at"].to_numpy()))]
+
     def by_part(self, rows: np.ndarray) -> list[np.ndarray]:
         """These row numbers, part by part in the order of the parts: what a pass over them reads at a time."""
         rows = rows[np.argsort(self.part[rows], kind="stable")]
@@ -237,6 +243,8 @@ def audited(scores: pa.Table, num_duplicates: int = 0) -> tuple[pa.Table, tuple[
         scores = scores.add_column(
             scores.column_names.index("state") + 1, schema.scores().field("state_cause"), pa.nulls(scores.num_rows, pa.string())
         )
+    if schema.FLEET_P_VALUE.name not in scores.column_names:
+        scores = scores.append_column(schema.FLEET_P_VALUE, pa.nulls(scores.num_rows, pa.float32()))
     for name, value in (("state", schema.State.SENSOR_FAULT.value), ("state_cause", schema.Cause.REPEATS.value)):
         at = scores.column_names.index(name)
         scores = scores.set_column(at, scores.schema.field(at), pc.if_else(repeats, value, scores[name]))  # type: ignore[attr-defined]

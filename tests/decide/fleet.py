@@ -43,6 +43,7 @@ def fleet(
         "state_cause": pa.nulls(num, pa.string()),
         "calibrated": np.ones(num, bool),
         "score": np.exp(z.ravel()).astype(np.float32),
+        "fleet_p_value": pa.nulls(num, pa.float32()),
     }
     return pa.table(columns, schema=schema.scores())
 

@@ -27,6 +27,7 @@ def table(score, state=None, calibrated=None, record_id=None, corpus=None, unit=
         "state_cause": [None] * n,
         "calibrated": calibrated or [True] * n,
         "score": np.array(score, np.float32),
+        "fleet_p_value": [None] * n,
     }
     return pa.table([pa.array(columns[field.name], field.type) for field in scores()], schema=scores())
 

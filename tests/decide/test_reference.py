@@ -1,9 +1,19 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy import stats
 
 from tests.decide.fleet import fleet, replaced
-from vibray.decide.reference import earliest_rows, estimated_sensors, p_values, record_p_values, sensor_groups, usable_rows
+from vibray.decide.reference import (
+    PRIOR_RECORDS,
+    earliest_rows,
+    estimated_sensors,
+    p_values,
+    record_p_values,
+    sensor_groups,
+    usable_rows,
+    with_out_of_sample,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -72,16 +82,62 @@ def test_a_reference_record_is_compared_with_others_only():
     assert np.isfinite(p).all()
 
 
-def test_a_sensor_with_few_takes_the_pooled_reference_and_none_without():
+def test_a_sensor_with_few_is_drawn_towards_the_reference_of_all_and_has_no_p_value_without():
     table = fleet(1, 3, 60)
     usable = np.ones(180, bool)
     few = (np.arange(180) % 60) < 20
     p = record_p_values(table, usable, few)
     score = table["score"].to_numpy().astype(float)
-    assert p[~few] == pytest.approx(p_values(score[~few], score[few]))
+    for sensor in range(3):
+        own, new = (60 * sensor + np.flatnonzero(one[:60]) for one in (few, ~few))
+        above = (score[own][None] >= score[new][:, None]).sum(axis=1)
+        expected = (above + PRIOR_RECORDS * p_values(score[new], score[few])) / (20 + PRIOR_RECORDS)
+        assert p[new] == pytest.approx(expected, rel=1e-12)
     assert np.isnan(record_p_values(table, usable, (np.arange(180) % 60) < 10)).all()
     usable[5] = False
     assert np.isnan(record_p_values(table, usable, few)[5])
+
+
+def test_what_the_machines_of_training_say_comes_before_the_reference_of_all():
+    table = fleet(1, 1, 30)
+    told = np.where(np.arange(30) < 25, 0.5, np.nan)
+    table = replaced(table, "fleet_p_value", pa.array(told, from_pandas=True))
+    usable, nobody = np.ones(30, bool), np.zeros(30, bool)
+    assert np.array_equal(record_p_values(table, usable, nobody), told, equal_nan=True)
+    score = table["score"].to_numpy()
+    one = np.arange(30) == 0
+    p = record_p_values(table, usable, one)
+    assert p[1:25] == pytest.approx(((score[1:25] <= score[0]) + PRIOR_RECORDS * 0.5) / (1 + PRIOR_RECORDS))
+    assert np.isnan(p[25:]).all()
+
+
+@pytest.mark.parametrize("num", [5, 20, 60])
+@pytest.mark.parametrize("louder", [1.0, 1.5])
+def test_drawn_together_the_rate_is_near_what_is_asked_though_a_sensor_is_louder(num, louder):
+    """By what the machines of training say alone, 1 % would be 13 % of a Rayleigh score half as high again."""
+    found = {0.01: [], 0.05: []}
+    for seed in range(200):
+        table = fleet(1, 1, num + 300, seed=seed)
+        z = np.random.default_rng(seed).rayleigh(size=num + 300)
+        table = replaced(table, "score", louder * z)
+        table = replaced(table, "fleet_p_value", stats.rayleigh.sf(louder * z))
+        p = record_p_values(table, np.ones(num + 300, bool), np.arange(num + 300) < num)
+        for rate, own in found.items():
+            own.append(np.mean(p[num:] <= rate))
+    for rate, own in found.items():
+        alone = stats.rayleigh.sf(stats.rayleigh.isf(rate) / louder)
+        if louder == 1:
+            assert 0.5 * rate < np.mean(own) < 1.75 * rate  # its own few leave steps of a rank
+        else:
+            assert np.mean(own) < alone  # its own few records bring it nearer to the truth
+
+
+def test_scores_out_of_sample_bring_their_p_values():
+    table = replaced(fleet(1, 1, 4), "fleet_p_value", [0.1, 0.2, 0.3, 0.4])
+    own = with_out_of_sample(table, {("c", "r@1"): (9.0, 0.01), ("c", "r@2"): (8.0, None)})
+    assert own["score"].to_pylist()[1:3] == [9.0, 8.0]
+    assert own["fleet_p_value"].to_pylist() == [pytest.approx(0.1), pytest.approx(0.01), None, pytest.approx(0.4)]
+    assert own.schema == table.schema
 
 
 def test_the_order_of_the_rows_changes_nothing():

@@ -25,6 +25,7 @@ from vibray.pipeline.report import report
 from vibray.pipeline.score import score
 from vibray.pipeline.train import train
 from vibray.recipes import EnsembleRecipe, banded, knn
+from vibray.runs import load
 from vibray.storage import objects
 from vibray.storage.parts import Parts, check_finished
 from vibray.storage.plan import PlanMismatch
@@ -89,6 +90,33 @@ def test_records_beside_the_context_are_scored_as_by_a_calibration_of_the_same_r
     assert all(first[i]["score"] != given[i]["score"] for i in context)
     made = [objects.read_table(str(folder / name / "calibration.parquet")) for name in ("c", "first/calibration")]
     assert made[0].drop_columns(["scores", "record_ids"]).equals(made[1].drop_columns(["scores", "record_ids"]))
+
+
+def test_each_record_says_how_rare_it_is_among_healthy_ones_of_other_machines_with_as_few_records(folder, monkeypatch):
+    monkeypatch.setattr("vibray.fitting.fleet_scores.FEWEST_SCORES", 100)
+    for unit in range(8):
+        write_shard(folder / "eight" / f"{unit}.jsonl", 40, seed=20 + unit, unit=f"t{unit}")
+    featurize(FeaturizeJob(str(folder / "eight"), str(folder / "eight-features"), local=True, **corpus_fields(FACTS)))
+    train(TrainJob((str(folder / "eight-features"),), str(folder / "told"), banded(), local=True))
+    run = load(str(folder / "told"))
+    assert run.fleet_scores.scores
+    score(replace(job(folder, "told-first"), run=str(folder / "told")))
+    made = objects.read_table(str(folder / "told-first" / "calibration" / "calibration.parquet"))
+    num_of = {(row["unit"], row["sensor_id"]): row["num_records"] for row in made.to_pylist()}
+    found, context = rows(folder, "told-first"), context_of(folder, "told-first")
+    for record_id, row in found.items():
+        num = num_of.get((row["unit"], row["sensor_id"])) or run.num_records([(row["unit"], row["sensor_id"])])[0]
+        num -= record_id in context
+        if not row["calibrated"]:
+            assert row["fleet_p_value"] is None
+            continue
+        expected = run.fleet_scores.p_values(np.array([row["score"]]), np.array([num]))[0]
+        assert row["fleet_p_value"] == pytest.approx(expected, rel=1e-5)
+    told = {i: p for row in made.to_pylist() for i, p in zip(row["record_ids"], row["fleet_p_values"], strict=True)}
+    assert told and {i: found[i]["fleet_p_value"] for i in told} == {i: pytest.approx(p) for i, p in told.items()}
+    label(LabelJob((str(folder / "told-first"),), str(folder / "told-decisions"), method=PercentileConfig()))
+    units = objects.read_json(str(folder / "told-decisions" / "unit_alarms.json"))
+    assert units["num_without_reference"] == 0  # few as they are
 
 
 def same(row: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -186,7 +214,7 @@ def test_label_and_report_know_the_scores_out_of_sample(folder):
     found = out_of_sample(opened)
     own, context = rows(folder, "first"), context_of(folder, "first")
     assert {key[1] for key in found} == {i for i, calibrated in context.items() if calibrated}
-    assert {i: own[i]["score"] for _, i in found} == {i: pytest.approx(value) for (_, i), value in found.items()}
+    assert {i: own[i]["score"] for _, i in found} == {i: pytest.approx(score) for (_, i), (score, _) in found.items()}
     label(LabelJob((str(folder / "first"),), str(folder / "decisions"), method=PercentileConfig()))
     report(ReportJob((str(folder / "first"),), str(folder / "report.html"), str(folder / "decisions")))
 

@@ -109,14 +109,15 @@ def test_a_calibration_that_was_killed_goes_on(run, new, monkeypatch, num_folds)
 
 
 def test_a_record_whose_feature_is_not_finite_calibrates_nothing(run, new, monkeypatch, capsys):
-    whole = calibration_fit._feature
+    whole = calibration_fit.raw_features
 
     def feature(*args: Any) -> Any:
-        x = whole(*args)
-        x[0, 0] = np.nan
-        return x
+        features = whole(*args)
+        for x in features.values():
+            x[0, 0] = np.nan
+        return features
 
-    monkeypatch.setattr(calibration_fit, "_feature", feature)
+    monkeypatch.setattr(calibration_fit, "raw_features", feature)
     made = calibration(run, new, "c")
     made.make(may_be_empty=False)
     assert "calibrated 4 sensors; records a sensor: 6 to 6" in (out := capsys.readouterr().out)

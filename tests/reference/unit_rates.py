@@ -8,7 +8,7 @@ saw them. A seed draws the machines, too. It takes two to three minutes a seed.
 
 import argparse
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +19,12 @@ from tests.reference.corpora import POOL_RECORDS, POOL_UNITS, of_fleet
 from tests.reference.suite import fitted
 from vibray import recipes, schema
 from vibray.decide.cuts import Cuts
+from vibray.decide.reference import OutOfSample
 from vibray.decide.unit_alarms import UnitConfig
 from vibray.decide.units import decide_units
 from vibray.fitting.calibration import calibration_table
-from vibray.runs import Detecting, Run
+from vibray.fitting.fleet_scores import fleet_scores
+from vibray.runs import Detecting, Inputs, Run
 from vibray.signal.synthetic import FleetConfig, measured_at, place, waveform
 from vibray.tables import vector_column
 
@@ -35,6 +37,7 @@ class Fleet:
     """New units' records: all healthy, some of machines that are off."""
 
     waveforms: np.ndarray
+    vectors: torch.Tensor
     origin: pa.Table
 
     def rows(self, step: int) -> np.ndarray:
@@ -55,16 +58,20 @@ def new_units(config: FleetConfig) -> Fleet:
         "sample_rate_hz": [config.sample_rate_hz] * len(places),
         "content_hash": [f"{i:032x}" for i in range(len(places))],
     }
-    return Fleet(np.stack([waveform(config, at) for at in places]), pa.table(columns, schema=schema.ORIGIN))
+    waveforms = np.stack([waveform(config, at) for at in places])
+    return Fleet(waveforms, of_fleet(config).vectors, pa.table(columns, schema=schema.ORIGIN))
 
 
 def trained(recipe: recipes.ClassicalRecipe, seed: int) -> Run:
     """The recipe fitted on other units of the same fleet, 5 % of their records faulty."""
-    scaling, detector = fitted(recipe, of_fleet(FleetConfig(seed=seed, num_units=POOL_UNITS, num_records=POOL_RECORDS)), FACTS.mains_hz)
-    return Run(recipe, FACTS, Detecting(recipe, scaling, detector, torch.zeros(2, dtype=torch.float64)))
+    pool = of_fleet(FleetConfig(seed=seed, num_units=POOL_UNITS, num_records=POOL_RECORDS))
+    scaling, detector = fitted(recipe, pool, FACTS.mains_hz)
+    run = Run(recipe, FACTS, Detecting(recipe, scaling, detector, torch.zeros(2, dtype=torch.float64)))
+    scores = fleet_scores(recipe, FACTS.mains_hz, np.arange(len(pool.sensors)), pool.sensors, lambda rows: pool.vectors[rows])
+    return replace(run, fleet_scores=scores)
 
 
-def scored(run: Run, fleet: Fleet, k: int) -> tuple[pa.Table, dict[tuple[str, str], float]]:
+def scored(run: Run, fleet: Fleet, k: int) -> tuple[pa.Table, OutOfSample]:
     """The scores table with each sensor calibrated by its first k records, and their scores out of sample."""
     sensors = list(zip(fleet.origin["unit"].to_pylist(), fleet.origin["sensor_id"].to_pylist(), strict=True))
     of_sensor: dict[tuple[str, str], list[int]] = {}
@@ -78,17 +85,24 @@ def scored(run: Run, fleet: Fleet, k: int) -> tuple[pa.Table, dict[tuple[str, st
     calibration, _ = calibration_table(run, known)
     calibrated = run.calibrated(calibration)
     states, causes = calibrated.states(fleet.waveforms, sensors)
+    assert isinstance(run.recipe, recipes.ClassicalRecipe)
+    inputs = Inputs(torch.from_numpy(fleet.waveforms), FACTS, {run.recipe.feature: fleet.vectors})
+    score = calibrated.model.outputs(inputs, sensors)["score"].numpy()
+    p_values = run.fleet_scores.p_values(score, calibrated.num_records(sensors))
     columns = {name: fleet.origin[name] for name in schema.ORIGIN.names} | {
         "state": [str(state) for state in states],
         "state_cause": causes,
         "calibrated": calibrated.known(sensors),
-        "score": calibrated.score(fleet.waveforms, FACTS.sample_rate_hz, sensors).numpy(),
+        "score": score,
+        schema.FLEET_P_VALUE.name: pa.array(p_values, from_pandas=True),
     }
     table = pa.table(columns, schema=schema.scores()).append_column(schema.TIME_TRUSTED, pa.array(np.ones(len(sensors), bool)))
-    return table, {("c", r): s for row in calibration.to_pylist() for r, s in zip(row["record_ids"], row["scores"], strict=True)}
+    names = ("record_ids", "scores", "fleet_p_values")
+    held = (own for row in calibration.to_pylist() for own in zip(*(row[name] for name in names), strict=True))
+    return table, {("c", record_id): (score, p) for record_id, score, p in held}
 
 
-def exceeding(scores: pa.Table, reference_records: int, out_of_sample: dict[tuple[str, str], float], rate: float) -> list[np.ndarray]:
+def exceeding(scores: pa.Table, reference_records: int, out_of_sample: OutOfSample, rate: float) -> list[np.ndarray]:
     """By unit, which of its judged windows exceed."""
     config = UnitConfig(reference_records=reference_records, rate=rate)
     windows = decide_units(scores, Cuts(0.0, 1e9), config, out_of_sample=out_of_sample).scores

@@ -51,6 +51,7 @@ def scores(num_records: int = 3000, num_units: int = 5, seed: int = 0, faults: t
         "state_cause": pa.nulls(num_records, pa.string()),
         "calibrated": unit != num_units - 1,
         "score": z,
+        "fleet_p_value": pa.nulls(num_records, pa.float32()),
         "score_svdd": z * rng.lognormal(0, 0.1, num_records).astype(np.float32),
         "score_vae": z * rng.lognormal(0, 0.2, num_records).astype(np.float32),
     }

@@ -10,12 +10,15 @@ from jaxtyping import Bool, Float64, Int64
 from vibray.decide import pareto
 from vibray.decide.pseudo_labels import undecided_rows
 from vibray.decide.thresholds import FEW_EXCESSES, FEWEST_EXCESSES
-from vibray.schema import SENSOR, TIME_TRUSTED
+from vibray.schema import FLEET_P_VALUE, SENSOR, TIME_TRUSTED
 
 FEWEST_REFERENCE = 50
-"""With fewer reference scores a sensor is compared with the pooled reference of all."""
+"""Scores of all sensors together that can stand for a sensor's own."""
 FEWEST_CONFORMAL = 99
-"""With fewer a rank among a sensor's own reference cannot say 1 %: the p-value is an estimate, by a tail carried on or by other sensors."""
+"""With fewer a rank among a sensor's own reference cannot say 1 %: the p-value is an estimate, drawn towards other sensors."""
+PRIOR_RECORDS = 20
+"""What other sensors say counts as so many reference scores of the sensor's own. On the synthetic fleet, 200 new units of five seeds, it
+holds 1 and 5 % best of 20, 50, 100 and 200, and brings the units' rates closer together than either alone."""
 TAIL_SHARE = 0.1
 NUM_FOLDS = 5
 LOWEST_P = 1e-300
@@ -34,17 +37,20 @@ def trusted_rows(scores: pa.Table) -> Bool[np.ndarray, " records"]:
     return scores[TIME_TRUSTED.name].to_numpy(zero_copy_only=False).astype(bool)
 
 
-def with_out_of_sample(scores: pa.Table, out_of_sample: Mapping[tuple[str, str], float]) -> pa.Table:
-    """The table, the scores of records that calibrated their sensor being those against a baseline that had not seen them.
+OutOfSample = Mapping[tuple[str, str], tuple[float, float | None]]
+"""By (corpus, record_id) of a record that calibrated its sensor, its score and fleet_p_value against a baseline that had not seen it."""
 
-    `out_of_sample` maps (corpus, record_id) to such a score (jobs/calibrate.py). As scored they stand too low: beside them any new record
-    looks rare.
-    """
+
+def with_out_of_sample(scores: pa.Table, out_of_sample: OutOfSample) -> pa.Table:
+    """The table, the scores of records that calibrated their sensor being those of jobs/calibrate.py, against a baseline that had not seen
+    them. As scored they stand too low: beside them any new record looks rare."""
     if not out_of_sample:
         return scores
-    keys = zip(scores["corpus"].to_pylist(), scores["record_id"].to_pylist(), strict=True)
-    own = [out_of_sample.get(key, score) for key, score in zip(keys, scores["score"].to_pylist(), strict=True)]
-    return scores.set_column(scores.column_names.index("score"), scores.schema.field("score"), pa.array(own, pa.float32()))
+    keys = list(zip(scores["corpus"].to_pylist(), scores["record_id"].to_pylist(), strict=True))
+    for i, name in enumerate(("score", FLEET_P_VALUE.name)):
+        own = [out_of_sample[key][i] if key in out_of_sample else value for key, value in zip(keys, scores[name].to_pylist(), strict=True)]
+        scores = scores.set_column(scores.column_names.index(name), scores.schema.field(name), pa.array(own, pa.float32()))
+    return scores
 
 
 SensorGroups = list[tuple[tuple[str, str], Int64[np.ndarray, " _"]]]
@@ -114,23 +120,40 @@ def record_p_values(
     """The p-value of each usable record against the reference records of its sensor; NaN for the others.
 
     A reference record is compared with the reference records of other times only, in 5 folds of consecutive records: against a fit that had
-    seen it no record is surprising. A sensor with fewer than 50 reference records is compared with those of all sensors together; where
-    those are fewer than 50 too, its records have no p-value.
+    seen it no record is surprising. With n < 99 reference records of its sensor
+
+        p = (number of them at or above + kappa p') / (n + kappa),   kappa = PRIOR_RECORDS
+
+    p' being what the machines of training say (`fleet_p_value`), or where the run says nothing the p-value against the reference of all
+    sensors of the table; where that is of fewer than 50 records, there is no p-value. (The mean of a Dirichlet process' posterior whose
+    base is p'.) As the scores of a sensor's first records resemble one another, few of them say little.
     """
-    score = scores["score"].to_numpy().astype(np.float64)
-    pooled = score[usable & in_reference]
+    score, prior = scores["score"].to_numpy().astype(np.float64), _of_others(scores, usable, in_reference)
     p = np.full(len(score), np.nan)
+
+    def against(rows: Int64[np.ndarray, " _"], own: Int64[np.ndarray, " _"], conformal: bool) -> Float64[np.ndarray, " _"]:
+        if conformal:
+            return p_values(score[rows], score[own])
+        above = len(own) - np.searchsorted(np.sort(score[own]), score[rows], side="left")
+        return (above + PRIOR_RECORDS * prior[rows]) / (len(own) + PRIOR_RECORDS)
+
     for _, rows in sensor_groups(scores) if groups is None else groups:
         mine = rows[usable[rows]]
-        known = mine[in_reference[mine]]
-        own = len(known) >= FEWEST_REFERENCE
-        if not own and len(pooled) < FEWEST_REFERENCE:
-            continue
-        new = mine[~in_reference[mine]]
-        p[new] = p_values(score[new], score[known] if own else pooled)
-        if not own:
-            p[known] = p_values(score[known], pooled)
-            continue
+        known, new = mine[in_reference[mine]], mine[~in_reference[mine]]
+        conformal = len(known) >= FEWEST_CONFORMAL
+        p[new] = against(new, known, conformal)
         for fold in np.array_split(np.arange(len(known)), NUM_FOLDS):
-            p[known[fold]] = p_values(score[known[fold]], score[np.delete(known, fold)])
+            p[known[fold]] = against(known[fold], np.delete(known, fold), conformal)
     return p
+
+
+def _of_others(
+    scores: pa.Table, usable: Bool[np.ndarray, " records"], in_reference: Bool[np.ndarray, " records"]
+) -> Float64[np.ndarray, " records"]:
+    """How rare each score is for other sensors, NaN where nothing tells."""
+    score, p = scores["score"].to_numpy().astype(np.float64), np.full(scores.num_rows, np.nan)
+    pooled = score[usable & in_reference]
+    if len(pooled) >= FEWEST_REFERENCE:
+        p = p_values(score, pooled)
+    told = scores[FLEET_P_VALUE.name].to_numpy(zero_copy_only=False).astype(np.float64)
+    return np.where(np.isfinite(told), told, p)

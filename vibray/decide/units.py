@@ -1,6 +1,5 @@
 """Scores to alarms of units and the drift of sensors: which records are the reference, and what the decisions folder holds of it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +14,7 @@ from vibray.decide.pooling import over_sensors
 from vibray.decide.pseudo_labels import by_cut
 from vibray.decide.reference import (
     FEWEST_CONFORMAL,
+    OutOfSample,
     earliest_rows,
     estimated_sensors,
     record_p_values,
@@ -24,10 +24,10 @@ from vibray.decide.reference import (
     with_out_of_sample,
 )
 from vibray.decide.unit_alarms import UnitAlarm, UnitConfig, unit_alarms, unit_facts, unit_scores
-from vibray.schema import LABEL_ABNORMAL, NORMAL, ORIGIN, TIME_TRUSTED, UNIT_SCORES
+from vibray.schema import FLEET_P_VALUE, LABEL_ABNORMAL, NORMAL, ORIGIN, TIME_TRUSTED, UNIT_SCORES
 from vibray.storage import objects
 
-COLUMNS = [*ORIGIN.names, "state", "calibrated", "score", TIME_TRUSTED.name]
+COLUMNS = [*ORIGIN.names, "state", "calibrated", "score", FLEET_P_VALUE.name, TIME_TRUSTED.name]
 FILES = ("unit_scores.parquet", "unit_alarms.json", "drift.parquet")
 
 
@@ -56,7 +56,7 @@ def decide_units(
     normals_only: bool = False,
     reference: pa.Table | None = None,
     pool_sensors_s: float | None = None,
-    out_of_sample: Mapping[tuple[str, str], float] = MappingProxyType({}),
+    out_of_sample: OutOfSample = MappingProxyType({}),
 ) -> UnitDecisions:
     """Alarms of units and drift of sensors, both of each sensor's own scores.
 
@@ -133,7 +133,7 @@ def print_units(units: UnitDecisions) -> None:
     k, n = config.persist
     print(f"units: {facts['num_units']:,}, in windows of {config.window_minutes:g} min; reference: {facts['reference']}")
     if not units.scores.num_rows:
-        print("  no sensor, nor all together, has 50 reference records: no alarms of units")
+        print("  no alarms of units: the run tells nothing of few records, and all sensors together have fewer than 50 reference records")
         return
     print(f"  alarm: {k} of the last {n} windows with p <= {config.rate:g}")
     if num := facts.get("num_estimated_sensors"):

@@ -34,7 +34,7 @@ def calibration_table(run: Run, records: Mapping[Sensor, pa.Table], num_folds: i
     for sensor, table in sorted(records.items()):
         w, scalings = waveforms_of(table), run.model.scalings()
         new: New = {name: (config, scaling) for name, (config, scaling) in scalings.items() if not scaling.known([sensor]).all()}
-        features = {config: _feature(run, config, w) for config, _ in scalings.values()}
+        features = raw_features(run, w)
         finite = torch.stack([x.flatten(1).isfinite().all(dim=1) for x in features.values()]).all(dim=0)
         table, w = table.filter(pa.array(finite.numpy())), w[finite.numpy()]
         features = {config: x[finite] for config, x in features.items()}
@@ -46,6 +46,8 @@ def calibration_table(run: Run, records: Mapping[Sensor, pa.Table], num_folds: i
         ids, alone = table["record_id"].to_pylist(), len(w) == 1
         usable = [i for i, state in enumerate(states) if state not in UNDECIDED_STATES and not alone]
         times, scores = table["measured_at"].to_pylist(), outputs["score"].tolist()
+        num_others = np.concatenate([np.full(len(fold), len(w) - len(fold)) for fold in _folds(len(w), num_folds)])
+        p_values = pa.array(run.fleet_scores.p_values(outputs["score"].numpy(), num_others), from_pandas=True).to_pylist()
         for name, (config, scaling) in new.items():
             location, scale = scaling.statistics_of(features[config])
             rows.append(
@@ -62,6 +64,7 @@ def calibration_table(run: Run, records: Mapping[Sensor, pa.Table], num_folds: i
                     "mains_share": history.mains_share,
                     "scores": [scores[i] for i in usable],
                     "record_ids": [ids[i] for i in usable],
+                    "fleet_p_values": [p_values[i] for i in usable],
                 }
             )
         if num_folds is None:
@@ -82,7 +85,7 @@ def _out_of_sample(
     """
     num, scalings = len(waveforms), {name: scaling for name, (_, scaling) in run.model.scalings().items()}
     found = []
-    for held_out in np.array_split(np.arange(num), min(num_folds or num, num)):
+    for held_out in _folds(num, num_folds):
         others = torch.from_numpy(np.setdiff1d(np.arange(num), held_out))
         own = {}
         if len(others):
@@ -92,5 +95,12 @@ def _out_of_sample(
     return {name: torch.cat([each[name] for each in found]) for name in found[0]}
 
 
-def _feature(run: Run, config: FeatureConfig, waveforms: np.ndarray) -> torch.Tensor:
-    return torch.cat([Inputs(chunk, run.facts)[config] for chunk in torch.from_numpy(waveforms).split(CHUNK)])
+def _folds(num: int, num_folds: int | None) -> list[np.ndarray]:
+    """Which of `num` records are held out together."""
+    return np.array_split(np.arange(num), min(num_folds or num, num))
+
+
+def raw_features(run: Run, waveforms: np.ndarray) -> Features:
+    """Of records, what each scaling of the run is applied to."""
+    chunks = [Inputs(chunk, run.facts) for chunk in torch.from_numpy(waveforms).split(CHUNK)]
+    return {config: torch.cat([chunk[config] for chunk in chunks]) for config, _ in run.model.scalings().values()}

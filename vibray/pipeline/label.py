@@ -11,7 +11,7 @@ from vibray.config import UserError, from_json, short_hash, to_json
 from vibray.decide.cuts import Cuts, CutsWarning, GroupedCuts
 from vibray.decide.findings import counts_of, print_findings
 from vibray.decide.pseudo_labels import by_cut, export_npz, pseudo_labels, row_groups
-from vibray.decide.reference import usable_rows
+from vibray.decide.reference import OutOfSample, usable_rows
 from vibray.decide.thresholds import ConformalConfig, cuts_of, grouped_cuts
 from vibray.decide.units import decide_units, print_units, write_units
 from vibray.pipeline.jobs import By, LabelJob
@@ -88,12 +88,12 @@ def label(job: LabelJob) -> None:
     print(f"decisions are in {decisions_uri}")
 
 
-def out_of_sample(table: ScoresTable) -> dict[tuple[str, str], float]:
+def out_of_sample(table: ScoresTable) -> OutOfSample:
     """Scores of the records that calibrated their sensors, against baselines that had not seen them, by (corpus, record_id).
 
     Empty, with a word, where the calibration is gone or was made again since.
     """
-    found: dict[tuple[str, str], float] = {}
+    found: dict[tuple[str, str], tuple[float, float | None]] = {}
     for calibration in {short_hash(each["calibration"]): each["calibration"] for each in table.identities if each["calibration"]}.values():
         uri = calibration["uri"]
         try:
@@ -101,7 +101,8 @@ def out_of_sample(table: ScoresTable) -> dict[tuple[str, str], float]:
                 raise UserError(f"{uri} was made again since")
             for row in objects.read_table(objects.join(uri, "calibration.parquet")).to_pylist():
                 keys = ((calibration["corpus"], record_id) for record_id in row.get("record_ids", ()))
-                found |= dict(zip(keys, row["scores"], strict=False))
+                p_values = row.get("fleet_p_values") or [None] * len(row["scores"])
+                found |= dict(zip(keys, zip(row["scores"], p_values, strict=True), strict=False))
         except UserError as error:
             print(f"the records that calibrated their sensors have no scores out of sample, so windows exceed too often: {error}")
     return found

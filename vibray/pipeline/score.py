@@ -162,10 +162,13 @@ class Scorer:
         states, causes = run.states(w, sensors, self.num_threads)
         columns["state"] = [str(state) for state in states]
         columns["state_cause"] = [None if cause is None else str(cause) for cause in causes]
-        columns["calibrated"] = run.known(sensors)
+        columns["calibrated"], num_records = run.known(sensors), run.num_records(sensors)
         if self.context is not None:
             at, rows = self.context.of(record_ids)
             columns["calibrated"][at] = self.context.calibrated[rows]
+            num_records[at] -= 1  # its own is not among them
+        fleet_p = run.fleet_scores.p_values(outputs["score"].numpy(), num_records)
+        columns[schema.FLEET_P_VALUE.name] = pa.array(fleet_p, from_pandas=True)
         columns |= {name: values.numpy() for name, values in outputs.items() if name != "fault"}
         if run.faults is not None:
             names = run.fault_names(outputs["fault"])

@@ -10,7 +10,7 @@ import torch
 
 from vibray.config import environment, short_hash
 from vibray.decide.findings import print_findings
-from vibray.fitting.classical import StoredVectors, fit_classical
+from vibray.fitting.classical import LoadPart, StoredVectors, fit_classical
 from vibray.fitting.classifier import encoder_of
 from vibray.fitting.data import (
     TrainingError,
@@ -23,6 +23,7 @@ from vibray.fitting.data import (
     labels_of_records,
     search_pool,
 )
+from vibray.fitting.fleet_scores import fleet_scores
 from vibray.fitting.jobs import TrainJob
 from vibray.fitting.runs import NetJob, train_net
 from vibray.fitting.worker import alone
@@ -253,6 +254,12 @@ class _Plan:
         fit = fit_classical(recipe, self.table, self.rows, StoredVectors(self.table, recipe.feature.kind), self.passes())
         # histories are of all records, whatever the detector is fitted on
         run = Run(recipe, self.table.facts, fit.detecting, self.table.histories)
+        load_part = LoadPart(self.table, StoredVectors(self.table, recipe.feature.kind))
+
+        def read(rows: np.ndarray) -> torch.Tensor:
+            return torch.cat([part.x for part in self.passes()("few records")(load_part, self.table.by_part(rows))])
+
+        run.fleet_scores = fleet_scores(recipe, self.table.facts.mains_hz, self.table.in_order(self.rows), self.table.sensors, read)
         save(uri, run, fit.lines, environment(), self.table.findings)
 
     def passes(self) -> Callable[[str], Map]:
