@@ -10,6 +10,9 @@ import numpy as np
 
 from vibray.signal.transformer import EVEN, Moment, Unit, band_noise, factor, ringing, scatter
 
+SHORTED = 0.3
+"""Force of the current in the shorted turns, a plainly failed winding's, relative to that of the rated current."""
+
 
 def winding_looseness(m: Moment, u: Unit, severity: float, rng: np.random.Generator, sample_rate_hz: float) -> Moment:
     """The clamping of the winding has given way.
@@ -42,6 +45,21 @@ def dc_bias(m: Moment, u: Unit, severity: float, rng: np.random.Generator, sampl
     """
     odd = m.odd + severity * 0.13 * np.abs(m.core[0]) * u.bias * scatter(rng, 0.25, len(u.bias))
     return replace(m, odd=odd, core=m.core * (1 + 0.1 * severity))
+
+
+def inter_turn_short(m: Moment, u: Unit, severity: float, rng: np.random.Generator, sample_rate_hz: float) -> Moment:
+    """A few turns of the winding have lost their insulation, and a current of their own circulates in them.
+
+    Severity scales the force of that current on the winding: lines at 2k f0, falling with k, the machine's own in size and phase. The flux
+    drives it, so it goes with the square of the voltage and not with the load: an idle machine shows it best. The contact of the turns
+    comes and goes, so the lines flicker at 0.5-4 Hz.
+    """
+    flicker = np.clip(1 + 0.4 * band_noise(rng, 0.5, 4.0, len(m.envelope), sample_rate_hz), 0, 2)
+    rated = np.abs(u.winding[0]) * m.voltage**2 * float(np.any(m.core != 0))
+    added = severity * SHORTED * rated * u.short * scatter(rng, 0.2, len(EVEN))
+    t = np.arange(len(m.envelope)) / sample_rate_hz
+    tone = np.real(added @ np.exp(4j * np.pi * np.outer(np.arange(1, len(EVEN) + 1), m.f0_hz * t)))
+    return m.with_sound("winding", flicker * tone)
 
 
 def tap_changer(m: Moment, u: Unit, severity: float, rng: np.random.Generator, sample_rate_hz: float) -> Moment:
@@ -100,5 +118,5 @@ def fan_switching(m: Moment, u: Unit, rng: np.random.Generator, sample_rate_hz: 
     return m.with_sound("fan", 0.03 * running * band_noise(rng, 150.0, 900.0, num_samples, sample_rate_hz) + 0.3 * click)
 
 
-FAULTS = {f.__name__: f for f in (winding_looseness, core_looseness, dc_bias, tap_changer, fan_bearing)}
+FAULTS = {f.__name__: f for f in (winding_looseness, core_looseness, dc_bias, tap_changer, fan_bearing, inter_turn_short)}
 DISTURBANCES = {f.__name__: f for f in (rain, traffic, bump, fan_switching)}

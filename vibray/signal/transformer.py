@@ -93,6 +93,7 @@ class Unit:
     bearing_hz: float  # rate of a fan's bearing
     bearing_band_hz: float  # its resonance
     tap_hz: Float[np.ndarray, " modes"]  # where its tap changer rings
+    short: Complex[np.ndarray, " even"]  # what shorted turns add to the winding's lines, relative to its 2 f0 at rated current
 
 
 @lru_cache(maxsize=4096)
@@ -118,6 +119,7 @@ def unit(seed: int, number: int) -> Unit:
         bearing_hz=fan_hz * rng.uniform(3.4, 5.6),
         bearing_band_hz=rng.uniform(1900, 3300),
         tap_hz=rng.uniform(700, 3200, 3),
+        short=np.exp(-0.3 * (k - 1)) * scatter(rng, 0.6, len(EVEN)) * phases(rng, len(EVEN)),  # the last draw: it came later
     )
 
 
