@@ -23,6 +23,7 @@ from vibray.features.zerone_image import ZeroneImage, ZeroneImageConfig
 from vibray.models.backbone import TrunkConfig
 from vibray.models.classical import AnyClassical, ClassicalConfig, MahalanobisConfig, PcaConfig, RmsConfig, build
 from vibray.models.classifier import Classifier, ClassifierConfig
+from vibray.models.context_scorer import ContextScorerConfig
 from vibray.models.deep_sad import DeepSad, DeepSadConfig
 from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
 from vibray.models.ensemble import EnsembleConfig
@@ -190,9 +191,19 @@ BANDS = ("bands",)
 
 
 def fused() -> ClassicalRecipe:
-    """Mahalanobis distances of three descriptions of the spectrum and of the mains' lines by sensor, fused by their tail probabilities: the
-    default."""
+    """Mahalanobis distances of three descriptions of the spectrum and of the mains' lines by sensor, and a net that was shown faults of
+    generated transformers, fused by their tail probabilities: the default."""
+    return replace(unsupervised(), detector=FusedMahalanobisConfig(scorer=True))
+
+
+def unsupervised() -> ClassicalRecipe:
+    """The default without the net: it has never seen a fault."""
     return ClassicalRecipe(scaling=ScalingConfig(by="sensor", limits=(6.0, 6.0)), detector=FusedMahalanobisConfig())
+
+
+def zero_shot() -> ClassicalRecipe:
+    """The net of the default alone: nothing is fitted but what is usual within a sensor."""
+    return replace(unsupervised(), detector=ContextScorerConfig())
 
 
 def mahalanobis() -> ClassicalRecipe:
@@ -382,6 +393,8 @@ def union_classifier() -> ClassifierRecipe:
 
 NAMED: dict[str, Callable[[], Recipe]] = {
     "fused": fused,
+    "unsupervised": unsupervised,
+    "zero-shot": zero_shot,
     "mahalanobis": mahalanobis,
     "banded": banded,
     "rms": rms,

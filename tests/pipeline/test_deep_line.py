@@ -102,7 +102,8 @@ def test_two_workers_of_ray_train_are_one(one_and_two):
     """The same losses, centre and radius: 53 records in batches of 16 leave slices of different length."""
     losses = [[line["loss"] for line in metrics(run) if "loss" in line] for run in one_and_two]
     assert len(losses[0]) == 3
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    # float32: on some processors a convolution's kernel depends on the size of the batch; in float64 they agree to 1e-6 (train/)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
     nets = [net_of(run) for run in one_and_two]
     np.testing.assert_allclose(nets[0].center.numpy(), nets[1].center.numpy(), atol=1e-4)
     np.testing.assert_allclose(nets[0].radius.numpy(), nets[1].radius.numpy(), rtol=1e-3)

@@ -11,9 +11,9 @@ import pytest
 from tests.pipeline.lines import FACTS, RATE_HZ, corpus_fields, killed, write_shard
 from vibray.config import UserError
 from vibray.fitting import calibration as calibration_fit
+from vibray.fitting import earliest
 from vibray.fitting.jobs import TrainJob
 from vibray.pipeline import calibrate as stage
-from vibray.pipeline import earliest
 from vibray.pipeline.calibrate import Calibration, calibrate
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import CalibrateJob, FeaturizeJob

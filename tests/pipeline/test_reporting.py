@@ -15,11 +15,11 @@ from vibray.config import to_json
 from vibray.features.cwt_image import CwtImageConfig
 from vibray.features.scaling import ScalingConfig
 from vibray.fitting.calibration import calibration_table
+from vibray.fitting.earliest import by_sensor
 from vibray.models.backbone import TrunkConfig
 from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
 from vibray.models.vae import VaeConfig
 from vibray.pipeline.calibrate import load_calibrated
-from vibray.pipeline.earliest import by_sensor
 from vibray.pipeline.report import explanations, gather
 from vibray.pipeline.score import Scorer
 from vibray.recipes import DeepRecipe, build_deep, build_feature, build_scaling_fit

@@ -42,7 +42,7 @@ from vibray.recipes import (
 from vibray.schema import NORMAL
 from vibray.train.classical import fit_detector, fit_scaling
 
-RECIPES = ("fused", "banded", "mahalanobis", "knn", "local-knn", "pca", "movement", "iforest", "rms")
+RECIPES = ("fused", "unsupervised", "banded", "mahalanobis", "knn", "local-knn", "pca", "movement", "iforest", "rms")
 NUM_RESAMPLES = 500
 MEASURES = {"AUROC": auroc, "AUPRC": auprc, "partial AUROC": partial_auroc}
 

@@ -1,7 +1,8 @@
-"""What jobs/train.py is asked: a dataclass whose fields are its help."""
+"""What jobs/train.py and jobs/pretrain.py are asked: dataclasses whose fields are their help."""
 
 from dataclasses import dataclass
 
+from vibray.fitting.context_scorer import ContextScorerTraining
 from vibray.recipes import Recipe
 
 CACHE_GB = 4.0
@@ -36,3 +37,16 @@ class TrainJob:
     """work in this process, without Ray; features of one part are worked on so unasked, with one worker"""
     dry_run: bool = False
     """print what would be trained; write nothing"""
+
+
+@dataclass(frozen=True)
+class PretrainJob:
+    """What jobs/pretrain.py is asked."""
+
+    run: str
+    """folder for the weights, and for the examples that they are made from"""
+    training: ContextScorerTraining = ContextScorerTraining()
+    local: bool = False
+    """work in this process, without Ray"""
+    dry_run: bool = False
+    """say what would be made; write nothing"""

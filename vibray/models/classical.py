@@ -13,6 +13,7 @@ from pydantic import Field, with_config
 from torch import Tensor
 
 from vibray.config import STRICT, UserError
+from vibray.models.context_scorer import SIZES, ContextScorer, ContextScorerConfig
 from vibray.models.fitted import Fitted, check_field, require, vectors
 from vibray.models.fused import Fused, FusedMahalanobisConfig
 from vibray.models.isolation_forest import IsolationForest, IsolationForestConfig
@@ -190,7 +191,16 @@ def _open(moments: Moments | None) -> Moments:
     return moments
 
 
-AnyClassical = RmsConfig | MahalanobisConfig | FusedMahalanobisConfig | PcaConfig | KnnConfig | LocalKnnConfig | IsolationForestConfig
+AnyClassical = (
+    RmsConfig
+    | MahalanobisConfig
+    | FusedMahalanobisConfig
+    | PcaConfig
+    | KnnConfig
+    | LocalKnnConfig
+    | IsolationForestConfig
+    | ContextScorerConfig
+)
 ClassicalConfig = Annotated[AnyClassical, Field(discriminator="kind")]
 """The union as a field of a recipe reads it from JSON."""
 
@@ -208,11 +218,20 @@ def build(config: AnyClassical, *sizes: int) -> Fitted:
             detector = Mahalanobis(config, dims)
         case FusedMahalanobisConfig():
             there = [size for size in sizes if size]
-            return Fused(config, [build(MahalanobisConfig(trim=config.trim), size) for size in there], there)  # each is trimmed by itself
+            # each is trimmed by itself
+            parts: list[Fitted] = [build(MahalanobisConfig(trim=config.trim), size) for size in there]
+            return Fused(config, parts, there, ContextScorer() if config.scorer and sizes == SIZES else None)
         case PcaConfig():
             detector = Pca(config, dims)
         case KnnConfig() | LocalKnnConfig():
             detector = Knn(config, dims)
+        case ContextScorerConfig():
+            if sizes != SIZES:
+                raise UserError(
+                    "context_scorer: the shipped net knows machines with a mains frequency, by the default spectral vector: featurize with "
+                    "--mains 50 or 60, or train another recipe"
+                )
+            return ContextScorer()
         case IsolationForestConfig():
             detector = IsolationForest(config, dims)
     return Trimmed(config.trim, detector, dims) if config.trim else detector

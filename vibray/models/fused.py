@@ -31,6 +31,9 @@ class FusedMahalanobisConfig:
     blocks: tuple[str, ...] = ("bands", "steady", "octaves", "lines")
     """Blocks of the feature that are used, each a part with a covariance of its own. One that the feature leaves empty is left out:
     `lines` on a corpus without a mains frequency."""
+    scorer: bool = False
+    """One part more, over all columns: the net that knows how faults of transformers show (models/context_scorer.py). It is left out where
+    the columns are not those that it was trained on, as on a corpus without a mains frequency."""
     trim: TrimConfig | None = TrimConfig()
     """Leave the records that are most abnormal to a part out of that part, and fit it again."""
     max_records: int = 20_000
@@ -57,11 +60,12 @@ class Fused:
     `finish` raises TooFewRecords below 20 records, and what the parts raise.
     """
 
-    def __init__(self, config: FusedMahalanobisConfig, parts: Sequence[Fitted], sizes: Sequence[int]) -> None:
-        """`sizes`: how many columns each of `parts` reads, in this order."""
-        self.config, self.parts, self.sizes, self.dims = config, list(parts), list(sizes), sum(sizes)
+    def __init__(self, config: FusedMahalanobisConfig, parts: Sequence[Fitted], sizes: Sequence[int], scorer: Fitted | None = None) -> None:
+        """`sizes`: how many columns each of `parts` reads, in this order; `scorer` is one part more that reads all."""
+        self.config, self.sizes, self.dims, self.scorer = config, list(sizes), sum(sizes), scorer
+        self.parts = [*parts, *([scorer] if scorer is not None else [])]
         self.fitting = True
-        self.scores: Reservoir | None = Reservoir(config.max_records, (len(parts),))
+        self.scores: Reservoir | None = Reservoir(config.max_records, (len(self.parts),))
 
     def update(self, x: Float[Tensor, "batch dims"], key_hash: UInt64[np.ndarray, " batch"]) -> None:
         if self.scores is None:
@@ -112,7 +116,8 @@ class Fused:
         return (beyond - counted.log()).logsumexp(dim=0) - math.log(len(self.parts))
 
     def _columns(self, x: Float[Tensor, "batch dims"]) -> tuple[Float64[Tensor, "batch _"], ...]:
-        return vectors(x, self.dims).split(self.sizes, dim=1)
+        values = vectors(x, self.dims)
+        return (*values.split(self.sizes, dim=1), *([values] if self.scorer is not None else []))
 
     def _part_scores(self, columns: Sequence[Float64[Tensor, "batch _"]]) -> Float64[Tensor, "batch parts"]:
         return torch.stack([part.score(own) for part, own in zip(self.parts, columns, strict=True)], dim=1)

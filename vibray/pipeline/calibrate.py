@@ -26,7 +26,7 @@ from vibray.config import UserError, short_hash
 from vibray.decide.findings import counts_of, print_findings
 from vibray.features.scaling import Sensor
 from vibray.fitting.calibration import NUM_FOLDS, calibration_table
-from vibray.pipeline.earliest import GROUP_BYTES, ORIGIN_BYTES, Group, earliest, groups, keep_origins, origins, plausible
+from vibray.fitting.earliest import GROUP_BYTES, ORIGIN_BYTES, Group, earliest, groups, keep_origins, origins, plausible
 from vibray.pipeline.jobs import CalibrateJob
 from vibray.pipeline.local import map_here, works_alone
 from vibray.pipeline.parts import PartsJob
