@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 READMES = [ROOT / name / "README.md" for name in ("", "jobs", "cluster", "vibray", "tests")]
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
 VARIABLES = {"$VIBRAY_CORPORA": "/corpora"}
-WITH_RECIPES = {"train", "search", "benchmark"}
-"""Their help names the recipes, and these are configs of torch modules."""
+WITH_RECIPES = {"train", "search", "benchmark", "pretrain"}
+"""Their help names the recipes, or what a net is taught: configs of torch modules."""
 
 
 def blocks(path: Path, *languages: str) -> list[str]:

@@ -54,7 +54,7 @@ class ContextScorerTraining:
     """Share of contexts of 8 records and more of which up to a quarter are faulty."""
     generic: float = 0.5
     """Share of faulty examples that are generic."""
-    epochs: int = 12
+    epochs: int = 4
     batch_size: int = 512
     lr: float = 2e-3
     weight_decay: float = 1e-2

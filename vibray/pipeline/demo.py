@@ -162,7 +162,11 @@ def print_table(folder: str, figures: dict[str, Any]) -> None:
         ("  pseudo-labels", f"{labels.get(0, 0)} normal, {labels.get(1, 0)} abnormal, {labels.get(-1, 0)} undecided"),
     ]
     areas = [
-        ("default (fused)", default["auroc"], "four descriptions of the spectrum, each by its sensor's own past"),
+        (
+            "default (fused)",
+            default["auroc"],
+            "four descriptions of the spectrum by each sensor's own past, and a net taught on other fleets",
+        ),
         ("  over sensors", (default["over_sensors"] or default)["auroc"], "the same, mean over a unit's sensors at one time"),
         ("RMS", baselines["auroc_by_member"]["rms"], "control: how strong the vibration is, nothing else"),
         ("Isolation Forest", baselines["auroc_by_member"]["iforest"], "control: 15 statistics of the waveform"),
