@@ -165,7 +165,7 @@ def print_table(folder: str, figures: dict[str, Any]) -> None:
         (
             "default (fused)",
             default["auroc"],
-            "four descriptions of the spectrum by each sensor's own past, and a net taught on other fleets",
+            "four descriptions of the spectrum by its sensor's past, and a net taught on other fleets",
         ),
         ("  over sensors", (default["over_sensors"] or default)["auroc"], "the same, mean over a unit's sensors at one time"),
         ("RMS", baselines["auroc_by_member"]["rms"], "control: how strong the vibration is, nothing else"),
