@@ -13,7 +13,7 @@
 The method comes last; `jobs/label.py pot --help` shows its fields.
 
 Without trusted normals a cut picks a rate of the corpus, not a false-alarm probability; --labels with --normals-only (or the method
-conformal) fits it on records that a person calls normal. MAD is a rule and promises no rate.
+conformal) fits it on records that a person calls normal. MAD, the default on scores as they are, is a rule and promises no rate.
 
 A unit is in alarm where k of its last n windows are rare against its sensors' own reference: the records of --unit-reference, else (with
 --normals-only) those labelled normal, else the earliest of each sensor. It says how often a healthy fleet would raise one.
@@ -29,7 +29,7 @@ from vibray.pipeline.ending import user_errors
 from vibray.pipeline.jobs import LabelJob, help_text
 
 Method = (
-    Annotated[MadConfig, tyro.conf.subcommand("mad", prefix_name=False)]
+    Annotated[MadConfig, tyro.conf.subcommand("mad", prefix_name=False, default=MadConfig(log=False))]
     | Annotated[PercentileConfig, tyro.conf.subcommand("percentile", prefix_name=False)]
     | Annotated[PotConfig, tyro.conf.subcommand("pot", prefix_name=False)]
     | Annotated[ConformalConfig, tyro.conf.subcommand("conformal", prefix_name=False)]
@@ -40,7 +40,7 @@ Method = (
 class Label(LabelJob):
     """The method comes last on the line, its fields after it."""
 
-    method: Annotated[Method, tyro.conf.arg(name="")] = MadConfig()
+    method: Annotated[Method, tyro.conf.arg(name="")] = MadConfig(log=False)
 
 
 def main(job: Label) -> None:

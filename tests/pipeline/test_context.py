@@ -13,6 +13,7 @@ from vibray.config import UserError
 from vibray.decide.thresholds import PercentileConfig
 from vibray.fitting import calibration as calibration_fit
 from vibray.fitting.jobs import TrainJob
+from vibray.models.context_scorer import ContextScorer
 from vibray.models.ensemble import EnsembleConfig
 from vibray.pipeline import calibrate as stage
 from vibray.pipeline import score as scoring
@@ -24,8 +25,8 @@ from vibray.pipeline.label import label, out_of_sample
 from vibray.pipeline.report import report
 from vibray.pipeline.score import score
 from vibray.pipeline.train import train
-from vibray.recipes import EnsembleRecipe, banded, knn
-from vibray.runs import load
+from vibray.recipes import EnsembleRecipe, banded, knn, zero_shot
+from vibray.runs import Detecting, load
 from vibray.storage import objects
 from vibray.storage.parts import Parts, check_finished
 from vibray.storage.plan import PlanMismatch
@@ -117,6 +118,18 @@ def test_each_record_says_how_rare_it_is_among_healthy_ones_of_other_machines_wi
     label(LabelJob((str(folder / "told-first"),), str(folder / "told-decisions"), method=PercentileConfig()))
     units = objects.read_json(str(folder / "told-decisions" / "unit_alarms.json"))
     assert units["num_without_reference"] == 0  # few as they are
+
+
+def test_zero_shot_is_fitted_on_nothing_and_scores_from_one_record_on(folder):
+    train(TrainJob((str(folder / "features"),), str(folder / "zero"), zero_shot(), local=True))
+    run = load(str(folder / "zero"))
+    assert isinstance(run.model, Detecting) and isinstance(run.model.detector, ContextScorer)
+    shipped = ContextScorer().state()
+    assert {name: tensor.tolist() for name, tensor in run.model.detector.state().items()} == {n: t.tolist() for n, t in shipped.items()}
+    score(replace(job(folder, "zero-1", calibrate="first:1"), run=str(folder / "zero")))
+    found, context = rows(folder, "zero-1"), context_of(folder, "zero-1")
+    assert {i for i, row in found.items() if not row["calibrated"]} == set(context)  # each was alone
+    assert all(np.isfinite(row["score"]) for row in found.values())
 
 
 def same(row: dict[str, Any], other: dict[str, Any]) -> bool:

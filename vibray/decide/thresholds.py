@@ -48,11 +48,14 @@ def mad(scores: Scores, normal: Number = 2, anomaly: Number = 4, log: Literal["a
 
     On raw right-skewed scores the lower cut falls below every score and selects nothing. `log="auto"` therefore takes the first of: the
     scores as they are, unless their quartile skewness exceeds 0.1; their logarithm, where all are positive; the logarithm of their height
-    above the smallest - whose lower cut selects a score. `Cuts.scale` says which. `log=True` insists on log(score), False on the raw score.
+    above the smallest - whose lower cut selects a score. `Cuts.scale` says which. `log=True` insists on log(score), False on the raw score;
+    where its lower cut selects nothing, the 5th percentile stands for it. That is right for scores that are logarithms already, as the
+    default's: a logarithm of those puts the upper cut out of reach (four fleets' pools: recall of faults 0 against .72 to .85 at .4 to .7 %
+    of healthy records).
 
     It is a rule and promises no rate, on trusted normals neither: the nominal rate is that of a Gaussian beyond `anomaly` standard
     deviations, true only as far as the healthy (log) scores are one.
-    Raises CutsError where half of the scores are equal, or log is True and a score is not positive. Warns where no score is below the cut.
+    Raises CutsError where half of the scores are equal, or log is True and a score is not positive. Warns where the percentile stands in.
     """
     s = finite(scores)
     if log is True and s.min() <= 0:
@@ -62,12 +65,9 @@ def mad(scores: Scores, normal: Number = 2, anomaly: Number = 4, log: Literal["a
         cuts = _mad_on(s, scale, normal, anomaly)
         if cuts.normal_below >= s.min():
             return cuts
-    return _said(
-        cuts.warned(
-            f"the lower cut {cuts.normal_below:.6g} ({cuts.scale} scores) lies below the smallest score {s.min():.6g}: "
-            "no record is called normal; use log='auto' or the percentile method"
-        )
-    )
+    low = float(np.percentile(s, NORMAL_PERCENT))
+    said = f"the lower cut {cuts.normal_below:.6g} ({cuts.scale} scores) lies below the smallest score {s.min():.6g}"
+    return _said(dataclasses.replace(cuts, normal_below=low).warned(f"{said}: the lowest {NORMAL_PERCENT:g} % are called normal"))
 
 
 def _scales_by_skew(s: np.ndarray) -> list[str]:

@@ -235,7 +235,7 @@ class LabelJob:
     """without --unit-reference: so many of the earliest usable records of each sensor, at most half of them, are its reference"""
     dry_run: bool = False
     """print cuts and counts; write nothing"""
-    method: CutsConfig = MadConfig()
+    method: CutsConfig = MadConfig(log=False)
     """how cuts are made"""
 
     @property
