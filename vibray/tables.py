@@ -106,8 +106,8 @@ class TrainingTable:
     def in_order(self, rows: np.ndarray) -> np.ndarray:
         """These row numbers by (measured_at, record_id), those left out whose time cannot be."""
         rows = rows[self.time_trusted[rows]]
-        keys = self.index.select(["measured_at", "record_id"]).take(pa.array(rows))
-        return rows[np.lexsort((keys["record_id"].to_numpy(zero_copy_only=False).astype(str), keys["measured_at"].to_numpy()))]
+        keys = self.index.select(["measured_at", "record_id"]).take(pa.array(rows)).append_column("row", pa.array(rows))
+        return keys.sort_by([("measured_at", "ascending"), ("record_id", "ascending")])["row"].to_numpy()
 
     def by_part(self, rows: np.ndarray) -> list[np.ndarray]:
         """These row numbers, part by part in the order of the parts: what a pass over them reads at a time."""
