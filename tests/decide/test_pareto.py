@@ -66,3 +66,9 @@ def test_fit_scales_with_the_excesses(factor):
 
 def test_a_tail_without_a_mean_is_seen_as_one():
     assert pareto.fit(np.asarray(stats.genpareto.rvs(1.5, size=2000, random_state=0))).shape > 1
+
+
+@pytest.mark.parametrize("shape", [0.0, 1e-3, 0.3, 0.9])
+def test_its_survival_is_scipys(shape):
+    excess = np.array([0.0, 0.1, 2.0, 50.0, 1e4])
+    assert Pareto(shape, 1.7).log_survival(excess) == pytest.approx(stats.genpareto(shape, scale=1.7).logsf(excess), rel=1e-12)

@@ -21,6 +21,11 @@ class Pareto(NamedTuple):
         depth = -math.log(probability)
         return self.scale * (depth if self.shape == 0.0 else math.expm1(self.shape * depth) / self.shape)
 
+    def log_survival(self, excess: np.ndarray) -> np.ndarray:
+        """Logarithm of the survival function, for a shape of at least 0."""
+        y = excess / self.scale
+        return -y if self.shape == 0.0 else -np.log1p(self.shape * y) / self.shape
+
 
 def fit(excesses: np.ndarray) -> Pareto:
     """Maximum likelihood with the location fixed at 0 and shape >= -1.

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
-import scipy  # its rooms (stats, optimize) are imported on first use: they take a second, which no --help needs
 from jaxtyping import Bool, Float64, Int64
 
 from vibray.decide import pareto
@@ -104,10 +103,9 @@ def p_values(scores: Float64[np.ndarray, " records"], reference: Float64[np.ndar
     excesses = ref[ref > level] - level
     if beyond.any() and len(excesses) >= FEWEST_EXCESSES:
         tail = pareto.fit(excesses) if len(excesses) >= FEW_EXCESSES else pareto.Pareto(0.0, float(excesses.mean()))
-        shape, scale = (tail.shape, tail.scale) if tail.shape > 0 else (0.0, float(excesses.mean()))
-        log_sf = scipy.stats.genpareto(shape, scale=scale).logsf
-        log_ratio = log_sf(scores[beyond] - level) - log_sf(ref[-1] - level)
-        p[beyond] = np.maximum(np.exp(log_ratio) / (num + 1), LOWEST_P)
+        tail = tail if tail.shape > 0 else pareto.Pareto(0.0, float(excesses.mean()))
+        *log_sf, at_largest = tail.log_survival(np.append(scores[beyond], ref[-1]) - level)
+        p[beyond] = np.maximum(np.exp(np.array(log_sf) - at_largest) / (num + 1), LOWEST_P)
     return p
 
 
