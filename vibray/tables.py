@@ -106,8 +106,7 @@ class TrainingTable:
     def in_order(self, rows: np.ndarray) -> np.ndarray:
         """These row numbers by (measured_at, record_id), those left out whose time cannot be."""
         rows = rows[self.time_trusted[rows]]
-        keys = self.index.select(["measured_at", "record_id"]).take(pa.array(rows)).append_column("row", pa.array(rows))
-        return keys.sort_by([("measured_at", "ascending"), ("record_id", "ascending")])["row"].to_numpy()
+        return rows[order_of_time(self.index.select(["measured_at", "record_id"]).take(pa.array(rows)))]
 
     def by_part(self, rows: np.ndarray) -> list[np.ndarray]:
         """These row numbers, part by part in the order of the parts: what a pass over them reads at a time."""
@@ -266,6 +265,12 @@ def waveforms_of(table: pa.Table) -> np.ndarray:
 def vector_column(values: np.ndarray) -> pa.FixedSizeListArray:
     """A (records, size) float32 array as a column of vectors."""
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values, np.float32).reshape(-1)), values.shape[1])
+
+
+def order_of_time(table: pa.Table) -> np.ndarray:
+    """The rows of a table of records by (measured_at, record_id). (`sort_by` of the table itself knows no vectors.)"""
+    keys = table.select(["measured_at", "record_id"]).append_column("row", pa.array(np.arange(table.num_rows)))
+    return keys.sort_by([("measured_at", "ascending"), ("record_id", "ascending")])["row"].to_numpy()
 
 
 def sensors_of(table: pa.Table) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts, commit_part
 from vibray.storage.plan import PartPlan, Plan
 from vibray.storage.reading import ReadPart, read_records
-from vibray.tables import sensors_of
+from vibray.tables import order_of_time, sensors_of
 
 ORIGIN_BYTES = 250
 """Of a record's row of a table of origins."""
@@ -70,8 +70,7 @@ def first_records(tables: list[pa.Table], k: int) -> pa.Table:
     """The k earliest by (measured_at, record_id), a waveform that comes again counting once; where the sensor's times then jump by more
     than two years, the k earliest after the jump too: the first may turn out to be of a clock that was never set."""
     table = pa.concat_tables(tables)
-    order = table.select(["measured_at", "record_id"]).append_column("row", pa.array(np.arange(table.num_rows)))
-    rows = order.sort_by([("measured_at", "ascending"), ("record_id", "ascending")])["row"].to_numpy()
+    rows = order_of_time(table)
     content = np.array(table["content_hash"].to_pylist(), np.str_)[rows]
     rows = rows[np.sort(np.unique(content, return_index=True)[1])]
     time_ms = table["measured_at"].to_numpy().astype("datetime64[ms]").astype(np.int64)[rows]
@@ -109,7 +108,7 @@ class Group:
     def records(self) -> Earliest:
         """Their records, with waveforms. Raises ObjectChanged where a shard is not the planned one."""
         tables = [read_records(part, self.facts, self.corpus, self.base_uri, frozenset(ids)) for part, ids in self.picked]
-        return {sensor: _in_order(table) for sensor, table in by_sensor(pa.concat_tables(tables))}
+        return {sensor: own.take(pa.array(order_of_time(own))).combine_chunks() for sensor, own in by_sensor(pa.concat_tables(tables))}
 
 
 def groups(records: Earliest, plan: Plan, facts: CorpusFacts) -> list[Group]:
@@ -131,9 +130,3 @@ def _picked(records: list[tuple[str, str]], parts: Sequence[PartPlan]) -> tuple[
     for part_id, record_id in records:
         wanted.setdefault(part_id, []).append(record_id)
     return tuple((part, tuple(sorted(wanted[part.id]))) for part in parts if part.id in wanted)
-
-
-def _in_order(records: pa.Table) -> pa.Table:
-    """`sort_by` knows no vectors."""
-    order = records.select(["measured_at", "record_id"]).append_column("row", pa.array(np.arange(records.num_rows)))
-    return records.take(order.sort_by([("measured_at", "ascending"), ("record_id", "ascending")])["row"]).combine_chunks()
