@@ -25,7 +25,7 @@ from vibray.recipes import build_vector, columns_of
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig
 from vibray.storage import objects
-from vibray.train.classical import Rows, fit_detector
+from vibray.train.classical import fit_detector
 
 SHOWN = (1, 16, 200)
 SIXTH = "inter_turn_short"
@@ -38,8 +38,7 @@ def with_net(corpus: Corpus, scaling: Scaling, net: ContextScorer) -> Fused:
     detector = recipes.build_classical(recipes.fused().detector, build_vector(RECIPE.feature, FLEET.mains_hz))
     assert isinstance(detector, Fused)
     detector.parts[-1] = net
-    rows = corpus.pool.rows()
-    fit_detector(detector, scaling, COLUMNS, [0], lambda _: Rows(rows.x, rows.sensors, rows.key_hash))
+    fit_detector(detector, scaling, COLUMNS, [0], corpus.pool.rows)
     return detector
 
 

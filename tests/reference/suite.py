@@ -26,6 +26,7 @@ from vibray import recipes
 from vibray.decide.areas import auprc, auroc, partial_auroc, resampled_areas
 from vibray.decide.pooling import mean_by
 from vibray.features.scaling import Scaling
+from vibray.fitting.classical import fit_parts
 from vibray.models.ensemble import Ensemble
 from vibray.models.fitted import Fitted
 from vibray.models.fused import Fused, FusedMahalanobisConfig
@@ -34,13 +35,10 @@ from vibray.recipes import (
     ClassifierRecipe,
     DeepRecipe,
     EnsembleRecipe,
-    build_classical,
-    build_scaling_fit,
     build_vector,
     columns_of,
 )
 from vibray.schema import NORMAL
-from vibray.train.classical import fit_detector, fit_scaling
 
 RECIPES = ("fused", "unsupervised", "banded", "mahalanobis", "knn", "local-knn", "pca", "movement", "iforest", "rms")
 NUM_RESAMPLES = 500
@@ -91,10 +89,8 @@ class Given:
 
 def fitted(recipe: ClassicalRecipe, pool: Records, mains_hz: float | None) -> tuple[Scaling, Fitted]:
     """The recipe on a pool, as training fits it."""
-    feature = build_vector(recipe.feature, mains_hz)
-    columns = columns_of(feature, recipe.detector.blocks)
-    scaling = fit_scaling(build_scaling_fit(recipe.scaling, feature), [0], pool.rows)
-    return scaling, fit_detector(build_classical(recipe.detector, feature), scaling, columns, [0], pool.rows)
+    scaling, detector, _ = fit_parts(recipe, mains_hz, [0], pool.rows)
+    return scaling, detector
 
 
 def classical(corpus: Corpus, recipe: ClassicalRecipe) -> Said:

@@ -25,7 +25,7 @@ from vibray.decide.units import decide_units
 from vibray.fitting.calibration import calibration_table
 from vibray.fitting.fleet_scores import fleet_scores
 from vibray.runs import Detecting, Inputs, Run
-from vibray.signal.synthetic import FleetConfig, measured_at, place, waveform
+from vibray.signal.synthetic import FleetConfig, measured_at, place
 from vibray.tables import vector_column
 
 NEW_UNITS, STEPS = 40, 500
@@ -58,8 +58,8 @@ def new_units(config: FleetConfig) -> Fleet:
         "sample_rate_hz": [config.sample_rate_hz] * len(places),
         "content_hash": [f"{i:032x}" for i in range(len(places))],
     }
-    waveforms = np.stack([waveform(config, at) for at in places])
-    return Fleet(waveforms, of_fleet(config).vectors, pa.table(columns, schema=schema.ORIGIN))
+    records = of_fleet(config)
+    return Fleet(records.waveforms(), records.vectors, pa.table(columns, schema=schema.ORIGIN))
 
 
 def trained(recipe: recipes.ClassicalRecipe, seed: int) -> Run:

@@ -23,7 +23,7 @@ class FleetScores:
 
     A few records of a sensor were taken within hours of each other and resemble one another more than any later one: what they say of
     their own spread is no reference. On the synthetic fleet a window of a healthy unit exceeds at 2.7 and 16 % for nominal 1 and 5 %, if
-    five records a sensor are compared with such scores of all sensors together, and at 1.4 and 4.4 % if with these.
+    five records a sensor are compared with such scores of all sensors together, and at 1.1 and 4.5 % if with these.
     """
 
     scores: Mapping[int, Float[torch.Tensor, " scores"]]

@@ -50,7 +50,7 @@ def mad(scores: Scores, normal: Number = 2, anomaly: Number = 4, log: Literal["a
     scores as they are, unless their quartile skewness exceeds 0.1; their logarithm, where all are positive; the logarithm of their height
     above the smallest - whose lower cut selects a score. `Cuts.scale` says which. `log=True` insists on log(score), False on the raw score;
     where its lower cut selects nothing, the 5th percentile stands for it. That is right for scores that are logarithms already, as the
-    default's: a logarithm of those puts the upper cut out of reach (four fleets' pools: recall of faults 0 against .72 to .85 at .4 to .7 %
+    default's: a logarithm of those puts the upper cut out of reach (two fleets' pools: recall of faults 0 against .72 to .85 at .4 to .7 %
     of healthy records).
 
     It is a rule and promises no rate, on trusted normals neither: the nominal rate is that of a Gaussian beyond `anomaly` standard

@@ -1,17 +1,19 @@
 """A classical detector fitted on some rows of a table: the scaling, the detector, the rows' scores, each in passes over the parts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from vibray.features.scaling import Scaling
 from vibray.fitting.data import FitResult
+from vibray.models.fitted import Fitted
 from vibray.recipes import ClassicalRecipe, build_classical, build_scaling_fit, build_vector, columns_of
 from vibray.runs import Detecting, score_statistics
 from vibray.tables import TrainingTable
-from vibray.train.classical import Map, Rows, fit_detector, fit_scaling, score_parts
+from vibray.train.classical import Load, Map, Rows, fit_detector, fit_scaling, score_parts
 
 Vectors = Callable[[np.ndarray], np.ndarray]
 """Row numbers of one part to their vectors, float32 (rows, size)."""
@@ -24,13 +26,21 @@ def fit_classical(
 ) -> FitResult:
     """Fits a detector on these rows. `run` gives the map that does a pass; what it yields is merged in the order of the parts, so that the
     result is the same wherever it ran."""
-    feature = build_vector(recipe.feature, table.facts.mains_hz)
-    columns = columns_of(feature, recipe.detector.blocks)
     parts, load = table.by_part(rows), LoadPart(table, vectors)
-    scaling = fit_scaling(build_scaling_fit(recipe.scaling, feature), parts, load, run("scaling"))
-    detector = fit_detector(build_classical(recipe.detector, feature), scaling, columns, parts, load, run("fit"))
+    scaling, detector, columns = fit_parts(recipe, table.facts.mains_hz, parts, load, run)
     scores = score_parts(detector, scaling, columns, parts, load, run("score"))
     return FitResult(Detecting(recipe, scaling, detector, score_statistics(scores)), scores, lines=[_score_line(scores)])
+
+
+def fit_parts(
+    recipe: ClassicalRecipe, mains_hz: float | None, parts: Sequence[Any], load: Load, run: Callable[[str], Map] = lambda label: map
+) -> tuple[Scaling, Fitted, list[int]]:
+    """The recipe's scaling and detector, fitted on parts whose rows `load` gives, and the columns of a vector that the detector reads."""
+    feature = build_vector(recipe.feature, mains_hz)
+    columns = columns_of(feature, recipe.detector.blocks)
+    scaling = fit_scaling(build_scaling_fit(recipe.scaling, feature), parts, load, run("scaling"))
+    detector = fit_detector(build_classical(recipe.detector, feature), scaling, columns, parts, load, run("fit"))
+    return scaling, detector, columns
 
 
 @dataclass(frozen=True)

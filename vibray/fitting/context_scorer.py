@@ -16,13 +16,12 @@ from torch import Tensor
 from vibray.config import STRICT, UserError
 from vibray.features.scaling import Scaling
 from vibray.models.context_scorer import ContextNet
-from vibray.recipes import build_scaling_fit, build_vector, columns_of, zero_shot
+from vibray.recipes import Vector, build_scaling_fit, build_vector, columns_of, zero_shot
 from vibray.signal.faults import FAULTS
 from vibray.signal.synthetic import FaultName, FleetConfig, condition, place, waveform
 from vibray.train.classical import Rows, fit_scaling
 
 NAMES = tuple(FAULTS)
-NUM_SAMPLES, RATE_HZ, MAINS_HZ = 8192, 8192.0, 50.0
 CHUNK = 64
 CONTEXTS = (1, 2, 4, 8, 16, 32)
 """Records of a context; a unit gives examples with `CONTEXTS_PER_UNIT` of them."""
@@ -44,7 +43,7 @@ class ContextScorerTraining:
     """Machines of a fleet, with one sensor each."""
     records: int = 48
     """Records of a machine."""
-    faults: tuple[FaultName, ...] = ("winding_looseness", "core_looseness", "dc_bias", "tap_changer", "fan_bearing")
+    faults: tuple[FaultName, ...] = FleetConfig.faults
     """Faults that the net is shown: leave one out to see what it makes of an unknown one."""
     contamination: float = 0.3
     """Share of a machine's records with a fault."""
@@ -72,8 +71,6 @@ class ContextScorerTraining:
             num_units=self.units,
             sensors_per_unit=1,
             num_records=self.units * self.records,
-            num_samples=NUM_SAMPLES,
-            sample_rate_hz=RATE_HZ,
             contamination=self.contamination,
             severity=self.severity,
             faults=self.faults,
@@ -94,24 +91,22 @@ class Examples:
         return Examples(self.z[kept], self.fault[kept])
 
 
-def examples_of(config: FleetConfig, spoiled: float, tell: Callable[[int, int], None] = lambda done, total: None) -> Examples:
+def examples_of(config: FleetConfig, spoiled: float) -> Examples:
     """The examples of a fleet: a pure function of its config."""
     places = [place(config, i) for i in range(config.num_records)]
     fault = np.array([NAMES.index(name) if (name := condition(config, at).fault) else -1 for at in places])
     unit = np.array([at.unit for at in places])
-    feature = build_vector(zero_shot().feature, MAINS_HZ)
+    feature = build_vector(zero_shot().feature, float(config.mains_hz))
     x = []
     for i in range(0, len(places), CHUNK):
         waveforms = np.stack([waveform(config, at) for at in places[i : i + CHUNK]])
         x.append(feature(torch.from_numpy(waveforms), config.sample_rate_hz))
-        tell(i + len(waveforms), len(places))
     rng = np.random.default_rng([config.seed, 0])
-    return _examples(torch.cat(x), unit, fault, spoiled, rng)
+    return _examples(feature, torch.cat(x), unit, fault, spoiled, rng)
 
 
-def _examples(x: Tensor, unit: np.ndarray, fault: np.ndarray, spoiled: float, rng: np.random.Generator) -> Examples:
+def _examples(feature: Vector, x: Tensor, unit: np.ndarray, fault: np.ndarray, spoiled: float, rng: np.random.Generator) -> Examples:
     recipe, names, faulty = zero_shot(), np.unique(unit), fault >= 0
-    feature = build_vector(recipe.feature, MAINS_HZ)
     columns = columns_of(feature, recipe.detector.blocks)
     pool = np.isin(unit, rng.choice(names, max(2, int(POOL_SHARE * len(names))), replace=False))
     share = POOL_FAULTS / (1 - POOL_FAULTS) * (~faulty).sum() / max(1, faulty.sum())

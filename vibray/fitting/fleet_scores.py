@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float, Int64
 
 from vibray.decide.fleet_scores import FEWEST_SCORES, LEVELS, FleetScores
 from vibray.features.scaling import Scaling, Sensor
+from vibray.fitting.classical import fit_parts
 from vibray.models.fitted import Fitted, TooFewRecords
-from vibray.recipes import ClassicalRecipe, Vector, build_classical, build_scaling_fit, build_vector, columns_of
+from vibray.recipes import ClassicalRecipe
 from vibray.signal.robust import median_mad
-from vibray.train.classical import Rows, fit_detector, fit_scaling
+from vibray.train.classical import Rows
 
 NUM_WINDOWS = 128
 """Of all sensors together: each a run of records that make a baseline, and later ones."""
@@ -67,14 +68,16 @@ def fleet_scores(
         return FleetScores({})
     index = np.unique(np.concatenate([window.rows for window in windows]))
     x, of = read(index), [sensors[row] for row in index]
-    feature, key = build_vector(recipe.feature, mains_hz), np.random.default_rng(0).permutation(len(index)).astype(np.uint64)
+    key = np.random.default_rng(0).permutation(len(index)).astype(np.uint64)
     found: dict[int, list[np.ndarray]] = {level: [] for level in LEVELS}
     try:
         for fold in range(NUM_FOLDS):
             away = set(units[fold::NUM_FOLDS])
             kept = np.flatnonzero([sensor[0] not in away for sensor in of])
-            other = _Other.fitted(recipe, feature, Rows(x[kept], [of[i] for i in kept], key[kept]))
-            scored = other.scores([window for window in windows if window.sensor[0] in away], index, x)
+            others = Rows(x[kept], [of[i] for i in kept], key[kept])
+            scored = _Other(*fit_parts(recipe, mains_hz, [others], lambda rows: rows)).scores(
+                [window for window in windows if window.sensor[0] in away], index, x
+            )
             for level, scores in scored.items():
                 found[level].append(scores)
     except TooFewRecords:
@@ -110,12 +113,6 @@ class _Other:
     scaling: Scaling
     detector: Fitted
     columns: list[int]
-
-    @classmethod
-    def fitted(cls, recipe: ClassicalRecipe, feature: Vector, rows: Rows) -> "_Other":
-        columns = columns_of(feature, recipe.detector.blocks)
-        scaling = fit_scaling(build_scaling_fit(recipe.scaling, feature), [0], lambda _: rows)
-        return cls(scaling, fit_detector(build_classical(recipe.detector, feature), scaling, columns, [0], lambda _: rows), columns)
 
     def scores(self, windows: Sequence[Window], index: np.ndarray, x: torch.Tensor) -> dict[int, np.ndarray]:
         """By level, the scores of these windows' healthy records against the earliest of them: healthy by all records of their window."""

@@ -251,13 +251,14 @@ class _Plan:
 
     def fit_classical(self, uri: str, recipe: ClassicalRecipe) -> None:
         """A classical detector and its run folder."""
-        fit = fit_classical(recipe, self.table, self.rows, StoredVectors(self.table, recipe.feature.kind), self.passes())
+        vectors = StoredVectors(self.table, recipe.feature.kind)
+        fit = fit_classical(recipe, self.table, self.rows, vectors, self.passes())
         # histories are of all records, whatever the detector is fitted on
         run = Run(recipe, self.table.facts, fit.detecting, self.table.histories)
-        load_part = LoadPart(self.table, StoredVectors(self.table, recipe.feature.kind))
 
         def read(rows: np.ndarray) -> torch.Tensor:
-            return torch.cat([part.x for part in self.passes()("few records")(load_part, self.table.by_part(rows))])
+            parts = self.passes()("few records")(LoadPart(self.table, vectors), self.table.by_part(rows))
+            return torch.cat([part.x for part in parts])
 
         run.fleet_scores = fleet_scores(recipe, self.table.facts.mains_hz, self.table.in_order(self.rows), self.table.sensors, read)
         save(uri, run, fit.lines, environment(), self.table.findings)
