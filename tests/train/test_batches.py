@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -82,6 +83,34 @@ def test_targets_and_weights_are_by_row_number():
     assert batch.total_weight == 16
     (half,) = Batches(rows, 8, seed=0, world=World(1, 2)).epoch(0)
     assert half.total_weight == 16
+
+
+JOINS = np.array([0, 2, 1, 0, 3, 2, 0])
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("window", [None, 8])
+def test_a_record_takes_part_from_the_epoch_in_which_it_joins(size, window):
+    """Row 1 is not in the training set. By row number, as the weights are."""
+    indices = np.array([6, 5, 4, 3, 2, 0])
+    rows = TrainingSet(lambda index: torch.from_numpy(index).float()[:, None], indices, joins=JOINS)
+    workers = [Batches(rows, 2, 7, World(rank, size), window) for rank in range(size)]
+    for epoch, expected in enumerate([[0, 3, 6], [0, 2, 3, 6], [0, 2, 3, 5, 6], [0, 2, 3, 4, 5, 6], [0, 2, 3, 4, 5, 6]]):
+        own = [list(batches.epoch(epoch)) for batches in workers]
+        assert sorted(chain(*(seen(batch) for batches in own for batch in batches))) == expected
+        assert {len(batches) for batches in own} == {workers[0].num_steps(epoch)} == {-(-len(expected) // 2)}
+    assert [row for batches in workers for batch in batches.shares() for row in seen(batch)] == indices.tolist()
+
+
+def test_joining_at_once_changes_no_order():
+    all_at_once = replace(batches().rows, joins=np.zeros(123, dtype=np.int64))
+    assert np.array_equal(Batches(all_at_once, 4, 7, World()).order(2), batches().order(2))
+
+
+def test_an_epoch_that_no_record_has_joined_is_an_error():
+    rows = TrainingSet(lambda index: torch.from_numpy(index).float()[:, None], np.arange(1, 3), joins=JOINS)
+    with pytest.raises(UserError, match="no record takes part in epoch 0"):
+        Batches(rows, 4, 7, World()).order(0)
 
 
 def test_collect_keeps_the_order_and_puts_the_mode_back():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,14 @@ def test_a_fault_depends_on_the_records_key_alone():
     assert not torch.equal(injected(waveforms, RATE, ExposureConfig(seed=2), keys), together)
     power = (together - waveforms).var(dim=1) / waveforms.var(dim=1)
     torch.testing.assert_close(power, torch.full((6,), 0.1), rtol=0.2, atol=0)
+
+
+def test_an_injected_fault_joins_with_its_record():
+    rows = TrainingSet(lambda index: torch.from_numpy(index), np.array([4, 1, 2]), joins=np.arange(10) * 10)
+    both = exposed(rows, lambda index: torch.from_numpy(index))
+    assert both.joins is not None
+    assert both.joins[both.indices].tolist() == [40, 10, 20, 40, 10, 20]
+    assert exposed(replace(rows, joins=None), rows.read).joins is None
 
 
 def test_the_guards_seed_is_refused():

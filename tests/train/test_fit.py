@@ -1,41 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
+from tests.train.line import Line, Shifted, X, Y, train
 from vibray.config import UserError, from_json, to_json
 from vibray.train.batches import Batch, Batches, TrainingSet
 from vibray.train.fit import Diverged, OptimConfig, Progress, _noise, fit
 from vibray.train.reduce import World
-
-
-class Line(nn.Module):
-    """y = a x, squared error; the loss of a record is known on paper."""
-
-    noise_shape: tuple[int, ...] | None = None
-
-    def __init__(self):
-        super().__init__()
-        self.a = nn.Parameter(torch.ones((), dtype=torch.float64))
-
-    def forward(self, x):
-        return self.a * x
-
-    def loss(self, out, target=None):
-        return (out - target).square()
-
-
-X, Y = np.array([1.0, 2.0, 3.0]), np.array([3.0, 5.0, 4.0])
-
-
-def data(weights=None) -> TrainingSet:
-    return TrainingSet(lambda index: torch.from_numpy(X[index]), np.arange(3), Y, weights)
-
-
-def train(optim: OptimConfig, weights=None, on_epoch=lambda epoch, metrics: None, net=None) -> Line:
-    net = Line() if net is None else net
-    fit(net, Batches(data(weights), optim.batch_size, optim.seed, World()), optim, on_epoch)
-    return net
 
 
 def test_the_loss_is_the_weighted_mean_and_its_gradient_is_followed():
@@ -97,14 +68,6 @@ def test_a_loss_that_is_no_number_is_an_error():
 
 
 def test_parameters_that_become_trainable_join_the_optimiser():
-    class Shifted(Line):
-        def __init__(self):
-            super().__init__()
-            self.b = nn.Parameter(torch.zeros((), dtype=torch.float64), requires_grad=False)
-
-        def forward(self, x):
-            return self.a * x + self.b
-
     net, seen = Shifted(), []
 
     def on_epoch(epoch, metrics):

@@ -18,7 +18,7 @@ WATCHED_RECORDS = 256
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The records to train on. `targets` and `weights` are indexed as `read` is: by row number, not by position in `indices`."""
+    """The records to train on. All arrays but `indices` are indexed as `read` is: by row number, not by position in `indices`."""
 
     read: Callable[[np.ndarray], Inputs]
     """row numbers (int64, at least one) -> scaled inputs, one row each; a tuple for a net of several inputs"""
@@ -26,6 +26,8 @@ class TrainingSet:
     """row numbers that take part"""
     targets: np.ndarray | None = None
     weights: np.ndarray | None = None
+    joins: np.ndarray | None = None
+    """epoch, from 0, in which a row is trained on for the first time; None: every row in each"""
 
     def __post_init__(self) -> None:
         if len(self.indices) == 0:
@@ -52,7 +54,7 @@ class Batch:
 
 
 class Batches:
-    """Global batches of at most `batch_size` records; worker r takes slice r of each. Every record comes exactly once an epoch.
+    """Global batches of at most `batch_size` records; worker r takes slice r of each. Every record that has joined comes once an epoch.
 
     The order is a permutation seeded by (seed, epoch). The batches of an epoch differ in size by one record at most: a last batch of one
     record would leave the batch norms the statistics of that record. Slices differ by one record at most, too.
@@ -65,9 +67,11 @@ class Batches:
         self.rows, self.batch_size, self.seed, self.world, self.window = rows, batch_size, seed, world, window
 
     def order(self, epoch: int) -> np.ndarray:
-        """Row numbers in the order of an epoch, the same on every worker."""
+        """Row numbers in the order of an epoch, the same on every worker. Raises UserError where none has joined."""
         random = np.random.default_rng((self.seed, epoch))
-        indices = np.asarray(self.rows.indices, dtype=np.int64)
+        indices = self._joined(epoch)
+        if len(indices) == 0:
+            raise UserError(f"no record takes part in epoch {epoch}: at least one has to join in epoch 0")
         if self.window is None or self.window >= len(indices):
             return random.permutation(indices)
         block = max(self.window // 8, 1)
@@ -75,10 +79,18 @@ class Batches:
         moved = np.concatenate([blocks[i] for i in random.permutation(len(blocks))])
         return np.concatenate([random.permutation(moved[start : start + self.window]) for start in range(0, len(moved), self.window)])
 
+    def num_steps(self, epoch: int) -> int:
+        """Global batches of an epoch."""
+        return -(-len(self._joined(epoch)) // self.batch_size)
+
+    def _joined(self, epoch: int) -> np.ndarray:
+        indices = np.asarray(self.rows.indices, dtype=np.int64)
+        return indices if self.rows.joins is None else indices[self.rows.joins[indices] <= epoch]
+
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """This worker's slices of the global batches of an epoch."""
         order = self.order(epoch)
-        for indices in np.array_split(order, -(-len(order) // self.batch_size)):
+        for indices in np.array_split(order, self.num_steps(epoch)):
             ends = _ends(len(indices), self.world)
             yield self._batch(indices[slice(*ends)], indices, ends[0])
 

@@ -1,7 +1,7 @@
 """The order of training the classifier: labels set aside, class balance, gradual unfreezing by name, the best epoch, calibration."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -142,7 +142,7 @@ def _split(rows: TrainingSet, labelled: Labelled, share: float) -> tuple[Trainin
     if not mask.any():
         log.warning("%d real labels are too few to set some aside: the classifier is trained for all epochs and not calibrated", len(real))
         return rows, None
-    train = TrainingSet(rows.read, indices[~np.isin(indices, real[mask])], rows.targets, rows.weights)
+    train = replace(rows, indices=indices[~np.isin(indices, real[mask])])
     return train, TrainingSet(rows.read, real[mask], rows.targets)
 
 

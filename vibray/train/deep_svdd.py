@@ -120,7 +120,7 @@ def train_deep_svdd(
 
 def _without_known_faults(rows: TrainingSet) -> TrainingSet:
     assert rows.targets is not None
-    return TrainingSet(rows.read, rows.indices[rows.targets[rows.indices] != 1], rows.targets, rows.weights)
+    return replace(rows, indices=rows.indices[rows.targets[rows.indices] != 1])
 
 
 def _known_faults(rows: TrainingSet) -> np.ndarray:

@@ -50,7 +50,7 @@ def injected(
 def exposed(rows: TrainingSet, read: Callable[[np.ndarray], Inputs]) -> TrainingSet:
     """The records and as many with an injected fault, labelled abnormal; `read` gives the inputs of the latter by the same row numbers.
 
-    Records without a label stay so. An injected fault weighs as much as its record.
+    Records without a label stay so. An injected fault weighs as much as its record, and joins with it.
     """
     own = np.asarray(rows.indices, dtype=np.int64)
     offset = int(own.max()) + 1 if rows.targets is None else len(rows.targets)
@@ -77,4 +77,5 @@ def exposed(rows: TrainingSet, read: Callable[[np.ndarray], Inputs]) -> Training
         np.concatenate([own, clean + offset]),
         np.concatenate([targets, np.full(offset, LABEL_ABNORMAL)]),
         np.concatenate([weights, np.where(targets == UNDECIDED, weights, 1.0)]),
+        None if rows.joins is None else np.tile(rows.joins[:offset], 2),
     )
