@@ -94,6 +94,28 @@ def test_noise_is_the_global_batchs_whoever_asks():
     assert whole.dtype == torch.float64
 
 
+def test_a_gradient_that_is_too_long_is_cut_and_a_shorter_one_stays():
+    def followed(clip):
+        """Ten times Adam's first mean of the gradient."""
+        net, progress = Shifted(), Progress()
+        net.b.requires_grad_(True)
+        train(OptimConfig(epochs=1, clip=clip, weight_decay=0.0), net=net, progress=progress)
+        moments = progress.tensors(net)
+        return 10 * np.array([moments["a/exp_avg"].item(), moments["b/exp_avg"].item()])
+
+    gradient = np.array([2 * ((X - Y) * X).mean(), 2 * (X - Y).mean()])
+    np.testing.assert_allclose(followed(0.0), gradient)
+    np.testing.assert_allclose(followed(0.5), 0.5 * gradient / np.linalg.norm(gradient), rtol=1e-6)
+    assert np.array_equal(followed(1e3), followed(0.0))
+
+
+def test_a_config_of_before_a_field_existed_has_its_default():
+    values = to_json(OptimConfig(lr=0.5))
+    for name in ("clip",):
+        del values[name]
+    assert from_json(OptimConfig, values) == OptimConfig(lr=0.5)
+
+
 def test_config_to_json_and_refusals():
     config = OptimConfig(precision="bf16", schedule="plateau")
     assert from_json(OptimConfig, to_json(config)) == config
@@ -101,6 +123,8 @@ def test_config_to_json_and_refusals():
         OptimConfig(epochs=-1)
     with pytest.raises(UserError, match="lr > 0"):
         OptimConfig(lr=0.0)
+    with pytest.raises(UserError, match="clip >= 0"):
+        OptimConfig(clip=-1.0)
 
 
 @pytest.mark.gpu

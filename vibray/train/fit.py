@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from vibray.config import STRICT, UserError
 from vibray.train.batches import Batch, Batches, to
+from vibray.train.one_cycle import one_cycle
 from vibray.train.reduce import distributed
 
 
@@ -31,14 +33,17 @@ class OptimConfig:
     """weight decay of the optimiser"""
     method: Literal["adam", "adamw"] = "adam"
     """optimiser: adam adds the weight decay to the gradient, adamw takes it from the weights"""
-    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
-    """cosine: down to 0 at the last epoch; plateau: halved when the validation figure stands still"""
+    schedule: Literal["cosine", "plateau", "constant", "one-cycle"] = "cosine"
+    """cosine: down to 0 at the last epoch; plateau: halved when the validation figure stands still; one-cycle: step by step, from lr / 25
+    up to lr in the first 30 % of all steps, then down to nearly 0"""
     patience: int = 5
     """epochs that the validation figure may stand still (plateau)"""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: mixed precision on a GPU; a CPU computes in float32 all the same"""
     seed: int = 0
     """seed of the order of records and of the noise of training"""
+    clip: float = 0.0
+    """longest gradient, over all weights together; a longer one is cut to it; 0: none is cut"""
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch_size < 1 or self.patience < 1:
@@ -46,6 +51,8 @@ class OptimConfig:
             raise UserError(f"optim: epochs >= 0, batch_size >= 1 and patience >= 1 are needed, not {given}")
         if not 0 < self.lr < math.inf or not 0 <= self.weight_decay < math.inf:
             raise UserError(f"optim: lr > 0 and weight_decay >= 0 are needed, not {self.lr} and {self.weight_decay}")
+        if not 0 <= self.clip < math.inf:
+            raise UserError(f"optim: clip >= 0 is needed, not {self.clip}")
 
 
 class Trainable(Protocol):
@@ -66,6 +73,7 @@ class EpochMetrics:
     loss: float
     """sum(w * loss) / sum(w) as it was while the weights moved"""
     lr: float
+    """of the last step"""
     step_losses: tuple[float, ...]
     """the same of each global batch"""
     records_per_s: float = 0.0
@@ -128,7 +136,7 @@ class Progress:
             self.factor, self.still = self.factor / 2, 0
 
     def learning_rate(self, optim: OptimConfig) -> float:
-        """Of the epoch that comes next."""
+        """Of the epoch that comes next, where all its steps have the same."""
         if optim.schedule == "cosine":
             return optim.lr * (1 + math.cos(math.pi * self.epoch / optim.epochs)) / 2
         return optim.lr * self.factor
@@ -148,8 +156,6 @@ class Progress:
             if name in new:
                 # Adam counts its steps on the CPU
                 optimiser.state[new[name]][kind] = value.clone() if kind == "step" else value.to(new[name], copy=True)
-        for group in optimiser.param_groups:
-            group["lr"] = self.learning_rate(optim)
         return optimiser
 
 
@@ -174,19 +180,27 @@ def _trainable(net: nn.Module) -> list[str]:
     return [name for name, parameter in net.named_parameters() if parameter.requires_grad]
 
 
+def _rates(batches: Batches, optim: OptimConfig, progress: Progress) -> Iterator[float]:
+    """The learning rates of the steps of the epoch that comes next."""
+    if optim.schedule != "one-cycle":
+        return repeat(progress.learning_rate(optim))
+    ends = np.cumsum([0, *(batches.num_steps(epoch) for epoch in range(optim.epochs))]).tolist()
+    return (one_cycle(step, ends[-1], optim.lr) for step in range(*ends[progress.epoch : progress.epoch + 2]))
+
+
 def _train_epoch(net: Any, forward: Callable[..., Any], batches: Batches, optim: OptimConfig, progress: Progress) -> EpochMetrics:
     epoch, world = progress.epoch, batches.world
-    optimiser = progress.prepare(net, optim)
+    optimiser, rates = progress.prepare(net, optim), _rates(batches, optim, progress)
     losses, totals, num_records, start_s = [], [], 0, time.perf_counter()
     net.train()
-    for step, batch in enumerate(batches.epoch(epoch)):
+    for step, (batch, rate) in enumerate(zip(batches.epoch(epoch), rates, strict=False)):
         if batch.total_weight == 0:
             continue
-        loss = _loss(net, forward, batch, _noise(net, batch, (optim.seed, epoch, step)), optim.precision)
+        loss = _loss(net, forward, batch, _noise(net, batch, (optim.seed, epoch, step)), optim)
         optimiser.zero_grad(set_to_none=True)
         # the gradients are averaged over the workers, and the loss is a sum over them
         (loss * world.size).backward()
-        optimiser.step()
+        _step(net, optimiser, rate, optim)
         losses.append(loss.detach())
         totals.append(batch.total_weight)
         num_records += batch.size
@@ -195,18 +209,29 @@ def _train_epoch(net: Any, forward: Callable[..., Any], batches: Batches, optim:
     steps = world.sum(torch.stack(losses)).cpu().numpy()
     if not np.isfinite(steps).all():
         raise Diverged(f"the loss of epoch {epoch} is no longer finite: choose a lower learning rate, or float32")
-    rate = num_records / (time.perf_counter() - start_s)  # the sum over workers above has waited for the device
-    return EpochMetrics(float(np.average(steps, weights=totals)), optimiser.param_groups[0]["lr"], tuple(steps.tolist()), rate)
+    records_per_s = num_records / (time.perf_counter() - start_s)  # the sum over workers above has waited for the device
+    return EpochMetrics(float(np.average(steps, weights=totals)), optimiser.param_groups[0]["lr"], tuple(steps.tolist()), records_per_s)
 
 
-def _loss(net: Any, forward: Callable[..., Any], batch: Batch, noise: Tensor | None, precision: str) -> Tensor:
+def _loss(net: Any, forward: Callable[..., Any], batch: Batch, noise: Tensor | None, optim: OptimConfig) -> Tensor:
     """This worker's part of sum(w * loss) / sum(w), the divisor being that of the global batch."""
     device = next(net.parameters()).device
     target = None if batch.target is None else batch.target.to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and device.type == "cuda"):
-        out = forward(to(batch.x, device)) if noise is None else forward(to(batch.x, device), noise)
-        loss = net.loss(out, target)
+    bf16 = optim.precision == "bf16" and device.type == "cuda"
+
+    x = to(batch.x, device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        loss = net.loss(forward(x) if noise is None else forward(x, noise), target)
     return (batch.weight.to(loss) * loss).sum() / batch.total_weight
+
+
+def _step(net: nn.Module, optimiser: torch.optim.Optimizer, rate: float, optim: OptimConfig) -> None:
+    """Moves the weights; the gradients are the same on every worker, and so is what becomes of them."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    if optim.clip:
+        nn.utils.clip_grad_norm_(net.parameters(), optim.clip)
+    optimiser.step()
 
 
 def _noise(net: Any, batch: Batch, seed: tuple[int, int, int]) -> Tensor | None:
