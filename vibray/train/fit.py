@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vibray.config import STRICT, UserError
 from vibray.train.batches import Batch, Batches, to
+from vibray.train.lookahead import lookahead_step
 from vibray.train.one_cycle import one_cycle
 from vibray.train.reduce import distributed
 
@@ -42,6 +43,8 @@ class OptimConfig:
     """bf16: mixed precision on a GPU; a CPU computes in float32 all the same"""
     seed: int = 0
     """seed of the order of records and of the noise of training"""
+    lookahead: bool = False
+    """every fifth step goes half the way back to where the fifth before it ended"""
     clip: float = 0.0
     """longest gradient, over all weights together; a longer one is cut to it; 0: none is cut"""
 
@@ -231,7 +234,10 @@ def _step(net: nn.Module, optimiser: torch.optim.Optimizer, rate: float, optim: 
         group["lr"] = rate
     if optim.clip:
         nn.utils.clip_grad_norm_(net.parameters(), optim.clip)
-    optimiser.step()
+    if optim.lookahead:
+        lookahead_step(optimiser)
+    else:
+        optimiser.step()
 
 
 def _noise(net: Any, batch: Batch, seed: tuple[int, int, int]) -> Tensor | None:
