@@ -111,7 +111,7 @@ def test_a_gradient_that_is_too_long_is_cut_and_a_shorter_one_stays():
 
 def test_a_config_of_before_a_field_existed_has_its_default():
     values = to_json(OptimConfig(lr=0.5))
-    for name in ("lookahead", "clip"):
+    for name in ("lookahead", "adversarial", "clip"):
         del values[name]
     assert from_json(OptimConfig, values) == OptimConfig(lr=0.5)
 
@@ -125,6 +125,8 @@ def test_config_to_json_and_refusals():
         OptimConfig(lr=0.0)
     with pytest.raises(UserError, match="clip >= 0"):
         OptimConfig(clip=-1.0)
+    with pytest.raises(UserError, match="adversarial >= 0"):
+        OptimConfig(adversarial=float("inf"))
 
 
 @pytest.mark.gpu

@@ -13,7 +13,8 @@ from pydantic import with_config
 from torch import Tensor, nn
 
 from vibray.config import STRICT, UserError
-from vibray.train.batches import Batch, Batches, to
+from vibray.train.adversarial import adversarial_loss
+from vibray.train.batches import Batch, Batches, Inputs, to
 from vibray.train.lookahead import lookahead_step
 from vibray.train.one_cycle import one_cycle
 from vibray.train.reduce import distributed
@@ -45,6 +46,8 @@ class OptimConfig:
     """seed of the order of records and of the noise of training"""
     lookahead: bool = False
     """every fifth step goes half the way back to where the fifth before it ended"""
+    adversarial: float = 0.0
+    """how far scaled inputs are moved against the net, for a second loss that counts as much as the first; 0: no second loss"""
     clip: float = 0.0
     """longest gradient, over all weights together; a longer one is cut to it; 0: none is cut"""
 
@@ -54,8 +57,8 @@ class OptimConfig:
             raise UserError(f"optim: epochs >= 0, batch_size >= 1 and patience >= 1 are needed, not {given}")
         if not 0 < self.lr < math.inf or not 0 <= self.weight_decay < math.inf:
             raise UserError(f"optim: lr > 0 and weight_decay >= 0 are needed, not {self.lr} and {self.weight_decay}")
-        if not 0 <= self.clip < math.inf:
-            raise UserError(f"optim: clip >= 0 is needed, not {self.clip}")
+        if not 0 <= self.adversarial < math.inf or not 0 <= self.clip < math.inf:
+            raise UserError(f"optim: adversarial >= 0 and clip >= 0 are needed, not {self.adversarial} and {self.clip}")
 
 
 class Trainable(Protocol):
@@ -222,10 +225,13 @@ def _loss(net: Any, forward: Callable[..., Any], batch: Batch, noise: Tensor | N
     target = None if batch.target is None else batch.target.to(device)
     bf16 = optim.precision == "bf16" and device.type == "cuda"
 
+    def loss_at(x: Inputs) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            loss = net.loss(forward(x) if noise is None else forward(x, noise), target)
+        return (batch.weight.to(loss) * loss).sum() / batch.total_weight
+
     x = to(batch.x, device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        loss = net.loss(forward(x) if noise is None else forward(x, noise), target)
-    return (batch.weight.to(loss) * loss).sum() / batch.total_weight
+    return adversarial_loss(loss_at, x, optim.adversarial) if optim.adversarial else loss_at(x)
 
 
 def _step(net: nn.Module, optimiser: torch.optim.Optimizer, rate: float, optim: OptimConfig) -> None:
