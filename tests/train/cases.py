@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def images(count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.from_numpy(random.normal(size=(count, *SHAPE)) * random.uniform(0.5, 2, size=(count, 1, 1, 1))).to(dtype)
 
 
-def records(count: int, dtype: torch.dtype = torch.float32, **more: np.ndarray) -> TrainingSet:
+def records(count: int, dtype: torch.dtype = torch.float32, **more: np.ndarray | None) -> TrainingSet:
     """All of `count` images to train on."""
     x = images(count, dtype)
     return TrainingSet(lambda index: x[index], np.arange(count), **more)
@@ -49,11 +50,21 @@ def deep_svdd(**changes) -> DeepSvdd:
     return net
 
 
-def losses(net: nn.Module, count: int, batch_size: int, dtype: torch.dtype, num_steps: int, on_epoch=lambda batches: None) -> Result:
-    """The losses of the first steps, and the weights after them."""
+def losses(
+    net: nn.Module,
+    count: int,
+    batch_size: int,
+    dtype: torch.dtype,
+    num_steps: int,
+    on_epoch=lambda batches: None,
+    joins: np.ndarray | None = None,
+    **changes,
+) -> Result:
+    """The losses of the first steps, and the weights after them; `changes` are those of the optimiser's config."""
     random = np.random.default_rng(6)
-    weighted = records(count, dtype, weights=random.uniform(0.5, 1.5, size=count))
+    weighted = records(count, dtype, weights=random.uniform(0.5, 1.5, size=count), joins=joins)
     optim = OptimConfig(epochs=-(-num_steps // -(-count // batch_size)), batch_size=batch_size, lr=1e-3, schedule="constant")
+    optim = replace(optim, **changes)
     batches = Batches(weighted, batch_size, optim.seed, World.current())
     steps: list[float] = []
 
@@ -66,10 +77,10 @@ def losses(net: nn.Module, count: int, batch_size: int, dtype: torch.dtype, num_
     return {"losses": np.array(steps), **{f"w/{name}": value for name, value in weights.items()}}
 
 
-def one_class(count: int, batch_size: int, dtype: torch.dtype, num_steps: int) -> Result:
+def one_class(count: int, batch_size: int, dtype: torch.dtype, num_steps: int, **changes) -> Result:
     net = deep_svdd()
     freeze_statistics(net)
-    return losses(net, count, batch_size, dtype, num_steps)
+    return losses(net, count, batch_size, dtype, num_steps, **changes)
 
 
 def soft_boundary(count: int, batch_size: int, dtype: torch.dtype, num_steps: int) -> Result:
@@ -79,14 +90,14 @@ def soft_boundary(count: int, batch_size: int, dtype: torch.dtype, num_steps: in
     return losses(net, count, batch_size, dtype, num_steps, lambda batches: set_radius(net, score_all(net, batches)))
 
 
-def pretraining(count: int, batch_size: int, dtype: torch.dtype, num_steps: int) -> Result:
+def pretraining(count: int, batch_size: int, dtype: torch.dtype, num_steps: int, **changes) -> Result:
     """Batch norms in training mode: their statistics are those of the global batch."""
-    return losses(Autoencoder(deep_svdd()), count, batch_size, dtype, num_steps)
+    return losses(Autoencoder(deep_svdd()), count, batch_size, dtype, num_steps, **changes)
 
 
-def vae(count: int, batch_size: int, dtype: torch.dtype, num_steps: int) -> Result:
+def vae(count: int, batch_size: int, dtype: torch.dtype, num_steps: int, **changes) -> Result:
     torch.manual_seed(0)
-    return losses(Vae(VaeConfig(trunk=TRUNK, latent_channels=4), SHAPE), count, batch_size, dtype, num_steps)
+    return losses(Vae(VaeConfig(trunk=TRUNK, latent_channels=4), SHAPE), count, batch_size, dtype, num_steps, **changes)
 
 
 def sphere() -> Result:
@@ -213,6 +224,13 @@ WHOLE = {
     "vae": whole_vae,
     "classifier": whole_classifier,
 }
+CHANGES: dict[str, dict[str, Any]] = {
+    "lookahead": {"lookahead": True},
+    "adversarial": {"adversarial": 0.05},
+    "one-cycle-clip": {"schedule": "one-cycle", "clip": 0.01},
+    "joins": {"joins": np.arange(11) % 4},
+}
+"""what is off by default"""
 STAGES = {"one_class": one_class, "soft_boundary": soft_boundary, "pretraining": pretraining, "vae": vae}
 
 
@@ -226,6 +244,11 @@ def cases() -> dict[str, Callable[[], Result]]:
         made[f"{name}-float64"] = lambda stage=stage: stage(11, 4, torch.float64, 20)
     for name in ("soft_boundary", "pretraining"):
         made[f"{name}-empty"] = lambda stage=STAGES[name]: stage(5, 2, torch.float64, 3)
+    for name, changes in CHANGES.items():
+        made[f"pretraining-{name}"] = lambda changes=changes: pretraining(11, 4, torch.float64, 12, **changes)
+    made["vae-adversarial"] = lambda: vae(11, 4, torch.float64, 12, adversarial=0.05)
+    # with frozen statistics: a batch norm of one record has a gradient of 0, of which rounding alone would give the sign
+    made["one_class-adversarial-empty"] = lambda: one_class(5, 2, torch.float64, 3, adversarial=0.05)
     for num_first in (5, 3, 0):
         made[f"batch_norm-{num_first}"] = lambda num_first=num_first: batch_norm(num_first)
     return made

@@ -1,10 +1,12 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 import torch
 
 from tests.train.cases import deep_svdd, records
+from tests.train.line import Shifted, train
 from vibray.train.batches import Batches
 from vibray.train.checkpoints import Checkpoints
 from vibray.train.fit import OptimConfig, Progress, fit
@@ -70,6 +72,30 @@ def test_tensors_without_their_marker_or_damaged_are_passed_over(tmp_path, train
     with caplog.at_level(logging.WARNING):
         assert checkpoints.latest("train") is None
     assert "damaged" in caplog.text
+
+
+@pytest.mark.parametrize("changes", [{"lookahead": True}, {"adversarial": 0.1}, {"schedule": "one-cycle", "clip": 0.5}], ids=str)
+def test_every_way_to_train_goes_on_as_if_it_had_never_stopped(tmp_path, changes):
+    """8 steps of a and 2 of b, which joins in the middle, stand in the checkpoint; the third record joins after it."""
+    optim = OptimConfig(**{"epochs": 6, "batch_size": 1, "lr": 0.1, "schedule": "constant", **changes})
+    checkpoints = Checkpoints(str(tmp_path))
+
+    def run(net, progress, last):
+        def on_epoch(epoch, metrics):
+            net.b.requires_grad_(progress.epoch >= 3)
+            checkpoints.save("train", net, progress)
+            return epoch == last
+
+        net.b.requires_grad_(progress.epoch >= 3)
+        train(optim, on_epoch=on_epoch, net=net, joins=np.array([0, 0, 5]), progress=progress)
+        return net.a.item(), net.b.item()
+
+    whole = run(Shifted(), Progress(), None)
+    assert run(Shifted(), Progress(), 3) != whole
+    found, net = checkpoints.latest("train"), Shifted()
+    assert found is not None
+    assert found.epoch == 4
+    assert run(net, found.restore(net), None) == whole
 
 
 def test_a_marker_that_a_killed_worker_left_half_written_is_passed_over(tmp_path, trained, caplog):

@@ -52,6 +52,18 @@ def test_a_worker_whose_slice_is_empty_takes_part(one_worker, workers, stage):
     compare(one_worker, workers, f"{stage}-empty", "losses", 1e-6)
 
 
+@pytest.mark.parametrize(("stage", "change"), [*(("pretraining", change) for change in cases.CHANGES), ("vae", "adversarial")])
+def test_12_steps_of_what_is_off_by_default(one_worker, workers, stage, change):
+    """Pretraining has batch norms in training mode, the VAE noise. Rounding grows tenfold in three steps: twenty would be too many."""
+    compare(one_worker, workers, f"{stage}-{change}", "losses", 1e-6)
+    compare(one_worker, workers, f"{stage}-{change}", "w/", 1e-6)
+    assert not np.array_equal(one_worker[f"{stage}-{change}:losses"], one_worker[f"{stage}-float64:losses"][:12])
+
+
+def test_a_worker_whose_slice_is_empty_takes_part_in_moving_the_inputs(one_worker, workers):
+    compare(one_worker, workers, "one_class-adversarial-empty", "", 1e-6)
+
+
 @pytest.mark.parametrize("num_first", [5, 3, 0])
 def test_batch_norm_has_the_statistics_of_the_global_batch(one_worker, workers, num_first):
     compare(one_worker, workers, f"batch_norm-{num_first}", "", 1e-12)
