@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.reference.waveforms import kinds
+from vibray.features.band_image import BandImage, BandImageConfig
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.features.harmonic import Harmonic, HarmonicConfig
 from vibray.features.hetero_image import HeteroImage, HeteroImageConfig
@@ -17,6 +18,8 @@ from vibray.features.seed_image import SeedImage, SeedImageConfig
 from vibray.features.spectral import Spectral, SpectralConfig
 from vibray.features.zerone import Zerone, ZeroneConfig
 from vibray.features.zerone_image import ZeroneImage, ZeroneImageConfig
+from vibray.fitting.pretraining import large_transformer, small_transformer
+from vibray.models.band_transformer import BandTransformer
 from vibray.train.images import Images
 
 pytestmark = pytest.mark.gpu
@@ -30,6 +33,7 @@ FEATURES: dict[str, tuple[Callable[[Tensor, float], Tensor], float]] = {
     "hetero": (HeteroImage(HeteroImageConfig(mains_hz=50.0)), 1e-3),
     "zerone": (Zerone(ZeroneConfig()), 1e-5),
     "zerone image": (ZeroneImage(ZeroneImageConfig()), 1e-4),
+    "bands": (BandImage(BandImageConfig()), 1e-4),
     "spectral": (Spectral(SpectralConfig()), 1e-4),
     "harmonic": (Harmonic(HarmonicConfig(mains_hz=50.0)), 1e-4),
 }
@@ -60,3 +64,24 @@ def test_scaling_and_the_images_of_a_training_stay_on_the_gpu(tmp_path) -> None:
     scaled = fit.finish()(images(index), sensors)
     assert scaled.is_cuda and not list(tmp_path.glob("*.npy"))
     assert images(index[:0]).shape == (0, *feature.shape)
+
+
+@pytest.mark.parametrize("recipe", [small_transformer(), large_transformer()], ids=["small", "large"])
+def test_a_pretrained_net_scores_and_learns_there(recipe) -> None:
+    """The same scores as on a CPU, and a step in bf16 that leaves them finite."""
+    torch.manual_seed(0)
+    net = BandTransformer(recipe.detector, (2, 128, 2)).eval()
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.normal(size=(32, 3, 2, 2, 128, 2)).astype(np.float32))
+    x[::2, :, 1], x[..., 85:, :] = 0, 0
+    with torch.no_grad():
+        expected = net.score(net(x[:, 0]))
+        net.cuda()
+        torch.testing.assert_close(net.score(net(x[:, 0].cuda())).cpu(), expected, rtol=1e-3, atol=1e-4)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4)
+    with torch.autocast("cuda", torch.bfloat16):
+        loss = net.loss(net(x.cuda(), torch.randn(32, *net.noise_shape, device="cuda"))).mean()
+    loss.backward()
+    optimiser.step()
+    with torch.no_grad():
+        assert net.score(net(x[:, 0].cuda())).isfinite().all()

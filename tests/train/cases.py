@@ -14,9 +14,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vibray.models.backbone import BatchNorm, TrunkConfig, freeze_statistics
+from vibray.models.band_transformer import BandTransformer, BandTransformerConfig
 from vibray.models.classifier import Classifier, ClassifierConfig
 from vibray.models.deep_sad import DeepSad, DeepSadConfig
 from vibray.models.deep_svdd import Autoencoder, DeepSvdd, DeepSvddConfig
+from vibray.models.pruning import narrowed
 from vibray.models.vae import Vae, VaeConfig
 from vibray.train.batches import Batches, TrainingSet
 from vibray.train.classifier import Labelled, TuningConfig, train_classifier
@@ -58,11 +60,15 @@ def losses(
     num_steps: int,
     on_epoch=lambda batches: None,
     joins: np.ndarray | None = None,
+    of: torch.Tensor | None = None,
     **changes,
 ) -> Result:
-    """The losses of the first steps, and the weights after them; `changes` are those of the optimiser's config."""
+    """The losses of the first steps, and the weights after them; `of`: other inputs than images; `changes` are those of the optimiser's
+    config."""
     random = np.random.default_rng(6)
     weighted = records(count, dtype, weights=random.uniform(0.5, 1.5, size=count), joins=joins)
+    if of is not None:
+        weighted = replace(weighted, read=lambda index: of[index])
     optim = OptimConfig(epochs=-(-num_steps // -(-count // batch_size)), batch_size=batch_size, lr=1e-3, schedule="constant")
     optim = replace(optim, **changes)
     batches = Batches(weighted, batch_size, optim.seed, World.current())
@@ -100,6 +106,17 @@ def vae(count: int, batch_size: int, dtype: torch.dtype, num_steps: int, **chang
     return losses(Vae(VaeConfig(trunk=TRUNK, latent_channels=4), SHAPE), count, batch_size, dtype, num_steps, **changes)
 
 
+def bands(count: int, batch_size: int, dtype: torch.dtype, num_steps: int, **changes) -> Result:
+    """Its embeddings are compared with those of the whole global batch; some units have fewer sensors, and some bands are not heard."""
+    random = np.random.default_rng(7)
+    x = random.normal(size=(count, 3, 2, 1, 16, 2))
+    x[::3, :, 1], x[..., 12:, :] = 0, 0
+    config = BandTransformerConfig(rows_per_token=4, width=8, layers=2, heads=2, head_width=4, feedforward=16, hidden=8, alpha=1.0)
+    torch.manual_seed(0)
+    net = BandTransformer(config, (1, 16, 2))
+    return losses(net, count, batch_size, dtype, num_steps, of=torch.from_numpy(x).to(dtype), **changes)
+
+
 def sphere() -> Result:
     """Centre and radius from the same weights; the seeds differ by worker, so that only rank 0's weights can make them agree."""
     torch.manual_seed(World.current().rank)
@@ -126,10 +143,10 @@ def noted(losses: list[float]):
 PRETRAIN, OPTIM = OptimConfig(epochs=2, batch_size=4, lr=1e-3), OptimConfig(epochs=4, batch_size=4, lr=1e-3)
 
 
-def whole(net: DeepSvdd, rows: TrainingSet, pretrain: OptimConfig = PRETRAIN, read_injected=None) -> Result:
+def whole(net: DeepSvdd, rows: TrainingSet, pretrain: OptimConfig = PRETRAIN, **options) -> Result:
     """Every stage of Deep SVDD, in float64; `direct` are the scores of the same records by the trained net, without any sharing out."""
     losses: list[float] = []
-    trained = train_deep_svdd(net.double(), rows, pretrain, OPTIM, noted(losses), read_injected=read_injected)
+    trained = train_deep_svdd(net.double(), rows, pretrain, OPTIM, noted(losses), **options)
     with torch.no_grad():
         direct = net.score(net(rows.read(rows.indices))).numpy()
     return {**fitted(net, trained.scores, losses), "direct": direct}
@@ -150,7 +167,13 @@ def whole_exposed() -> Result:
     faulty = x.clone()
     faulty[:, :, 8:12] += 3
     net = deep_svdd(trunk=TrunkConfig(kind="time", width=4), objective="hypersphere", metric="mahalanobis", nu=0.25)
-    return whole(net, records(11, torch.float64), OptimConfig(epochs=0, batch_size=4), lambda index: faulty[index])
+    return whole(net, records(11, torch.float64), OptimConfig(epochs=0, batch_size=4), read_injected=lambda index: faulty[index])
+
+
+def whole_pruned() -> Result:
+    """A net that was cut: its statistics are those of the global batches, its centre is the one that it had."""
+    net = narrowed(deep_svdd(nu=0.25).double(), DeepSvddConfig(trunk=TrunkConfig(width=3), hidden=8, latent_dim=6, nu=0.25)).double()
+    return whole(net, records(11, torch.float64), pruned=True)
 
 
 def whole_deep_sad() -> Result:
@@ -220,6 +243,7 @@ WHOLE = {
     "one_class": whole_one_class,
     "soft_boundary": whole_soft_boundary,
     "exposed": whole_exposed,
+    "pruned": whole_pruned,
     "deep_sad": whole_deep_sad,
     "vae": whole_vae,
     "classifier": whole_classifier,
@@ -231,7 +255,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "joins": {"joins": np.arange(11) % 4},
 }
 """what is off by default"""
-STAGES = {"one_class": one_class, "soft_boundary": soft_boundary, "pretraining": pretraining, "vae": vae}
+STAGES = {"one_class": one_class, "soft_boundary": soft_boundary, "pretraining": pretraining, "vae": vae, "bands": bands}
 
 
 def cases() -> dict[str, Callable[[], Result]]:
@@ -242,11 +266,12 @@ def cases() -> dict[str, Callable[[], Result]]:
     for name, stage in STAGES.items():
         made[f"{name}-float32"] = lambda stage=stage: stage(11, 4, torch.float32, 3)
         made[f"{name}-float64"] = lambda stage=stage: stage(11, 4, torch.float64, 20)
-    for name in ("soft_boundary", "pretraining"):
+    for name in ("soft_boundary", "pretraining", "bands"):
         made[f"{name}-empty"] = lambda stage=STAGES[name]: stage(5, 2, torch.float64, 3)
     for name, changes in CHANGES.items():
         made[f"pretraining-{name}"] = lambda changes=changes: pretraining(11, 4, torch.float64, 12, **changes)
-    made["vae-adversarial"] = lambda: vae(11, 4, torch.float64, 12, adversarial=0.05)
+    for name in ("vae", "bands"):
+        made[f"{name}-adversarial"] = lambda stage=STAGES[name]: stage(11, 4, torch.float64, 12, adversarial=0.05)
     # with frozen statistics: a batch norm of one record has a gradient of 0, of which rounding alone would give the sign
     made["one_class-adversarial-empty"] = lambda: one_class(5, 2, torch.float64, 3, adversarial=0.05)
     for num_first in (5, 3, 0):

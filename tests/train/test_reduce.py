@@ -47,12 +47,15 @@ def test_losses_of_20_steps_in_float64(one_worker, workers, stage):
     compare(one_worker, workers, f"{stage}-float64", "w/", 1e-6)
 
 
-@pytest.mark.parametrize("stage", ["soft_boundary", "pretraining"])
+@pytest.mark.parametrize("stage", ["soft_boundary", "pretraining", "bands"])
 def test_a_worker_whose_slice_is_empty_takes_part(one_worker, workers, stage):
     compare(one_worker, workers, f"{stage}-empty", "losses", 1e-6)
 
 
-@pytest.mark.parametrize(("stage", "change"), [*(("pretraining", change) for change in cases.CHANGES), ("vae", "adversarial")])
+OFF_BY_DEFAULT = [*(("pretraining", change) for change in cases.CHANGES), ("vae", "adversarial"), ("bands", "adversarial")]
+
+
+@pytest.mark.parametrize(("stage", "change"), OFF_BY_DEFAULT)
 def test_12_steps_of_what_is_off_by_default(one_worker, workers, stage, change):
     """Pretraining has batch norms in training mode, the VAE noise. Rounding grows tenfold in three steps: twenty would be too many."""
     compare(one_worker, workers, f"{stage}-{change}", "losses", 1e-6)

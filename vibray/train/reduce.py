@@ -16,6 +16,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from vibray.models.backbone import batch_norms
+from vibray.models.band_transformer import BandTransformer
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,21 @@ def all_reduce_sum(values: Tensor) -> Tensor:
     return total
 
 
+def gather_rows(values: Tensor) -> tuple[Tensor, int]:
+    """The rows of all workers, one worker after another, and where this one's begin; differentiable as `all_reduce_sum` is, and every
+    worker has to call it."""
+    rank, counts = dist.get_rank(), torch.zeros(dist.get_world_size(), dtype=torch.int64, device=values.device)
+    counts[rank] = len(values)
+    dist.all_reduce(counts)
+    start, total = int(counts[:rank].sum()), int(counts.sum())
+    before, after = (values.new_zeros(num, *values.shape[1:]) for num in (start, total - start - len(values)))
+    return all_reduce_sum(torch.cat([before, values, after])), start
+
+
 @contextmanager
 def distributed(net: nn.Module, world: World) -> Iterator[Callable[..., Any]]:
-    """The net's `forward` for training: among several workers its gradients are averaged and its batch norms see the global batch.
+    """The net's `forward` for training: among several workers its gradients are averaged, and its batch norms and what it compares within a
+    batch (the band transformer's contrastive loss) see the global batch.
 
     Every worker has to enter; all leave with rank 0's weights and buffers of the start. Only parameters that require a gradient on entering
     take part: after unfreezing it is to be entered anew. Buffers are not broadcast at each forward: that would overwrite on all
@@ -105,12 +118,16 @@ def distributed(net: nn.Module, world: World) -> Iterator[Callable[..., Any]]:
         return
     for norm in batch_norms(net):
         norm.reduce = all_reduce_sum
+    if isinstance(net, BandTransformer):
+        net.gather = gather_rows
     wrapped = [DistributedDataParallel(net, broadcast_buffers=False)]
     try:
         yield lambda *inputs: wrapped[0](*inputs)
     finally:
         for norm in batch_norms(net):
             norm.reduce = None
+        if isinstance(net, BandTransformer):
+            net.gather = None
         # the wrapper's hooks hang on the parameters until it is collected, and would reduce the next one's gradients a second time;
         # the caller holds the function above, not the wrapper
         wrapped.clear()
