@@ -97,7 +97,7 @@ def tiny_svdd(epochs: int) -> DeepRecipe:
 
 
 @contextmanager
-def killed(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, most: int) -> Iterator[None]:
+def killed(monkeypatch: pytest.MonkeyPatch, module: ModuleType | type, name: str, most: int) -> Iterator[None]:
     """Within it a job ends as by a signal where it calls a function of a module once more than `most` times; it must come to that."""
     whole, calls = getattr(module, name), 0
 

@@ -24,7 +24,7 @@ from vibray.fitting.classical import LoadPart
 from vibray.fitting.classifier import fit_classifier, inputs_of, read_inputs
 from vibray.fitting.data import classifier_lesson
 from vibray.fitting.deep import net_scores
-from vibray.fitting.worker import alone
+from vibray.fitting.worker import alone_with
 from vibray.models.ensemble import Ensemble
 from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, EnsembleRecipe, Recipe, banded, build_scaling_fit, build_vector
 from vibray.schema import NORMAL
@@ -152,7 +152,7 @@ def scores_of(recipe: Contestant, task: Task) -> Scored:
             return _ensemble(recipe, task)
         case ClassifierRecipe():
             return _classifier(recipe, task)
-    with alone(task.table, task.waveforms) as worker:
+    with alone_with(task.table, task.waveforms) as worker:
         fold = fit_fold(worker, recipe, task)
         pool, judged = (fold.score(rows) for rows in (task.pool, task.judged))
     return Scored(pool, judged, fold.known(task.sensors(task.judged)), fold.shown, fold.fit.guards.reasons)
@@ -177,7 +177,7 @@ def _labels_only(recipe: LabelsOnly, task: Task) -> Scored:
 
 def _classifier(recipe: ClassifierRecipe, task: Task) -> Scored:
     """From random weights on the budget's labels alone; its score is the probability of being abnormal."""
-    with alone(task.table, task.waveforms) as worker:
+    with alone_with(task.table, task.waveforms) as worker:
         fit = fit_classifier(worker, recipe, classifier_lesson(task.label_of), task.pool)
         fitted = fit.diagnosing.scalings()
         scalings = {name: calibrated(fitted[name][1], worker.images(config), task) for name, config, _ in inputs_of(recipe)}

@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,18 +34,15 @@ def unheard(label: str, done: int, total: int, **figures: Any) -> None:
 
 
 @dataclass
-class Worker:
-    """What one worker of the group knows: its place, its device, the corpus on this node's disk."""
+class Place:
+    """One worker of a group: its number among all and on its node, its device, and who is told how far it is."""
 
     world: World
     local_rank: int
     local_size: int
     device: torch.device
-    table: TrainingTable
-    waveforms: np.ndarray
     scratch: Path
-    cache_bytes: int
-    made: dict[str, Images]
+    """a folder of this node's disk that its workers share"""
     tell: Tell = unheard
 
     def wait(self) -> None:
@@ -58,6 +55,16 @@ class Worker:
         if self.world.size > 1:
             dist.broadcast_object_list(made, src=0)
         return made[0]
+
+
+@dataclass
+class Worker(Place):
+    """A worker that has the corpus on its node's disk."""
+
+    table: TrainingTable = field(kw_only=True)
+    waveforms: np.ndarray = field(kw_only=True)
+    cache_bytes: int = field(kw_only=True)
+    made: dict[str, Images] = field(kw_only=True)
 
     def images(self, config: FeatureConfig, exposure: ExposureConfig | None = None) -> Images:
         """The unscaled images of all records, made once on this node, whatever number of nets learns from them.
@@ -118,15 +125,21 @@ class Worker:
 
 
 @contextmanager
-def alone(table: TrainingTable, waveforms: np.ndarray, cache_gb: float = CACHE_GB, tell: Tell = unheard) -> Iterator[Worker]:
-    """This process as a group of one, on a GPU where it sees one. It keeps the images that it has made of a corpus for its next net.
+def alone(tell: Tell = unheard) -> Iterator[Place]:
+    """This process as a group of one, on a GPU where it sees one."""
+    with tempfile.TemporaryDirectory(prefix="vibray-") as folder:
+        yield Place(World(), 0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"), Path(folder), tell)
+
+
+@contextmanager
+def alone_with(table: TrainingTable, waveforms: np.ndarray, cache_gb: float = CACHE_GB, tell: Tell = unheard) -> Iterator[Worker]:
+    """The same with a corpus. It keeps the images that it has made of a corpus for its next net.
 
     What it keeps on disk may be read until its last map is closed, which is after the folder has gone.
     """
     made = _made(objects.sha256(table.key_hash.tobytes()), cache_gb)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with tempfile.TemporaryDirectory(prefix="vibray-") as folder:
-        yield Worker(World(), 0, 1, device, table, waveforms, Path(folder), int(cache_gb * 2**30), made, tell)
+    with alone(tell) as place:
+        yield Worker(**vars(place), table=table, waveforms=waveforms, cache_bytes=int(cache_gb * 2**30), made=made)
 
 
 @lru_cache(maxsize=1)

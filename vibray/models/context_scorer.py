@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 import safetensors.torch
 import torch
-from jaxtyping import Float, UInt64
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt64
 from pydantic import with_config
 from torch import Tensor, nn
 
@@ -44,6 +45,8 @@ class ContextScorerConfig:
 class ContextNet(nn.Module):
     """z to a logit of being faulty: 1.5 ln mean |z| + MLP(sign(z) ln(1 + |z|), ln mean |z|), the MLP's last layer beginning at 0."""
 
+    noise_shape: tuple[int, ...] | None = None
+
     def __init__(self) -> None:
         super().__init__()
         sizes = (sum(SIZES) + 1, *HIDDEN)
@@ -56,6 +59,10 @@ class ContextNet(nn.Module):
     def forward(self, z: Float[Tensor, "batch columns"]) -> Float[Tensor, " batch"]:
         known = z.abs().mean(dim=1, keepdim=True).clamp(min=1e-6).log()
         return self.layers(torch.cat([z.sign() * z.abs().log1p(), known], dim=1))[:, 0] + KNOWN * known[:, 0]
+
+    def loss(self, out: Float[Tensor, " batch"], target: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+        """Binary cross-entropy; `target` is 1 for a faulty record."""
+        return F.binary_cross_entropy_with_logits(out, target.to(out), reduction="none")
 
 
 class ContextScorer:

@@ -30,7 +30,7 @@ from vibray.compare.study import SearchError, Study
 from vibray.compare.trial import AtRung, Stopped, Trial, TrialPlan
 from vibray.config import from_json, to_json
 from vibray.fitting.jobs import CACHE_GB
-from vibray.fitting.worker import Worker, alone
+from vibray.fitting.worker import Worker, alone_with
 from vibray.pipeline import session
 from vibray.recipes import AnyRecipe, Recipe
 from vibray.storage import objects
@@ -252,12 +252,13 @@ def _outcome(config: dict[str, Any], shared: dict[str, Any], scratch: Path | Non
 def _worker(corpus: Corpus, scratch: Path | None) -> Iterator[Worker]:
     """This process as a worker: alone, or with a folder as one of its group."""
     if scratch is None:
-        with alone(corpus.table, corpus.waveforms) as worker:
+        with alone_with(corpus.table, corpus.waveforms) as worker:
             yield worker
         return
     context = ray.train.get_context()
     place = World.current(), context.get_local_rank(), context.get_local_world_size(), ray.train.torch.get_device()
-    yield Worker(*place, corpus.table, corpus.waveforms, scratch, int(CACHE_GB * 2**30), {})
+    cache_bytes = int(CACHE_GB * 2**30)
+    yield Worker(*place, scratch, table=corpus.table, waveforms=corpus.waveforms, cache_bytes=cache_bytes, made={})
 
 
 # ---------------------------------------------------------------- several workers

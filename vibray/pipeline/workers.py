@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from ray.train.torch import TorchTrainer
 
 from vibray.config import UserError
 from vibray.fitting.runs import NetJob, train_net
-from vibray.fitting.worker import Worker
+from vibray.fitting.worker import Place, Worker
 from vibray.pipeline import session
-from vibray.pipeline.progress import Bars, Progress
+from vibray.pipeline.logs import Bars, Progress
 from vibray.storage import objects
 from vibray.tables import TrainingTable
+from vibray.train.fit import Report
 from vibray.train.images import NodeArray
 from vibray.train.reduce import World
 from vibray.train.tracking import Tracking
@@ -73,20 +75,24 @@ def _call(function: Callable[[Any], Any], part: Any) -> Any:
 
 def train_on_ray(jobs: Sequence[NetJob], table: TrainingTable, num_workers: int, cache_gb: float, use_gpu: bool) -> None:
     """Trains the jobs one after another in one group of workers, showing their progress. Each writes its own finished run folder."""
+    tracking, cache_bytes = Tracking.from_environment(), int(cache_gb * 2**30)
+    # a function of this module, by its name: one defined here would be pickled with all that it sees
+    work = partial(_train_nets, jobs=ray.put(list(jobs)), table=ray.put(table), cache_bytes=cache_bytes, tracking=tracking)
+    on_workers(work, jobs[0].run_uri, num_workers, use_gpu)
+
+
+def on_workers(work: Callable[[Place, Report], None], run_uri: str, num_workers: int, use_gpu: bool) -> None:
+    """Runs `work` on each worker of one group of Ray Train's, showing what they tell. `work` goes on where an earlier group was lost."""
     board = ray.remote(num_cpus=0)(Board).remote()
-    scratch = "vibray-" + hashlib.blake2b(jobs[0].run_uri.encode(), digest_size=8).hexdigest()
     trainer = Interruptible(
         _worker,
         train_loop_config={
-            "jobs": ray.put(list(jobs)),
-            "table": ray.put(table),
-            "cache_gb": cache_gb,
-            "scratch": scratch,
+            "work": work,
+            "scratch": "vibray-" + hashlib.blake2b(run_uri.encode(), digest_size=8).hexdigest(),
             "board": board,
-            "tracking": Tracking.from_environment(),
         },
         scaling_config=RayScalingConfig(num_workers=num_workers, use_gpu=use_gpu, resources_per_worker=None if use_gpu else {"CPU": 1}),
-        run_config=_run_config(jobs[0].run_uri),
+        run_config=_run_config(run_uri),
     )
     with watched(board):
         trainer.fit()
@@ -116,41 +122,37 @@ def _worker(config: dict[str, Any]) -> None:
     board = config["board"]
     if ray.get(board.failure.remote()) is not None:
         return
-    try:
-        _train(config)
-    except (UserError, torch.OutOfMemoryError) as error:
-        full = isinstance(error, torch.OutOfMemoryError)
-        ray.get(board.fail.remote("the GPU has too little memory for a batch: lower --optim.batch-size" if full else str(error)))
-        if World.current().size > 1:
-            raise  # the other workers may wait for this one: only ending the group frees them
-
-
-def _train(config: dict[str, Any]) -> None:
     context, world = ray.train.get_context(), World.current()
-    table: TrainingTable = ray.get(config["table"])
-    rank, size = context.get_local_rank(), context.get_local_world_size()
     scratch = Path(tempfile.gettempdir()) / config["scratch"]
 
     def tell(label: str, done: int, total: int, **facts: Any) -> None:
         if world.rank == 0:
-            config["board"].tell.remote(label, done, total, facts)
+            board.tell.remote(label, done, total, facts)
 
-    waveforms = NodeArray(scratch / "waveforms", len(table), (table.facts.num_samples,)).rows
-    table.fill(waveforms, rank, size, lambda done, total: tell("waveforms", done, total))
-    cache_bytes = int(config["cache_gb"] * 2**30)
-    worker = Worker(world, rank, size, ray.train.torch.get_device(), table, waveforms, scratch, cache_bytes, {}, tell)
+    place = Place(world, context.get_local_rank(), context.get_local_world_size(), ray.train.torch.get_device(), scratch, tell)
+    try:
+        config["work"](place, lambda stage, epoch, figures: ray.train.report({"stage": stage, "epoch": epoch, **figures}))
+    except (UserError, torch.OutOfMemoryError) as error:
+        full = isinstance(error, torch.OutOfMemoryError)
+        ray.get(board.fail.remote("the GPU has too little memory for a batch: lower --optim.batch-size" if full else str(error)))
+        if world.size > 1:
+            raise  # the other workers may wait for this one: only ending the group frees them
+        return
+    if world.rank == 0:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _train_nets(place: Place, also: Report, jobs: Any, table: Any, cache_bytes: int, tracking: Tracking | None) -> None:
+    """On each worker: the corpus onto its node's disk, then the nets. `jobs` and `table` lie in Ray's store."""
+    jobs, table = ray.get([jobs, table])
+    waveforms = NodeArray(place.scratch / "waveforms", len(table), (table.facts.num_samples,)).rows
+    table.fill(waveforms, place.local_rank, place.local_size, lambda done, total: place.tell("waveforms", done, total))
+    worker = Worker(**vars(place), table=table, waveforms=waveforms, cache_bytes=cache_bytes, made={})
     worker.wait()
-    for job in ray.get(config["jobs"]):
+    for job in jobs:
         if objects.exists(objects.join(job.run_uri, "_done.json")):  # a group that was lost and started again
             continue
-        name = objects.last_segment(job.run_uri)
-
-        def also(stage: str, epoch: int, figures: dict[str, Any], name: str = name) -> None:
-            ray.train.report({"run": name, "stage": stage, "epoch": epoch, **figures})
-
-        train_net(worker, job, config["tracking"], also)
-    if rank == 0:
-        shutil.rmtree(scratch, ignore_errors=True)
+        train_net(worker, job, tracking, also)
 
 
 # ---------------------------------------------------------------- what they tell
