@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, with_config
 
 from vibray.config import STRICT, UserError
+from vibray.features.band_image import BandImage, BandImageConfig
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.features.harmonic import Harmonic, HarmonicConfig
 from vibray.features.hetero_image import HeteroImage, HeteroImageConfig
@@ -21,6 +22,7 @@ from vibray.features.spectral import Spectral, SpectralConfig
 from vibray.features.zerone import Zerone, ZeroneConfig
 from vibray.features.zerone_image import ZeroneImage, ZeroneImageConfig
 from vibray.models.backbone import TrunkConfig
+from vibray.models.band_transformer import BandTransformer, BandTransformerConfig
 from vibray.models.classical import AnyClassical, ClassicalConfig, MahalanobisConfig, PcaConfig, RmsConfig, build
 from vibray.models.classifier import Classifier, ClassifierConfig
 from vibray.models.context_scorer import ContextScorerConfig
@@ -38,11 +40,12 @@ from vibray.train.exposure import ExposureConfig
 from vibray.train.fit import OptimConfig
 
 VectorConfig = ZeroneConfig | SpectralConfig | HarmonicConfig
-ImageConfig = CwtImageConfig | SeedImageConfig | HeteroImageConfig | ZeroneImageConfig
+ImageConfig = CwtImageConfig | SeedImageConfig | HeteroImageConfig | ZeroneImageConfig | BandImageConfig
 FeatureConfig = VectorConfig | ImageConfig
 Vector = Zerone | Spectral | Harmonic
-Image = CwtImage | SeedImage | HeteroImage | ZeroneImage
-DeepConfig = DeepSvddConfig | DeepSadConfig | VaeConfig
+Image = CwtImage | SeedImage | HeteroImage | ZeroneImage | BandImage
+DeepConfig = DeepSvddConfig | DeepSadConfig | VaeConfig | BandTransformerConfig
+DeepNet = DeepSvdd | Vae | BandTransformer
 
 
 @with_config(STRICT)
@@ -72,11 +75,24 @@ class DeepRecipe:
     """injected faults that training is shown as abnormal (Deep SVDD and Deep SAD with the objective hypersphere only)"""
 
     def __post_init__(self) -> None:
-        objective = "none" if isinstance(self.detector, VaeConfig) else self.detector.objective
+        objective = self.detector.objective if isinstance(self.detector, DeepSvddConfig | DeepSadConfig) else "none"
         if self.exposure is not None and objective != "hypersphere":
             raise UserError(f"deep: injected faults (exposure) go with the objective hypersphere, not with {objective}")
         if isinstance(self.detector, DeepSvddConfig) and objective == "hypersphere" and self.exposure is None:
             raise UserError("deep: without labels the objective hypersphere needs injected faults: set exposure")
+
+    @property
+    def trunk(self) -> TrunkConfig | None:
+        """The encoder that a classifier can start from, where the net has one."""
+        return None if isinstance(self.detector, BandTransformerConfig) else self.detector.trunk
+
+    @property
+    def base(self) -> tuple[str, str] | None:
+        """Folder and checksum of the pretrained weights that a run leaves where they are: of adapters, and where nothing was trained."""
+        own = self.detector
+        if not isinstance(own, BandTransformerConfig) or own.base is None or (self.optim.epochs and not own.adapter):
+            return None
+        return own.base, own.base_sha256
 
 
 @with_config(STRICT)
@@ -132,6 +148,8 @@ def build_image(config: ImageConfig, mains_hz: float | None) -> Image:
             return HeteroImage(config if config.mains_hz is not None else replace(config, mains_hz=mains_hz))
         case ZeroneImageConfig():
             return ZeroneImage(config)
+        case BandImageConfig():
+            return BandImage(config)
 
 
 def build_feature(config: FeatureConfig, mains_hz: float | None) -> Vector | Image:
@@ -141,7 +159,7 @@ def build_feature(config: FeatureConfig, mains_hz: float | None) -> Vector | Ima
     return build_image(config, mains_hz)
 
 
-def build_deep(config: DeepConfig, in_shape: tuple[int, ...]) -> DeepSvdd | Vae:
+def build_deep(config: DeepConfig, in_shape: tuple[int, ...]) -> DeepNet:
     """The net of a deep detector's config for images of this shape."""
     match config:
         case DeepSvddConfig():
@@ -150,6 +168,8 @@ def build_deep(config: DeepConfig, in_shape: tuple[int, ...]) -> DeepSvdd | Vae:
             return DeepSad(config, in_shape)
         case VaeConfig():
             return Vae(config, in_shape)
+        case BandTransformerConfig():
+            return BandTransformer(config, in_shape)
 
 
 def build_classifier(recipe: ClassifierRecipe, num_faults: int, shapes: Mapping[str, tuple[int, ...]]) -> Classifier:
@@ -193,7 +213,7 @@ BANDS = ("bands",)
 def fused() -> ClassicalRecipe:
     """Mahalanobis distances of three descriptions of the spectrum and of the mains' lines by sensor, and a net that was shown faults of
     generated transformers, fused by their tail probabilities: the default."""
-    return replace(unsupervised(), detector=FusedMahalanobisConfig(scorer=True))
+    return replace(unsupervised(), detector=FusedMahalanobisConfig(scorer=True, scorer_share=0.3))
 
 
 def unsupervised() -> ClassicalRecipe:
@@ -345,6 +365,25 @@ def hetero_vae() -> DeepRecipe:
     return replace(plain_vae(), feature=HeteroImageConfig(), scaling=ScalingConfig(by="fleet", per="row"))
 
 
+def band_transformer() -> DeepRecipe:
+    """A transformer over bands of fixed Hz, as jobs/pretrain.py left it (`--init-from`): nothing is trained, what is usual within each
+    sensor is measured."""
+    return DeepRecipe(
+        feature=BandImageConfig(),
+        scaling=ScalingConfig(by="sensor", per="row"),
+        detector=BandTransformerConfig(),
+        pretrain=OptimConfig(epochs=0),
+        optim=OptimConfig(epochs=0, batch_size=32, lr=1e-3, weight_decay=1e-2, method="adamw", schedule="one-cycle", clip=1.0),
+    )
+
+
+def adapter() -> DeepRecipe:
+    """The same with bottlenecks beside its layers, of 2 % of its weights, which alone learn from the corpus; with `--labels` from them."""
+    recipe = band_transformer()
+    assert isinstance(recipe.detector, BandTransformerConfig)
+    return replace(recipe, detector=replace(recipe.detector, adapter=8), optim=replace(recipe.optim, epochs=4, lr=3e-3))
+
+
 def ensemble() -> EnsembleRecipe:
     """Deep SVDD and VAE, 0.6 and 0.4."""
     return EnsembleRecipe(members={"svdd": cwt_svdd(), "vae": cwt_vae()})
@@ -415,6 +454,8 @@ NAMED: dict[str, Callable[[], Recipe]] = {
     "plain-vae": plain_vae,
     "cwt-ae": cwt_ae,
     "hetero-vae": hetero_vae,
+    "band-transformer": band_transformer,
+    "adapter": adapter,
     "ensemble": ensemble,
     "small-ensemble": small_ensemble,
     "baselines": baselines,
@@ -432,7 +473,7 @@ NAMED: dict[str, Callable[[], Recipe]] = {
 def small(recipe: Recipe, epochs: int | None = None) -> Recipe:
     """The same recipe on small images with a narrow trunk: minutes on a laptop's cores, for demos and searches on a budget."""
     match recipe:
-        case DeepRecipe():
+        case DeepRecipe() if not isinstance(recipe.detector, BandTransformerConfig):  # its sizes are those of a pretrained net
             if recipe.detector.trunk.kind == "time":  # small already, and longer training is no gain
                 return replace(recipe, optim=_shorter(recipe.optim, None if epochs is None else min(epochs, recipe.optim.epochs)))
             detector = replace(recipe.detector, trunk=TrunkConfig(width=16))

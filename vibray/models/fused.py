@@ -34,6 +34,8 @@ class FusedMahalanobisConfig:
     scorer: bool = False
     """One part more, over all columns: the net that knows how faults of transformers show (models/context_scorer.py). It is left out where
     the columns are not those that it was trained on, as on a corpus without a mains frequency."""
+    scorer_share: float = 0.2
+    """The net's share of the say; the other parts share the rest alike."""
     trim: TrimConfig | None = TrimConfig()
     """Leave the records that are most abnormal to a part out of that part, and fit it again."""
     max_records: int = 20_000
@@ -41,6 +43,7 @@ class FusedMahalanobisConfig:
 
     def __post_init__(self) -> None:
         check_field(self, "blocks", bool(self.blocks), "at least one block")
+        check_field(self, "scorer_share", 0 < self.scorer_share < 1, "a share between 0 and 1")
         check_field(self, "max_records", self.max_records >= 100, "at least 100")
 
 
@@ -54,7 +57,8 @@ class Fused:
     A part that is often upset by something benign (gusts, knocks) thus has a heavy tail and a small say, which a distance in standard
     deviations would not give it. One covariance over all parts would have each weak block pay for the noise of all.
 
-    Source: Wilson 2019, "The harmonic mean p-value for combining dependent tests", eq. 1, with equal weights.
+    Source: Wilson 2019, "The harmonic mean p-value for combining dependent tests", eq. 1, with equal weights but for the
+    net's.
 
     Passes: those of the parts, and one over their scores. Memory: the parts' and 4 bytes * max_records * parts.
     `finish` raises TooFewRecords below 20 records, and what the parts raise.
@@ -64,6 +68,9 @@ class Fused:
         """`sizes`: how many columns each of `parts` reads, in this order; `scorer` is one part more that reads all."""
         self.config, self.sizes, self.dims, self.scorer = config, list(sizes), sum(sizes), scorer
         self.parts = [*parts, *([scorer] if scorer is not None else [])]
+        own, share = len(parts), config.scorer_share
+        said = [1 / own] * own if scorer is None else [(1 - share) / own] * own + [share]
+        self.log_share = torch.tensor(said, dtype=torch.float64).log()
         self.fitting = True
         self.scores: Reservoir | None = Reservoir(config.max_records, (len(self.parts),))
 
@@ -113,7 +120,7 @@ class Fused:
         weight = ((s - low) / (high - low).clamp(min=1e-300)).clamp(0, 1)
         counted = torch.lerp(survival[upper - 1], survival[upper], weight)
         beyond = (s - quantiles[:, -1:]).clamp(min=0) / decay[:, None]
-        return (beyond - counted.log()).logsumexp(dim=0) - math.log(len(self.parts))
+        return (beyond - counted.log() + self.log_share.to(s.device)[:, None]).logsumexp(dim=0)
 
     def _columns(self, x: Float[Tensor, "batch dims"]) -> tuple[Float64[Tensor, "batch _"], ...]:
         values = vectors(x, self.dims)
