@@ -1,16 +1,15 @@
-"""What recipes cost: a benchmark's cells, by timings (a classical one is run, of a net's a few steps); the operations of a net."""
+"""What recipes cost: a benchmark's cells, by timings; a classical one is run, of a net's a few steps."""
 
 import time
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from vibray.compare.cells import Contestant, is_deep, run_cell, scores_of, seeded, with_epochs
 from vibray.compare.corpus import Corpus
 from vibray.decide.splits import Setting, Split
-from vibray.recipes import ClassifierRecipe, DeepRecipe, EnsembleRecipe, build_deep, build_feature
+from vibray.recipes import ClassifierRecipe, DeepRecipe, EnsembleRecipe
 
 STEP_RECORDS = 32
 """Records on which a net's steps are timed: one batch."""
@@ -87,12 +86,3 @@ def hours(costs: list[Cost], num_cpus: int, num_gpus: int) -> float:
     """Wall time: CPU cells one a core, GPU cells one a GPU, both at once."""
     on = {gpu: sum(c.num_cells * (c.seconds or 0.0) for c in costs if c.on_gpu == gpu) for gpu in (False, True)}
     return max(on[False] / num_cpus, on[True] / max(1, num_gpus)) / 3600
-
-
-def net_mflop(recipe: DeepRecipe, mains_hz: float | None) -> float:
-    """Millions of floating-point operations with which the net scores one record, its image not counted: a cost without noise."""
-    shape = build_feature(recipe.feature, mains_hz).shape
-    net = build_deep(recipe.detector, shape).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        net.score(net(torch.zeros(1, *shape)))
-    return counter.get_total_flops() / 1e6

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 
 from vibray.compare.corpus import Corpus
-from vibray.compare.cost import net_mflop
 from vibray.compare.fold_fit import FoldFit, Score, fit_fold
 from vibray.compare.folds import FoldRows, fold_rows
 from vibray.compare.thresholds import FoldScores, best_setting, threshold_table
 from vibray.config import UserError
 from vibray.decide.areas import auprc, auroc
+from vibray.fitting.pruned import net_mflop
 from vibray.fitting.worker import Worker
 from vibray.recipes import ClassicalRecipe, DeepRecipe
 from vibray.runs import Run, begin, save

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import chain, count, islice
 
 import numpy as np
 import torch
@@ -27,12 +28,14 @@ from vibray.train.guards import (
     score_figures,
     score_guards,
 )
-from vibray.train.reduce import World
+from vibray.train.reduce import World, distributed
 
 log = logging.getLogger(__name__)
 
 MIN_CENTER = 0.1
 """least distance of a centre's coordinate from 0, which the net could reach by weights of 0"""
+SETTLING_STEPS = 50
+"""batches from which a pruned net's statistics are taken: of the old ones, which each draws nearer by a tenth, 0.5 % are left"""
 METRIC_RECORDS = 50_000
 """training records from which mean and covariance of the features are fitted, at most"""
 FAULT_SHRINKAGE = 0.03
@@ -49,13 +52,16 @@ def train_deep_svdd(
     report: Report = silent,
     checkpoints: Checkpoints | None = None,
     read_injected: Callable[[np.ndarray], Inputs] | None = None,
+    pruned: bool = False,
 ) -> Trained:
     """Trains a Deep SVDD or Deep SAD net in place, on all workers of the process group; each has to call it.
 
     With `checkpoints` a training that was stopped goes on where it was. `rows.targets`, where there are any, are labels as in schema.py:
     they tell Deep SAD, and known faults take no part in the centre, the metric, the radius and the guards. `read_injected` reads the
-    records with an injected fault each, by the same row numbers: they join the training as known faults, and nothing else. The guards are
-    reported, not raised; those on scores judge the distances to the centre, because a Mahalanobis distance spreads whatever it is given.
+    records with an injected fault each, by the same row numbers: they join the training as known faults, and nothing else. A net that
+    was trained and then `pruned` keeps its centre and is not pretrained; its batch statistics are taken anew, since what fed its channels
+    has changed. The guards are reported, not raised; those on scores judge the distances to the centre, because a Mahalanobis distance
+    spreads whatever it is given.
 
     A frozen batch norm still takes its running mean off, a constant, though none that is trained: after pretraining the loss comes as
     near to 0 as with biases (2e-5 and 1e-5 after 60 steps at a learning rate of 1e-2, tiny nets), so the guards matter. Without
@@ -74,9 +80,15 @@ def train_deep_svdd(
     faulty = None if known is None else Batches(thinned(known, WATCHED_RECORDS), optim.batch_size, optim.seed, world)
     found = checkpoints.latest("train") if checkpoints else None
     if found is None:
-        _pretrain(net, Batches(rows, pretrain.batch_size, pretrain.seed, world), watched, pretrain, report, checkpoints)
+        if pruned:
+            _settle_statistics(net, judged)
+        else:
+            _pretrain(net, Batches(rows, pretrain.batch_size, pretrain.seed, world), watched, pretrain, report, checkpoints)
         freeze_statistics(net)
-        participation = _fix_center(net, judged)
+        mean, covariance = embedding_moments(net, judged)
+        participation = participation_ratio(covariance)
+        if not pruned:
+            net.center.copy_(torch.from_numpy(pushed_from_zero(mean)))
         progress = Progress()
     else:
         progress = found.restore(net)
@@ -147,11 +159,13 @@ def _pretrain(
     fit(autoencoder, batches, optim, on_epoch, progress)
 
 
-def _fix_center(net: DeepSvdd, batches: Batches) -> float:
-    """Sets the centre, once and for all; returns the participation ratio of the embedding."""
-    mean, covariance = embedding_moments(net, batches)
-    net.center.copy_(torch.from_numpy(pushed_from_zero(mean)))
-    return participation_ratio(covariance)
+def _settle_statistics(net: DeepSvdd, batches: Batches) -> None:
+    """Takes the running statistics of the batch norms anew, moving no weight."""
+    every = chain.from_iterable(batches.epoch(epoch) for epoch in count())
+    net.train()
+    with torch.no_grad(), distributed(net, batches.world) as forward:
+        for batch in islice(every, SETTLING_STEPS):
+            forward(to(batch.x, net.center.device))
 
 
 def pushed_from_zero(mean: np.ndarray) -> np.ndarray:
