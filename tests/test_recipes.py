@@ -77,5 +77,6 @@ def test_small_recipes_are_smaller_and_nothing_else():
     for name, member in smaller.members.items():
         own = recipe.members[name]
         assert isinstance(member, DeepRecipe) and isinstance(own, DeepRecipe)
-        width = 16 if own.detector.trunk.kind == "resnet18" else own.detector.trunk.width
-        assert (member.optim.epochs, member.detector.trunk.width, member.scaling) == (7, width, own.scaling)
+        assert own.trunk is not None and member.trunk is not None
+        width = 16 if own.trunk.kind == "resnet18" else own.trunk.width
+        assert (member.optim.epochs, member.trunk.width, member.scaling) == (7, width, own.scaling)

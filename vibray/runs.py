@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from vibray.decide.findings import Finding, counts_of
 from vibray.decide.fleet_scores import FleetScores
 from vibray.decide.state import SensorHistory, causes, state_statistics, states
 from vibray.features.scaling import Scaling, Sensor
+from vibray.models.band_transformer import adapts
 from vibray.models.classifier import NO_FAULT, UNKNOWN_FAULT, Classifier
 from vibray.models.ensemble import Ensemble
 from vibray.models.fitted import Fitted
@@ -104,6 +106,8 @@ class Detecting:
 
     def tensors(self) -> dict[str, Tensor]:
         own = self.detector.state_dict() if isinstance(self.detector, nn.Module) else self.detector.state()
+        if isinstance(self.recipe, DeepRecipe) and self.recipe.base is not None:
+            own = {name: tensor for name, tensor in own.items() if self.recipe.optim.epochs and adapts(name)}
         return prefixed("detector", own) | prefixed("scaling", self.scaling.state()) | {"training_scores": self.training_scores}
 
 
@@ -388,6 +392,8 @@ def _damage(uri: str) -> Iterator[None]:
 
 def _read(uri: str) -> Run:
     facts_of_run = objects.read_json(objects.join(uri, "recipe.json"))
+    if facts_of_run["recipe"].get("kind") == "pretraining":
+        raise UserError(f"{uri} is a net that jobs/pretrain.py left, no run: give it to jobs/train.py with --init-from")
     recipe = from_json(AnyRecipe, facts_of_run["recipe"], objects.join(uri, "recipe.json"))
     facts = from_json(CorpusFacts, facts_of_run["facts"], objects.join(uri, "recipe.json"))
     scaling = objects.read_json(objects.join(uri, "scaling.json"))
@@ -413,13 +419,24 @@ def _load_detector(recipe: ClassicalRecipe | DeepRecipe, facts: CorpusFacts, ten
     own = part_of(tensors, "detector")
     if isinstance(recipe, DeepRecipe):
         net = build_deep(recipe.detector, feature.shape)
-        net.load_state_dict(own)
+        if recipe.base is not None:
+            own = base_state(*recipe.base) | own
+        net.load_state_dict(own, assign=True)  # many sites share one base
         return Detecting(recipe, fitted, net.eval(), tensors["training_scores"])
     vector = build_vector(recipe.feature, facts.mains_hz)
     detector = build_classical(recipe.detector, vector)
     detector.load(own)
     detector.score(x[:, columns_of(vector, recipe.detector.blocks)])
     return Detecting(recipe, fitted, detector, tensors["training_scores"])
+
+
+@lru_cache(maxsize=4)
+def base_state(uri: str, sha256: str) -> dict[str, Tensor]:
+    """The weights that jobs/pretrain.py left in a folder. Raises UserError where they are others than those of this checksum."""
+    data = objects.read_bytes(objects.join(uri, "model.safetensors"))
+    if objects.sha256(data) != sha256:
+        raise UserError(f"{uri}/model.safetensors is not what the run was made with ({sha256[:12]}): train the run again")
+    return from_safetensors(data)
 
 
 def _load_classifier(

@@ -91,4 +91,4 @@ def test_a_default_outside_the_bounds_is_no_first_trial():
     assert own_params(fused(), bounded(space_of(fused()), ["fall=2:4"])) is None
     vae = cwt_vae()
     own = own_params(vae, space_of(vae))
-    assert own is not None and own["width"] == vae.detector.trunk.width and own["lr"] == vae.optim.lr
+    assert own is not None and vae.trunk is not None and own["width"] == vae.trunk.width and own["lr"] == vae.optim.lr

@@ -81,12 +81,12 @@ def encoder_of(run: Run) -> Detecting:
 
     Raises TrainingError where the run holds no deep detector.
     """
-    found = deep_members(run)
+    found = [(trunk.kind != "resnet18", member) for member in deep_members(run) if (trunk := _trunk(member)) is not None]
     if not found:
-        raise TrainingError("--init-from names a run without a deep detector: give a cwt-svdd, cwt-vae or ensemble run")
-    return min(found, key=lambda member: _trunk(member).kind != "resnet18")
+        raise TrainingError("--init-from names a run without an encoder of images: give a cwt-svdd, cwt-vae or ensemble run")
+    return min(found, key=lambda pair: pair[0])[1]
 
 
-def _trunk(member: Detecting) -> TrunkConfig:
+def _trunk(member: Detecting) -> TrunkConfig | None:
     assert isinstance(member.recipe, DeepRecipe)
-    return member.recipe.detector.trunk
+    return member.recipe.trunk

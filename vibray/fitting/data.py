@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from vibray.config import UserError, to_json
 from vibray.decide.splits import UNLABELLED, independent
+from vibray.models.band_transformer import BandTransformerConfig
 from vibray.models.deep_sad import DeepSadConfig
 from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, EnsembleRecipe, Recipe, build_feature
 from vibray.runs import Detecting
@@ -116,7 +117,9 @@ def independent_rows(table: TrainingTable, labels: np.ndarray) -> np.ndarray:
 
 
 def detector_lesson(recipe: DeepRecipe, rows: np.ndarray, labels: np.ndarray | None) -> Lesson:
-    """What a deep detector learns from: for Deep SAD labels too (0, 1, -1), each with its weight."""
+    """What a deep detector learns from: for Deep SAD labels too (0, 1, -1), each with its weight; for a band transformer labels alone."""
+    if labels is not None and isinstance(recipe.detector, BandTransformerConfig):
+        return Lesson(rows, labels)
     if labels is None or not isinstance(recipe.detector, DeepSadConfig):
         return Lesson(rows)
     return Lesson(rows, labels, np.where(labels == UNDECIDED, 1.0, recipe.detector.label_weight))

@@ -1,7 +1,7 @@
 """A run folder from a recipe and rows: what training does on Ray's workers or in this process, net by net."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from vibray.fitting.data import Lesson
 from vibray.fitting.deep import fit_deep
 from vibray.fitting.worker import Worker
 from vibray.recipes import ClassifierRecipe, DeepRecipe
-from vibray.runs import Run, load, save, write_metrics
+from vibray.runs import Detecting, Run, load, save, write_metrics
 from vibray.storage import objects
 from vibray.train.checkpoints import Checkpoints
 from vibray.train.fit import Report
@@ -29,7 +29,7 @@ class NetJob:
     environment: dict[str, Any]
     lesson: Lesson
     init_from: str | None = None
-    """classifier: the run whose encoder and image scaling it starts from"""
+    """classifier: the run whose encoder and image scaling it starts from; detector: the run that it is pruned from"""
 
 
 def train_net(worker: Worker, job: NetJob, tracking: Tracking | None, also: Report) -> None:
@@ -48,11 +48,13 @@ def train_net(worker: Worker, job: NetJob, tracking: Tracking | None, also: Repo
             shown = {key: f"{value:.4g}" for key, value in figures.items() if key in SHOWN}
             worker.tell(f"{name} {stage}", epoch + 1, epochs.get(stage, epoch + 1), **shown)
 
+        start = None if job.init_from is None else load(job.init_from)
         if isinstance(recipe, DeepRecipe):
-            fit = fit_deep(worker, recipe, job.lesson, report, checkpoints)
+            dense = None if start is None else cast(Detecting, start.model)
+            fit = fit_deep(worker, recipe, job.lesson, report, checkpoints, dense=dense)
             model, lines, guards = fit.detecting, fit.lines, fit.guards
         else:
-            init = None if job.init_from is None else encoder_of(load(job.init_from))
+            init = None if start is None else encoder_of(start)
             fitted = fit_classifier(worker, recipe, job.lesson, np.flatnonzero(~worker.table.repeats), init, report, checkpoints)
             model, lines, guards = fitted.diagnosing, [*checkpoints.lines, fitted.validation], None
         if first:
@@ -60,7 +62,9 @@ def train_net(worker: Worker, job: NetJob, tracking: Tracking | None, also: Repo
             if guards is not None:
                 write_metrics(job.run_uri, lines)  # of a net that collapsed too: they tell when
                 guards.check()
-            run = Run(recipe, worker.table.facts, model, worker.table.histories)
+            # a pruned net knows the sensors that its scaling knows
+            histories = start.histories if start is not None and isinstance(recipe, DeepRecipe) else worker.table.histories
+            run = Run(recipe, worker.table.facts, model, histories)
             save(job.run_uri, run, lines, job.environment, worker.table.findings)
             checkpoints.clear()
     worker.wait()

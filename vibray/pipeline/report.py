@@ -15,8 +15,10 @@ from vibray.decide.reference import usable_rows
 from vibray.decide.units import read_units
 from vibray.explain.grad_cam import grad_cam
 from vibray.explain.residual import moved_columns, residual_map
+from vibray.features.band_image import BandImage, BandImageConfig
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.features.seed_image import SeedImage, SeedImageConfig
+from vibray.models.band_transformer import BandTransformer
 from vibray.models.classifier import Classifier
 from vibray.models.deep_svdd import DeepSvdd, Embedded
 from vibray.models.vae import Vae
@@ -38,7 +40,7 @@ from vibray.tables import ScoresTable, open_scores, sensors_of, waveforms_of
 
 BAD_SHOWN = 1000
 
-WithFrequencies = CwtImageConfig | SeedImageConfig
+WithFrequencies = CwtImageConfig | SeedImageConfig | BandImageConfig
 """Images whose rows stand at a frequency, so that a map over them can be drawn."""
 
 
@@ -209,8 +211,14 @@ def _maps(run: Run, waveforms: torch.Tensor, sensors: list[tuple[str, str]]) -> 
     def images(config: WithFrequencies, scaling: Any) -> torch.Tensor:
         return scaling(build(config)(waveforms, facts.sample_rate_hz), sensors)
 
-    def build(config: WithFrequencies) -> CwtImage | SeedImage:
-        return CwtImage(config) if isinstance(config, CwtImageConfig) else SeedImage(config)
+    def build(config: WithFrequencies) -> CwtImage | SeedImage | BandImage:
+        match config:
+            case CwtImageConfig():
+                return CwtImage(config)
+            case SeedImageConfig():
+                return SeedImage(config)
+            case BandImageConfig():
+                return BandImage(config)
 
     for member in deep_members(run):
         config, net = member.recipe.feature, member.detector
@@ -221,6 +229,8 @@ def _maps(run: Run, waveforms: torch.Tensor, sensors: list[tuple[str, str]]) -> 
             made.append(maps("Grad-CAM of Deep SVDD", config, grad_cam(*_svdd_halves(net), x)))
         if isinstance(net, Vae):
             made.append(maps("what the VAE could not give back", config, residual_map(net, x)))
+        if isinstance(net, BandTransformer):
+            made.append(maps("how far each band is from the sensor's usual, in its spreads", config, x.abs().mean(dim=1)))
     if isinstance(run.model, Diagnosing) and run.model.net.config.inputs == "image" and isinstance(run.model.recipe.image, WithFrequencies):
         net = run.model.net
         x = images(run.model.recipe.image, run.model.image_scaling)

@@ -25,12 +25,14 @@ from vibray.fitting.data import (
 )
 from vibray.fitting.fleet_scores import fleet_scores
 from vibray.fitting.jobs import TrainJob
+from vibray.fitting.pretraining import from_pretrained, read_pretrained
 from vibray.fitting.runs import NetJob, train_net
-from vibray.fitting.worker import alone
+from vibray.fitting.worker import alone_with
+from vibray.models.band_transformer import BandTransformerConfig
 from vibray.models.deep_sad import DeepSadConfig
 from vibray.models.ensemble import Ensemble
 from vibray.pipeline.local import map_here, one_thread, works_alone
-from vibray.pipeline.progress import Bars, Progress
+from vibray.pipeline.logs import Bars, Progress
 from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, EnsembleRecipe, Recipe, build_feature
 from vibray.runs import Detecting, Fusing, Run, begin, load, save
 from vibray.schema import NORMAL, UNDECIDED
@@ -51,6 +53,11 @@ def train(job: TrainJob) -> None:
     table = open_features(job.features)
     recipe = _adopted(job)
     _check_members(job, recipe, table)
+    train_on(job, recipe, table)
+
+
+def train_on(job: TrainJob, recipe: Recipe, table: TrainingTable) -> None:
+    """A training of absolute URIs that are known to go together: shown, begun, gone on with or found finished."""
     check_features(recipe, table)
     labels = None if job.labels is None else labels_of_records(job.labels, table)
     print(f"{len(table):,} records of {len(set(table.sensors))} sensors in {', '.join(sorted(table.corpora))}", end="")
@@ -82,8 +89,15 @@ def _check_arguments(job: TrainJob) -> None:
     classifier = isinstance(job.recipe, ClassifierRecipe)
     if job.members and not isinstance(job.recipe, EnsembleRecipe):
         raise TrainingError("--members goes with the ensemble recipe alone: put `ensemble` last on the line")
-    if (job.pseudo_labels or job.init_from) and not classifier:
-        raise TrainingError("--pseudo-labels and --init-from go with a classifier's recipe alone: put `classifier` last on the line")
+    deep = job.recipe if isinstance(job.recipe, DeepRecipe) else None
+    bands = None if deep is None or not isinstance(deep.detector, BandTransformerConfig) else deep.detector
+    learns = bands is not None and deep is not None and deep.optim.epochs > 0
+    if job.pseudo_labels and not classifier:
+        raise TrainingError("--pseudo-labels goes with a classifier's recipe alone: put `classifier` last on the line")
+    if job.init_from and not classifier and bands is None:
+        raise TrainingError("--init-from goes with a classifier, a band-transformer or an adapter: put one of these last on the line")
+    if bands is not None and not job.init_from and (bands.adapter or not learns):
+        raise TrainingError("a pretrained net is needed: --init-from and a folder of `jobs/pretrain.py ... band-transformer`")
     if classifier and not job.labels:
         raise TrainingError("a classifier needs --labels: a JSON Lines file of records labelled normal or by the name of their fault")
     if classifier and job.normals_only:
@@ -97,7 +111,7 @@ def _check_arguments(job: TrainJob) -> None:
         raise TrainingError("Deep SAD needs --labels: a JSON Lines file of records labelled normal or by the name of their fault")
     if sad and job.normals_only:
         raise TrainingError("--normals-only leaves Deep SAD nothing to learn from labels: leave it out, or take cwt-svdd")
-    if job.labels and not (classifier or sad or job.normals_only or job.search_pool):
+    if job.labels and not (classifier or sad or learns or job.normals_only or job.search_pool):
         raise TrainingError(
             "a detector learns without labels: leave --labels out, or add --normals-only to fit it on the trusted normals alone"
         )
@@ -118,11 +132,13 @@ def _adopted(job: TrainJob) -> Recipe:
             print(f"the members weigh alike: the recipe's weights are of {', '.join(name for name, _ in fusion.weights)}")
             fusion = replace(fusion, weights=tuple((name, 1.0) for name in members))
         return replace(recipe, members=members, fusion=fusion)  # type: ignore[arg-type]
+    if isinstance(recipe, DeepRecipe) and isinstance(recipe.detector, BandTransformerConfig) and job.init_from:
+        return from_pretrained(recipe, read_pretrained(job.init_from))
     if isinstance(recipe, ClassifierRecipe) and job.init_from and recipe.image is not None:
         member = encoder_of(load(job.init_from)).recipe
-        assert isinstance(member, DeepRecipe)
+        assert isinstance(member, DeepRecipe) and member.trunk is not None
         print(f"the classifier takes image, scaling and encoder from {job.init_from}")
-        detector = replace(recipe.detector, trunk=member.detector.trunk)
+        detector = replace(recipe.detector, trunk=member.trunk)
         return replace(recipe, image=member.feature, image_scaling=member.scaling, detector=detector)
     return recipe
 
@@ -193,19 +209,15 @@ class _Plan:
 
     def preview(self) -> None:
         """What a dry run prints."""
-        recipe = self.recipe
+        recipe, most = self.recipe, self.job.cache_gb
         print(f"train {recipe.kind} recipe {short_hash(recipe)} -> {self.job.run}")
         print(f"  on {len(self.rows) if not isinstance(recipe, ClassifierRecipe) else int((self.labels != '').sum()):,} records")
         for member in _nets(recipe):
             config = member.feature if isinstance(member, DeepRecipe) else member.image
             shape = () if config is None else build_feature(config, self.table.facts.mains_hz).shape
             gib = 4 * int(np.prod(shape)) * len(self.table) / 2**30
-            print(f"  {member.optim.epochs} epochs of batches of {member.optim.batch_size}, images {shape}: {gib:.2f} GiB", end="")
-            print(
-                f" ({self.job.cache_gb:g} GiB are kept, --cache-gb; the rest is made again each epoch)"
-                if gib > self.job.cache_gb
-                else " kept"
-            )
+            kept = "kept" if gib <= most else f"({most:g} GiB are kept, --cache-gb; the rest is made again each epoch)"
+            print(f"  {member.optim.epochs} epochs of batches of {member.optim.batch_size}, images {shape}: {gib:.2f} GiB {kept}")
         print("dry run: nothing was written")
 
     def run(self) -> None:
@@ -276,7 +288,10 @@ class _Plan:
     def fit_deep(self, runs: Sequence[tuple[str, DeepRecipe]]) -> None:
         """Deep detectors, one after another."""
         labels, rows = None if self.labels is None else known_labels(self.labels), self.rows
-        self.train_nets([NetJob(uri, recipe, environment(), detector_lesson(recipe, rows, labels)) for uri, recipe in runs])
+        # a net of a pretrained one says so in its recipe; any other detector that starts from a run is pruned from it
+        starts = [None if isinstance(r.detector, BandTransformerConfig) and r.detector.base else self.job.init_from for _, r in runs]
+        jobs = zip(runs, starts, strict=True)
+        self.train_nets([NetJob(uri, r, environment(), detector_lesson(r, rows, labels), start) for (uri, r), start in jobs])
 
     def train_nets(self, jobs: Sequence[NetJob]) -> None:
         """Nets one after another, by one group of workers or in this process."""
@@ -290,7 +305,7 @@ class _Plan:
         one_thread()
         with Progress("waveforms", len(self.table.parts), "parts") as progress:
             waveforms = self.table.read("waveform", np.arange(len(self.table)), lambda done, _: progress.at(done))
-        with Bars() as bars, alone(self.table, waveforms, job.cache_gb, bars.tell) as worker:
+        with Bars() as bars, alone_with(self.table, waveforms, job.cache_gb, bars.tell) as worker:
             for one in jobs:
                 train_net(worker, one, Tracking.from_environment(), lambda *_: None)
 

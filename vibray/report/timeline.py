@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
-from matplotlib.dates import HOURLY, AutoDateLocator, ConciseDateFormatter, date2num
+from matplotlib.dates import HOURLY, MINUTELY, AutoDateLocator, ConciseDateFormatter, date2num
 
 from vibray.report.figures import ACCENT, ALARM, INK, MUTED, figure, quiet, svg
 from vibray.report.scale import Scale
@@ -36,7 +36,9 @@ def _date_axis(axes: Axes, span: tuple[float, float], num_ticks: int) -> None:
     edge = max((high - low) * 0.02, 1e-4)
     axes.set_xlim(low - edge, high + edge)
     locator = AutoDateLocator(minticks=2, maxticks=num_ticks, tz=UTC)
-    locator.intervald[HOURLY] = [*locator.intervald[HOURLY], 24]  # or nothing fits 4 ticks to a span of 36 to 48 hours
+    # or nothing fits 4 ticks to a span of 36 to 48 hours, or of 90 to 120 minutes
+    locator.intervald[HOURLY] = [*locator.intervald[HOURLY], 24]
+    locator.intervald[MINUTELY] = [*locator.intervald[MINUTELY], 60]
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=UTC, show_offset=False))
 
