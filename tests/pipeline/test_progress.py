@@ -6,15 +6,15 @@ import sys
 
 import pytest
 
-from vibray.pipeline import logs, progress
-from vibray.pipeline.progress import Progress
+from vibray.pipeline import logs
+from vibray.pipeline.logs import Progress
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that stands until the test moves it."""
     now = [1000.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
 
     def wait(seconds):
         now[0] += seconds

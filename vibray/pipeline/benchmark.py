@@ -28,7 +28,7 @@ from vibray.compare.jobs import BenchmarkJob
 from vibray.config import environment, to_json
 from vibray.decide.splits import Setting
 from vibray.pipeline import session
-from vibray.pipeline.progress import Progress
+from vibray.pipeline.logs import Progress
 from vibray.report.benchmark import document, fault_table, main_table, standings, sweep_table
 from vibray.report.benchmark_figure import benchmark_png
 from vibray.storage import objects

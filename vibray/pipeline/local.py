@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from vibray.pipeline.progress import Progress
+from vibray.pipeline.logs import Progress
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.plan import Plan, Todo
 from vibray.storage.reading import ReadPart, read_shard

@@ -20,7 +20,7 @@ from vibray.config import environment, from_json, short_hash, to_json
 from vibray.fitting.jobs import TrainJob
 from vibray.pipeline import session
 from vibray.pipeline.jobs import ScoreJob
-from vibray.pipeline.progress import Progress
+from vibray.pipeline.logs import Progress
 from vibray.pipeline.score import score
 from vibray.pipeline.train import train
 from vibray.pipeline.tune import run_trials

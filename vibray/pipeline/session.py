@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vibray.config import first_line, versions
 from vibray.pipeline.ending import ClusterAway, ClusterError, interruptible
-from vibray.pipeline.progress import LINE_S
+from vibray.pipeline.logs import LINE_S
 from vibray.storage import objects
 
 log = logging.getLogger(__name__)

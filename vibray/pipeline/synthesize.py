@@ -16,7 +16,7 @@ import zstandard
 from vibray.config import UserError, from_json, to_json
 from vibray.pipeline.jobs import Compression, SynthesizeJob
 from vibray.pipeline.local import works_alone
-from vibray.pipeline.progress import Progress
+from vibray.pipeline.logs import Progress
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig, fleet_lines, label_row, num_lines, truncated_shard
 from vibray.storage import objects

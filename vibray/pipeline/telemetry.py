@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from vibray.pipeline import logs
 from vibray.pipeline.local import running_ray
-from vibray.pipeline.progress import Progress
+from vibray.pipeline.logs import Progress
 from vibray.storage import tally
 from vibray.storage.plan import Plan, Todo
 
