@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 READMES = [ROOT / name / "README.md" for name in ("", "jobs", "cluster", "vibray", "tests")]
 JOBS = sorted((ROOT / "jobs").glob("*.py"))
 VARIABLES = {"$VIBRAY_CORPORA": "/corpora"}
-WITH_RECIPES = {"train", "search", "benchmark", "pretrain"}
+WITH_RECIPES = {"train", "prune", "search", "benchmark", "pretrain"}
 """Their help names the recipes, or what a net is taught: configs of torch modules."""
 
 

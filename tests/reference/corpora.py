@@ -186,11 +186,15 @@ ORIGIN = ("unit", "sensor_id", "record_id", "measured_at")
 TYPES = dict.fromkeys(ORIGIN, str) | {"measured_at": "datetime64[ms]"}
 
 
+def real_records(name: str, folder: Path, labelled: bool) -> Records:
+    """The records of a folder of a real corpus; its labels stand beside it."""
+    return _of_folder(name, folder, folder.with_name(folder.name + "_labels.jsonl") if labelled else None)
+
+
 def real(name: str) -> Corpus:
     """One of the real corpora in the folder VIBRAY_CORPORA. femto's sensors are new: its test's earliest records calibrate them."""
     folder = Path(os.environ["VIBRAY_CORPORA"]) / name
-    pool = _of_folder(name, folder / "unlabelled", None)
-    whole = _of_folder(name, folder / "test", folder / "test_labels.jsonl")
+    pool, whole = real_records(name, folder / "unlabelled", labelled=False), real_records(name, folder / "test", labelled=True)
     test = whole.take(np.flatnonzero(whole.labels != UNLABELLED))
     number = np.unique([f"{unit}/{sensor}" for unit, sensor in test.sensors], return_inverse=True)[1]
     cluster = np.zeros(len(number), np.int64)

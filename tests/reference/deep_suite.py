@@ -22,7 +22,7 @@ from vibray.compare.fold_fit import calibrated, fit_fold
 from vibray.config import to_json
 from vibray.features.cwt_image import CwtImageConfig
 from vibray.fitting.deep import net_scores
-from vibray.fitting.worker import alone
+from vibray.fitting.worker import alone_with
 from vibray.recipes import DeepRecipe
 from vibray.tables import TrainingTable
 
@@ -105,7 +105,7 @@ class Nets:
     def _fitted(self, recipe: DeepRecipe) -> dict[str, np.ndarray]:
         task = self.task
         start = time.perf_counter(), time.process_time()
-        with alone(task.table, task.waveforms) as worker:
+        with alone_with(task.table, task.waveforms) as worker:
             fold = fit_fold(worker, recipe, task)
             images, (net, fitted) = worker.images(recipe.feature), (fold.fit.detecting.detector, fold.fit.detecting.scaling)
             found = {POOL: fold.fit.scores}

@@ -8,23 +8,37 @@ is what jobs/pretrain.py left, whose examples are taught again without the fault
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from tests.reference.corpora import FLEET, KS, NEW_UNITS, POOL_UNITS, TEST_RECORDS, Corpus, Records, fleet, of_fleet
+from tests.reference.corpora import (
+    FLEET,
+    KS,
+    NEW_UNITS,
+    POOL_UNITS,
+    SOURCES,
+    TEST_RECORDS,
+    Corpus,
+    Records,
+    cached,
+    fleet,
+    key_of,
+    of_fleet,
+)
 from tests.reference.suite import fitted
 from vibray import recipes
+from vibray.config import to_json
 from vibray.decide.areas import auroc, resampled_areas
 from vibray.features.scaling import Scaling
-from vibray.fitting.context_scorer import ContextScorerTraining, fit_context_net
-from vibray.models.context_scorer import ContextScorer
-from vibray.models.fused import Fused
+from vibray.fitting.pretraining import context_scorer, pretrained
+from vibray.models.context_scorer import ContextNet, ContextScorer
+from vibray.models.fused import Fused, FusedMahalanobisConfig
 from vibray.pipeline.pretrain import read_examples
 from vibray.recipes import build_vector, columns_of
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig
-from vibray.storage import objects
 from vibray.train.classical import fit_detector
 
 SHOWN = (1, 16, 200)
@@ -33,9 +47,27 @@ RECIPE = recipes.unsupervised()
 COLUMNS = columns_of(build_vector(RECIPE.feature, FLEET.mains_hz), RECIPE.detector.blocks)
 
 
-def with_net(corpus: Corpus, scaling: Scaling, net: ContextScorer) -> Fused:
+def taught_without(fault: str, folder: Path) -> ContextScorer:
+    """The net that the examples in a folder of jobs/pretrain.py give without one fault; kept in the suite's cache."""
+    recipe, paths = context_scorer(), sorted((folder / "examples").iterdir())
+
+    def make() -> dict[str, np.ndarray]:
+        net = pretrained(recipe, [read_examples(str(path)).without(fault) for path in paths])
+        return {name: tensor.numpy() for name, tensor in net.state_dict().items()}
+
+    content = [fault, to_json(recipe), [[path.name, path.stat().st_size] for path in paths]]
+    state = cached(key_of("left out", content, sources=(*SOURCES, "fitting", "train")), make)
+    net = ContextNet()
+    net.load_state_dict({name: torch.from_numpy(values) for name, values in state.items()})
+    return ContextScorer(net)
+
+
+def with_net(corpus: Corpus, scaling: Scaling, net: ContextScorer, share: float) -> Fused:
     """The default fitted on a pool with this net for the shipped one."""
-    detector = recipes.build_classical(recipes.fused().detector, build_vector(RECIPE.feature, FLEET.mains_hz))
+    config = recipes.fused().detector
+    assert isinstance(config, FusedMahalanobisConfig)
+    feature = build_vector(RECIPE.feature, FLEET.mains_hz)
+    detector = recipes.build_classical(replace(config, scorer_share=share), feature)
     assert isinstance(detector, Fused)
     detector.parts[-1] = net
     fit_detector(detector, scaling, COLUMNS, [0], corpus.pool.rows)
@@ -51,15 +83,15 @@ def sixth(corpus: Corpus, seed: int) -> Records:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pretrained", required=True)
+    parser.add_argument("--share", type=float, help="the net's share of the say, for the default's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    training = ContextScorerTraining()
-    names = [f"examples/{number:04d}.safetensors" for number in range(training.fleets)]
-    examples = [read_examples(objects.join(objects.absolute(arguments.pretrained), name)) for name in names]
+    config = recipes.fused().detector
+    assert isinstance(config, FusedMahalanobisConfig)
+    share = config.scorer_share if arguments.share is None else arguments.share
     nets = {SIXTH: ContextScorer()}
-    for fault in training.faults:
-        nets[fault] = ContextScorer(fit_context_net([each.without(fault) for each in examples], training))
+    nets |= {fault: taught_without(fault, Path(arguments.pretrained)) for fault in context_scorer().fleets.faults}
     found: dict[tuple[str, int], list[np.ndarray]] = {}
     drawn: dict[tuple[str, int], list[np.ndarray]] = {}
     spoiled: list[np.ndarray] = []
@@ -69,7 +101,7 @@ def main() -> None:
         scaling, without = fitted(RECIPE, corpus.pool, FLEET.mains_hz)
         assert corpus.context is not None
         for fault, net in nets.items():
-            both, test = with_net(corpus, scaling, net), sixth(corpus, seed) if fault == SIXTH else corpus.test
+            both, test = with_net(corpus, scaling, net, share), sixth(corpus, seed) if fault == SIXTH else corpus.test
             kept = np.flatnonzero((test.labels == NORMAL) | (test.labels == fault))
             abnormal, sensors = test.labels[kept] != NORMAL, [test.sensors[i] for i in kept]
             unit = np.unique([name for name, _ in sensors], return_inverse=True)[1]
@@ -90,7 +122,7 @@ def main() -> None:
             mixed.append((sensor, torch.cat([corpus.context.vectors[at[healthy[at]][:13]], faulty.vectors[wrong]])))
         x = scaling.with_sensors(mixed)(corpus.test.vectors, corpus.test.sensors)[:, COLUMNS]
         abnormal = corpus.test.labels != NORMAL
-        shipped = with_net(corpus, scaling, ContextScorer())
+        shipped = with_net(corpus, scaling, ContextScorer(), share)
         spoiled.append(np.array([auroc(part.score(x).numpy(), abnormal) for part in (ContextScorer(), without, shipped)], np.float64))
         print(f"seed {seed}", flush=True)
     print(f"{'left out':20} {'k':>4}     net  without     with  difference (standard error)")

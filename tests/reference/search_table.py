@@ -33,7 +33,7 @@ from vibray.compare.study import Folder
 from vibray.config import from_json, short_hash
 from vibray.decide.areas import auroc
 from vibray.decide.splits import Split
-from vibray.fitting.worker import alone
+from vibray.fitting.worker import alone_with
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import FeaturizeJob, SynthesizeJob
 from vibray.pipeline.search import search
@@ -112,7 +112,7 @@ class Judge:
         """AUROC on the test records of the recipe trained on these rows; None where it collapses."""
         split = Split(rows, np.flatnonzero(self.part == "calibration"), self.test, rows[:0], 0)
         try:
-            with alone(self.corpus.table, self.corpus.waveforms) as worker:
+            with alone_with(self.corpus.table, self.corpus.waveforms) as worker:
                 return auroc(fit_fold(worker, made, self.corpus.task(split, 0)).score(self.test), self.label[self.test] != NORMAL)
         except (CollapsedModel, ArithmeticError):
             return None
