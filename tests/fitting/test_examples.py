@@ -145,6 +145,11 @@ def test_rows_of_records() -> None:
     x = rows.read(np.arange(120))
     assert isinstance(x, torch.Tensor)
     assert torch.equal(x[:60], torch.from_numpy(z[:, 0].astype(np.float32))) and not any(torch.equal(x[80], other) for other in x[:30])
+    two = replace(made, z=np.concatenate([z, np.where(np.arange(60)[:, None, None] % 2, z + 1, 0).astype(np.float16)], axis=1))
+    both, of_example = record_rows(Lessons([two], [1.0], 0), 0.25)
+    assert np.bincount(of_example[:90]).tolist() == [1, 2] * 30  # a sensor that is not there is no record
+    seen = both.read(np.flatnonzero(of_example[:45] == 1))
+    assert isinstance(seen, torch.Tensor) and torch.equal(seen, torch.from_numpy(two.z[1].astype(np.float32)))
     alone, _ = record_rows(Lessons([made.take(np.arange(30))], [1.0], 0), 0.25)
     assert alone.targets is not None and alone.weights is not None
     assert np.average(alone.targets, weights=alone.weights) == pytest.approx(1 / 3)

@@ -150,6 +150,13 @@ class Lessons:
             z[at, : own.shape[1]] = own[rows[at] - self.ends[number]]
         return z
 
+    def heard(self) -> Bool[np.ndarray, "examples sensors"]:
+        """Which sensors an example has."""
+        heard = np.zeros((len(self.fault), self.sensors), bool)
+        for each, start, end in zip(self.sources, self.ends, self.ends[1:], strict=False):
+            heard[start:end, : each.z.shape[1]] = (each.z != 0).any(axis=tuple(range(2, each.z.ndim)))
+        return heard
+
     def generic(self, z: np.ndarray, example: int, key: int) -> np.ndarray:
         """An example's deviations with a generic fault; the same for the same key."""
         axis = self.sources[self.source[example]].axis
@@ -176,31 +183,26 @@ def joining(examples: Sequence[Examples], epochs: int) -> Int64[np.ndarray, " ex
 
 
 def record_rows(lessons: Lessons, generic: float) -> tuple[TrainingSet, np.ndarray]:
-    """One record a row, and the example that each is made of: the healthy, the faulty, and `DRAWS` generic faults for each of these, which
-    share the weight of the faulty as `generic` says. (Where none is faulty, half as many as there are healthy ones stand for them.)"""
-    healthy, faulty = (np.flatnonzero((lessons.fault == HEALTHY) == yes) for yes in (True, False))
+    """One record a row, and the example that each is of: the healthy, the faulty, and `DRAWS` generic faults for each of these, which share
+    the weight of the faulty as `generic` says. (Where none is faulty, half as many as there are healthy ones stand for them.)"""
+    record = np.argwhere(lessons.heard())  # example, sensor
+    is_healthy = lessons.fault[record[:, 0]] == HEALTHY
+    healthy, faulty = np.flatnonzero(is_healthy), np.flatnonzero(~is_healthy)
     rng = np.random.default_rng([lessons.seed, 1])
     drawn = rng.choice(healthy, DRAWS * (len(faulty) or len(healthy) // 2))
-    example = np.concatenate([healthy, faulty, drawn])
-    made, target = np.arange(len(example)) >= len(lessons.fault), (np.arange(len(example)) >= len(healthy)).astype(np.int64)
+    example, sensor = record[np.concatenate([healthy, faulty, drawn])].T
+    made, target = np.arange(len(example)) >= len(record), (np.arange(len(example)) >= len(healthy)).astype(np.int64)
     of_faulty, of_drawn = (1 - generic, generic / DRAWS) if len(faulty) else (0.0, 1 / DRAWS)
     weight = np.repeat([1.0, of_faulty, of_drawn], [len(healthy), len(faulty), len(drawn)])
 
     def read(rows: np.ndarray) -> torch.Tensor:
-        z = lessons.read(example[rows])
+        z = lessons.read(example[rows])[np.arange(len(rows)), sensor[rows]]
         for i in np.flatnonzero(made[rows]):
-            z[i] = lessons.generic(z[i], int(example[rows[i]]), int(rows[i]))
-        return torch.from_numpy(z[:, 0])
+            z[i] = lessons.generic(z[i : i + 1], int(example[rows[i]]), int(rows[i]))[0]
+        return torch.from_numpy(z)
 
     weights = weighted(weight, lessons.source[example], lessons.weight_of_source)
     return TrainingSet(read, np.flatnonzero(weight > 0), target, weights), example
-
-
-def all_heard(lessons: Lessons, example: np.ndarray) -> Bool[np.ndarray, " rows"]:
-    """Where each view of a row has all of its sensors."""
-    num = [(each.z != 0).any(axis=tuple(range(2, each.z.ndim))).sum(axis=1) for each in lessons.sources]
-    whole = np.concatenate(num) == lessons.sensors
-    return whole[example].all(axis=1)
 
 
 def view_rows(lessons: Lessons, generic: float) -> tuple[TrainingSet, np.ndarray]:
@@ -221,7 +223,7 @@ def view_rows(lessons: Lessons, generic: float) -> tuple[TrainingSet, np.ndarray
         raise UserError("pretraining: no context has two healthy examples beside it")
     example = np.concatenate(views)
     # half of the units are heard by one sensor: a record is mostly scored by itself
-    alone = (rng.random(len(example)) < 0.5) & all_heard(lessons, example)
+    alone = (rng.random(len(example)) < 0.5) & lessons.heard().all(axis=1)[example].all(axis=1)
 
     def read(rows: np.ndarray) -> torch.Tensor:
         z = lessons.read(example[rows].reshape(-1)).reshape(len(rows), 3, lessons.sensors, *lessons.sources[0].z.shape[2:])
