@@ -223,7 +223,8 @@ def view_rows(lessons: Lessons, generic: float) -> tuple[TrainingSet, np.ndarray
         raise UserError("pretraining: no context has two healthy examples beside it")
     example = np.concatenate(views)
     # half of the units are heard by one sensor: a record is mostly scored by itself
-    alone = (rng.random(len(example)) < 0.5) & lessons.heard().all(axis=1)[example].all(axis=1)
+    whole = lessons.heard().sum(axis=1) == lessons.sensors
+    alone = (rng.random(len(example)) < 0.5) & whole[example].all(axis=1)
 
     def read(rows: np.ndarray) -> torch.Tensor:
         z = lessons.read(example[rows].reshape(-1)).reshape(len(rows), 3, lessons.sensors, *lessons.sources[0].z.shape[2:])
