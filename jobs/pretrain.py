@@ -19,29 +19,19 @@ Examples are made on workers and kept in the folder, and so is a checkpoint an e
 """
 
 from dataclasses import dataclass
-from inspect import getdoc
-from typing import TYPE_CHECKING, Annotated, Union
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from vibray.fitting.jobs import PretrainJob
 from vibray.fitting.pretraining import PRETRAININGS, PretrainingRecipe
 from vibray.pipeline.ending import user_errors
-from vibray.pipeline.jobs import RECIPE_WIDTH, help_text
+from vibray.pipeline.jobs import help_text, one_of
 
 if TYPE_CHECKING:
     NamedRecipe = PretrainingRecipe
 else:
-    NamedRecipe = Union[  # noqa: UP007 (built, not written)
-        tuple(
-            Annotated[
-                PretrainingRecipe,
-                tyro.conf.subcommand(name, default=make(), description=help_text(getdoc(make), RECIPE_WIDTH), prefix_name=False),
-                tyro.conf.AvoidSubcommands,
-            ]
-            for name, make in PRETRAININGS.items()
-        )
-    ]
+    NamedRecipe = one_of(PRETRAININGS)
 
 
 @dataclass(frozen=True)

@@ -29,14 +29,13 @@ In the end: winner.json, search.md, search.html. With the archive on the same li
 """
 
 from dataclasses import dataclass
-from inspect import getdoc
-from typing import TYPE_CHECKING, Annotated, Union
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from vibray.compare.jobs import SearchJob
 from vibray.pipeline.ending import user_errors
-from vibray.pipeline.jobs import RECIPE_WIDTH, help_text
+from vibray.pipeline.jobs import help_text, one_of
 from vibray.recipes import NAMED, Recipe
 
 SEARCHABLE = "cwt-svdd", "plain-svdd", "cwt-svdd-soft", "seed-svdd", "cwt-vae", "hetero-vae", "fused"
@@ -44,18 +43,7 @@ SEARCHABLE = "cwt-svdd", "plain-svdd", "cwt-svdd-soft", "seed-svdd", "cwt-vae", 
 if TYPE_CHECKING:
     NamedRecipe = Recipe
 else:
-    NamedRecipe = Union[  # noqa: UP007 (built, not written)
-        tuple(
-            Annotated[
-                type(NAMED[name]()),
-                tyro.conf.subcommand(
-                    name, default=NAMED[name](), description=help_text(getdoc(NAMED[name]), RECIPE_WIDTH), prefix_name=False
-                ),
-                tyro.conf.AvoidSubcommands,
-            ]
-            for name in SEARCHABLE
-        )
-    ]
+    NamedRecipe = one_of({name: NAMED[name] for name in SEARCHABLE})
 
 
 @dataclass(frozen=True)

@@ -17,31 +17,19 @@ The same command again goes on where it stopped.
 """
 
 from dataclasses import dataclass
-from inspect import getdoc
-from typing import TYPE_CHECKING, Annotated, Union
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from vibray.fitting.jobs import TrainJob
 from vibray.pipeline.ending import user_errors
-from vibray.pipeline.jobs import RECIPE_WIDTH, help_text
+from vibray.pipeline.jobs import help_text, one_of
 from vibray.recipes import NAMED, Recipe
 
 if TYPE_CHECKING:
     NamedRecipe = Recipe
 else:
-    NamedRecipe = Union[  # noqa: UP007 (built, not written)
-        tuple(
-            Annotated[
-                type(NAMED[name]()),
-                tyro.conf.subcommand(
-                    name, default=NAMED[name](), description=help_text(getdoc(NAMED[name]), RECIPE_WIDTH), prefix_name=False
-                ),
-                tyro.conf.AvoidSubcommands,
-            ]
-            for name in NAMED
-        )
-    ]
+    NamedRecipe = one_of(NAMED)
 
 
 @dataclass(frozen=True)

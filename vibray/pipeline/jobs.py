@@ -5,8 +5,10 @@ Nothing here imports Ray, torch, scikit-learn or matplotlib, so that `--help` an
 
 import shutil
 import textwrap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from inspect import getdoc
+from typing import Annotated, Any, Literal, Union
 
 from vibray.decide.pooling import TOLERANCE_S
 from vibray.decide.splits import RECORDS_PER_SENSOR
@@ -47,6 +49,18 @@ def help_text(doc: str | None, width: int | None = None) -> str:
         lines.append(line)
         paragraph = []
     return AsItIs("\n".join(lines).rstrip())
+
+
+def one_of(named: Mapping[str, Callable[[], Any]]) -> Any:
+    """The type of a field that takes one of the recipes: its name comes last on the line, what it lets one change after it."""
+    import tyro
+
+    def of(name: str, make: Callable[[], Any]) -> Any:
+        default, told = make(), help_text(getdoc(make), RECIPE_WIDTH)
+        known = tyro.conf.subcommand(name, default=default, description=told, prefix_name=False)
+        return Annotated[type(default), known, tyro.conf.AvoidSubcommands]
+
+    return Union[tuple(of(name, make) for name, make in named.items())]  # noqa: UP007 (built, not written)
 
 
 @dataclass(frozen=True)
