@@ -12,6 +12,7 @@ from pydantic import with_config
 from torch import Tensor
 
 from vibray.config import STRICT, UserError
+from vibray.signal.psd import band_weights
 from vibray.signal.stft import in_parts, stft_power
 from vibray.signal.waveform import centred
 
@@ -59,7 +60,7 @@ class BandImage:
         self.shape: tuple[int, ...] = (2, config.rows, config.columns)
 
     def check(self, sample_rate_hz: float, num_samples: int) -> None:
-        """Raises UserError where a stretch does not hold three of the shorter windows, or fewer than 8 bands lie below Nyquist."""
+        """Raises UserError where a stretch does not hold two of the shorter windows, or fewer than 8 bands lie below Nyquist."""
         stretch, window = num_samples // self.config.columns, _window(self.config.burst_window_s, sample_rate_hz)
         if stretch < 2 * window:
             raise UserError(
@@ -109,11 +110,7 @@ def _window(seconds: float, sample_rate_hz: float) -> int:
 
 @lru_cache(maxsize=32)
 def _weights(config: BandImageConfig, window: int, sample_rate_hz: float, device: torch.device) -> Float64[Tensor, "bins heard"]:
-    """What of each bin (DC dropped; bin k covers k - 1/2 to k + 1/2) goes into each band's mean power."""
-    edges = config.edges_hz() * window / sample_rate_hz
-    edges = np.maximum(edges[: 1 + int((config.edges_hz()[1:] <= sample_rate_hz / 2).sum())], 0.5)  # below the first bin there is nothing
-    bins = np.arange(1, window // 2 + 1)[:, None]
-    overlap = np.clip(np.minimum(bins + 0.5, edges[1:]) - np.maximum(bins - 0.5, edges[:-1]), 0, None)
-    empty = overlap.sum(axis=0) == 0
-    overlap[0, empty] = 1
-    return torch.from_numpy(overlap / overlap.sum(axis=0)).to(device)
+    """How each band that ends below half the sample rate averages the power of the bins of a window."""
+    edges_hz = config.edges_hz()
+    heard = edges_hz[edges_hz <= sample_rate_hz / 2]
+    return torch.from_numpy(band_weights(np.maximum(heard * window / sample_rate_hz, 0.5), window // 2)).to(device)

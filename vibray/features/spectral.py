@@ -16,7 +16,7 @@ from torch import Tensor
 from vibray.config import STRICT, UserError
 from vibray.features.harmonic import EVEN_ORDERS, ODD_ORDERS
 from vibray.signal.harmonics import MAINS_MULTIPLES, MAINS_TOLERANCE_HZ, LineSpectrum
-from vibray.signal.psd import band_means, welch_psd
+from vibray.signal.psd import band_means, band_weights, welch_psd
 from vibray.signal.statistics import TIME_STATISTICS, time_statistics
 from vibray.signal.stft import in_parts, stft_power
 from vibray.signal.waveform import centred
@@ -205,21 +205,13 @@ def _fitting(window: int, num_samples: int) -> int:
 
 @lru_cache(maxsize=32)
 def _bands(num_bins: int, num_bands: int, low: float | None, device: torch.device) -> Float64[Tensor, "bins bands"]:
-    """Weights that average power over bands from `low` (a share of the Nyquist frequency) up, geometric; None: from 0, equal.
-
-    Bin k, DC dropped, covers k - 1/2 to k + 1/2, and counts by what of it lies in a band: a band may be narrower than a bin.
-    """
+    """Weights that average power over bands from `low` (a share of the Nyquist frequency) up, geometric; None: from 0, equal."""
     edges = np.linspace(0, 1, num_bands + 1) if low is None else np.geomspace(low, 1, num_bands + 1)
     if low is None:
         edges = edges * num_bins + 0.5  # whole bins where they divide
     else:
         edges = np.clip(edges * num_bins, 0.5, None)
-    bins = np.arange(1, num_bins + 1)[:, None]
-    overlap = np.minimum(bins + 0.5, edges[1:]) - np.maximum(bins - 0.5, edges[:-1])
-    weights = np.clip(overlap, 0, None)
-    total = weights.sum(axis=0)
-    weights[0, total == 0] = 1  # below the first bin there is nothing nearer
-    return torch.from_numpy(weights / np.where(total == 0, 1, total)).to(device)
+    return torch.from_numpy(band_weights(edges, num_bins)).to(device)
 
 
 def _lines(waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, mains_hz: float) -> Float64[Tensor, "batch lines"]:

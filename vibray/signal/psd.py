@@ -60,6 +60,19 @@ def interpolated(values: Float[Tensor, "batch points"], reading: Reading) -> Flo
     return torch.lerp(values.index_select(-1, below), values.index_select(-1, below + 1), weight.to(values.dtype))
 
 
+def band_weights(edges: Float64[np.ndarray, " edges"], num_bins: int) -> Float64[np.ndarray, "bins bands"]:
+    """Weights that average the power of bins over the bands between neighbouring `edges`, in bins, none below 1/2.
+
+    Bin k, DC dropped, covers k - 1/2 to k + 1/2, and counts by what of it lies in a band: a band may be narrower than a bin. One below the
+    first bin has that bin: there is nothing nearer.
+    """
+    bins = np.arange(1, num_bins + 1)[:, None]
+    overlap = np.minimum(bins + 0.5, edges[1:]) - np.maximum(bins - 0.5, edges[:-1])
+    weights = np.clip(overlap, 0, None)
+    weights[0, weights.sum(axis=0) == 0] = 1
+    return weights / weights.sum(axis=0)
+
+
 def band_means(values: Float[Tensor, "*rest bins"], num_bands: int) -> Float[Tensor, "*rest bands"]:
     """Means of `num_bands` equal bands of neighbouring bins along the last axis.
 
