@@ -126,6 +126,9 @@ def test_rows_of_views(fleet) -> None:
     assert all(a in healthy and b in healthy and a != b and c not in healthy for a, b, c in seen)
     named = np.mean([c in stored for _, _, c in seen])
     assert 0.3 < named < 0.7
+    many = replace(made, z=np.repeat(made.z, 5, axis=1))
+    with pytest.raises(UserError, match="10 sensors, the net sees 8"):
+        view_rows(Lessons([many], [1.0], 0), 0.5)
     nobody = made.take(made.fault == HEALTHY)
     with pytest.raises(UserError, match="no healthy example"):
         Lessons([made.without("dc_bias").without("fan_bearing")][:0], [], 0)

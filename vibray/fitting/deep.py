@@ -107,7 +107,11 @@ def _on_band_images(
     if recipe.optim.epochs:
         fault = None if lesson.targets is None else np.where(lesson.targets == LABEL_ABNORMAL, 0, HEALTHY)
         assert isinstance(recipe.feature, CwtImageConfig | BandImageConfig)
-        source = table_source(worker.table, lesson.indices, images, fault)
+
+        def in_chunks(rows: np.ndarray) -> torch.Tensor:
+            return torch.cat([images(rows[i : i + SCORE_RECORDS]).cpu() for i in range(0, len(rows), SCORE_RECORDS)])
+
+        source = table_source(worker.table, lesson.indices, in_chunks, fault)
         pretraining = PretrainingRecipe(feature=recipe.feature, scaling=recipe.scaling, detector=c, optim=recipe.optim)
         feature = build_image(recipe.feature, worker.table.facts.mains_hz)
         examples = describe(pretraining, source, feature, recipe.optim.seed)

@@ -172,10 +172,10 @@ def fleet_source(config: FleetConfig, feature: Vector | Image, context: ContextC
 
 
 def table_source(table: TrainingTable, rows: np.ndarray, images: Callable[[np.ndarray], Tensor], fault: np.ndarray | None = None) -> Source:
-    """These records of a features table but those whose time cannot be. `fault` of each record: `HEALTHY` where nothing is known to be
-    wrong; where it is left out, that is so of all."""
-    rows = np.concatenate([rows[:0], *table.by_part(rows[table.time_trusted[rows]])])
-    x = [images(own) for own in np.array_split(rows, -(-len(rows) // CHUNK))]
+    """These records of a features table but those whose time cannot be; `images` is asked for each part's once. `fault` of each record:
+    `HEALTHY` where nothing is known to be wrong; where it is left out, that is so of all."""
+    parts = table.by_part(rows[table.time_trusted[rows]])
+    rows, x = np.concatenate(parts), [images(own) for own in parts]
     unit, sensor = (np.array([table.sensors[i][which] for i in rows]) for which in (0, 1))
     times_ms = table.index["measured_at"].cast("int64").to_numpy()[rows]
     moment = moments(unit, sensor, times_ms, TOLERANCE_S)
@@ -267,6 +267,7 @@ def make_source(
     feature.check(facts.sample_rate_hz, facts.num_samples)
 
     def images(rows: np.ndarray) -> Tensor:
-        return feature(torch.from_numpy(table.read("waveform", rows)), facts.sample_rate_hz)
+        waveforms = torch.from_numpy(table.read("waveform", rows))
+        return torch.cat([feature(some, facts.sample_rate_hz) for some in waveforms.split(CHUNK)])
 
     return table_source(table, np.flatnonzero(~table.repeats), images), feature

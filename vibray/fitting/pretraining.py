@@ -20,6 +20,7 @@ from vibray.features.scaling import ScalingConfig
 from vibray.features.spectral import SpectralConfig
 from vibray.fitting.examples import HEALTHY, ContextConfig, Examples, FleetsConfig, Source, examples_of
 from vibray.fitting.generic import generic_fault
+from vibray.models.band_transformer import MAX_SENSORS
 from vibray.models.context_scorer import ContextNet, ContextScorerConfig
 from vibray.recipes import (
     BandImageConfig,
@@ -208,6 +209,10 @@ def record_rows(lessons: Lessons, generic: float) -> tuple[TrainingSet, np.ndarr
 def view_rows(lessons: Lessons, generic: float) -> tuple[TrainingSet, np.ndarray]:
     """A unit at two healthy moments and at one with a fault, all of one context (models/band_transformer.py): a row for each healthy
     example that has another beside it, and the third example of each."""
+    if lessons.sensors > MAX_SENSORS:
+        raise UserError(
+            f"a unit has {lessons.sensors} sensors, the net sees {MAX_SENSORS} at most: featurize with a narrower --unit-pattern"
+        )
     rng = np.random.default_rng([lessons.seed, 1])
     order = np.argsort(lessons.context, kind="stable")
     views = []

@@ -1,6 +1,5 @@
 """Pretraining: several corpora and generated fleets to one net that has been trained on none of the machines that it will meet."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +16,7 @@ from vibray.models.context_scorer import ContextScorerConfig
 from vibray.pipeline.local import map_here, one_thread, works_alone
 from vibray.pipeline.logs import Bars
 from vibray.recipes import build_feature
+from vibray.runs import write_metrics
 from vibray.storage import objects
 from vibray.storage.parts import Parts, finish_folder
 from vibray.storage.plan import begin_folder
@@ -133,7 +133,7 @@ def teach(place: Place, also: Report, uris: Sequence[str], weights: Sequence[flo
         tensors = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
         objects.write_bytes(objects.join(run, WEIGHTS), safetensors.torch.save(tensors))
         objects.write_json(objects.join(run, "environment.json"), environment())
-        objects.write_bytes(objects.join(run, "metrics.jsonl"), "".join(json.dumps(line) + "\n" for line in checkpoints.lines).encode())
+        write_metrics(run, checkpoints.lines)
         finish_folder(run, ["recipe.json", WEIGHTS, "environment.json", "metrics.jsonl"])
         checkpoints.clear()
     place.wait()
