@@ -25,9 +25,10 @@ from vibray.models.backbone import TrunkConfig
 from vibray.models.band_transformer import BandTransformer, BandTransformerConfig
 from vibray.models.classical import AnyClassical, ClassicalConfig, MahalanobisConfig, PcaConfig, RmsConfig, build
 from vibray.models.classifier import Classifier, ClassifierConfig
-from vibray.models.context_scorer import ContextScorerConfig
+from vibray.models.context_scorer import BLOCKS, SIZES, ContextScorerConfig
 from vibray.models.deep_sad import DeepSad, DeepSadConfig
 from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
+from vibray.models.diagnosis import LinearDiagnosisConfig
 from vibray.models.ensemble import EnsembleConfig
 from vibray.models.fitted import Fitted
 from vibray.models.fused import FusedMahalanobisConfig
@@ -120,7 +121,17 @@ class ClassifierRecipe:
     tuning: TuningConfig = TuningConfig()
 
 
-Recipe = ClassicalRecipe | DeepRecipe | EnsembleRecipe | ClassifierRecipe
+@with_config(STRICT)
+@dataclass(frozen=True)
+class DiagnosisRecipe:
+    """A detector on a vector feature, and regressions that name the fault by the same vector."""
+
+    kind: Literal["diagnosis"] = "diagnosis"
+    detector: ClassicalRecipe = ClassicalRecipe()
+    diagnosis: LinearDiagnosisConfig = LinearDiagnosisConfig()
+
+
+Recipe = ClassicalRecipe | DeepRecipe | EnsembleRecipe | ClassifierRecipe | DiagnosisRecipe
 AnyRecipe = Annotated[Recipe, Field(discriminator="kind")]
 
 
@@ -203,6 +214,13 @@ def build_classical(config: AnyClassical, feature: Vector) -> Fitted:
     if not any(sizes):
         raise UserError(f"{config.kind}: without a mains frequency there is nothing in {', '.join(config.blocks)}: featurize with --mains")
     return build(config, *sizes)
+
+
+def net_columns(feature: Vector) -> list[int]:
+    """The columns that the shipped context scorer reads, in its order; none where the feature has not all of them."""
+    if tuple(len(columns_of(feature, (name,))) if name in feature.blocks else 0 for name in BLOCKS) != SIZES:
+        return []
+    return columns_of(feature, BLOCKS)
 
 
 # ---------------------------------------------------------------- named recipes: classical
@@ -410,23 +428,43 @@ def baselines() -> EnsembleRecipe:
 # ---------------------------------------------------------------- named recipes: classifiers
 
 
-def classifier() -> ClassifierRecipe:
-    """Classifier on the CWT image, from the encoder of `--init-from`."""
+def classifier() -> DiagnosisRecipe:
+    """The default for faults: the default detector, and which way a record deviates from its sensor's usual names the fault."""
+    return DiagnosisRecipe(detector=fused())
+
+
+def zerone_diagnosis() -> DiagnosisRecipe:
+    """The same on the 1200 Zerone values."""
+    return DiagnosisRecipe(detector=zerone_mahalanobis())
+
+
+def harmonic_diagnosis() -> DiagnosisRecipe:
+    """The same on the mains-locked harmonics; needs a mains frequency."""
+    return DiagnosisRecipe(detector=harmonic_mahalanobis())
+
+
+def cwt_classifier() -> ClassifierRecipe:
+    """Net on the CWT image, from the encoder of `--init-from`."""
     return ClassifierRecipe()
 
 
+def hetero_classifier() -> ClassifierRecipe:
+    """Net on CWT, STFT and the waveform folded at the mains period; needs a mains frequency."""
+    return ClassifierRecipe(image=HeteroImageConfig(), image_scaling=ScalingConfig(by="fleet", per="row"))
+
+
 def zerone_classifier() -> ClassifierRecipe:
-    """Classifier on the 1200 Zerone values."""
+    """Net on the 1200 Zerone values."""
     return ClassifierRecipe(image=None, vector=ZeroneConfig(), detector=ClassifierConfig(inputs="vector"))
 
 
 def zerone_image_classifier() -> ClassifierRecipe:
-    """Classifier on the Zerone image, values scaled by quantiles."""
+    """Net on the Zerone image, values scaled by quantiles."""
     return ClassifierRecipe(image=ZeroneImageConfig(), image_scaling=ScalingConfig(by="fleet", statistic="quantile"))
 
 
 def union_classifier() -> ClassifierRecipe:
-    """Classifier on the CWT image and the Zerone values together."""
+    """Net on the CWT image and the Zerone values together."""
     return ClassifierRecipe(vector=ZeroneConfig(), detector=ClassifierConfig(inputs="union"))
 
 
@@ -460,6 +498,10 @@ NAMED: dict[str, Callable[[], Recipe]] = {
     "small-ensemble": small_ensemble,
     "baselines": baselines,
     "classifier": classifier,
+    "zerone-diagnosis": zerone_diagnosis,
+    "harmonic-diagnosis": harmonic_diagnosis,
+    "cwt-classifier": cwt_classifier,
+    "hetero-classifier": hetero_classifier,
     "zerone-classifier": zerone_classifier,
     "zerone-image-classifier": zerone_image_classifier,
     "union-classifier": union_classifier,

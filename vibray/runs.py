@@ -23,7 +23,8 @@ from vibray.decide.fleet_scores import FleetScores
 from vibray.decide.state import SensorHistory, causes, state_statistics, states
 from vibray.features.scaling import Scaling, Sensor
 from vibray.models.band_transformer import adapts
-from vibray.models.classifier import NO_FAULT, UNKNOWN_FAULT, Classifier
+from vibray.models.classifier import NO_FAULT, UNKNOWN_FAULT, Classifier, Diagnosis
+from vibray.models.diagnosis import LinearDiagnosis
 from vibray.models.ensemble import Ensemble
 from vibray.models.fitted import Fitted
 from vibray.models.inference import CpuScores, folded
@@ -32,6 +33,7 @@ from vibray.recipes import (
     ClassicalRecipe,
     ClassifierRecipe,
     DeepRecipe,
+    DiagnosisRecipe,
     EnsembleRecipe,
     FeatureConfig,
     Recipe,
@@ -41,6 +43,7 @@ from vibray.recipes import (
     build_feature,
     build_vector,
     columns_of,
+    net_columns,
 )
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX, NORMAL, UNKNOWN, Cause, State
 from vibray.signal.harmonics import mains_frequency
@@ -87,13 +90,16 @@ class Detecting:
     """the net's scores in the form that is fastest on a CPU, where `Run.hastened` has made it"""
 
     def outputs(self, inputs: Inputs, sensors: Sequence[Sensor] | None) -> dict[str, Tensor]:
-        x = self.scaling(inputs[self.recipe.feature], sensors)
+        return {"score": self.of_scaled(self.scaling(inputs[self.recipe.feature], sensors), inputs.facts)}
+
+    def of_scaled(self, x: Tensor, facts: CorpusFacts) -> Float[Tensor, " batch"]:
+        """Scores of features that are scaled."""
         if isinstance(self.detector, nn.Module):
             net = cast(Any, self.detector)
-            return {"score": (net.score(net(x)) if self.on_cpu is None else self.on_cpu(x)).float()}
+            return (net.score(net(x)) if self.on_cpu is None else self.on_cpu(x)).float()
         assert isinstance(self.recipe, ClassicalRecipe)
-        feature = build_vector(self.recipe.feature, inputs.facts.mains_hz)
-        return {"score": self.detector.score(x[:, columns_of(feature, self.recipe.detector.blocks)]).float()}
+        feature = build_vector(self.recipe.feature, facts.mains_hz)
+        return self.detector.score(x[:, columns_of(feature, self.recipe.detector.blocks)]).float()
 
     def scalings(self) -> dict[str, tuple[FeatureConfig, Scaling]]:
         return {"": (self.recipe.feature, self.scaling)}
@@ -136,9 +142,16 @@ class Fusing:
         return prefixed("ensemble", self.ensemble.state())
 
 
+def columns_of_diagnosis(diagnosis: Diagnosis, faults: tuple[str, ...]) -> dict[str, Tensor]:
+    """Probabilities and fault number by their names in the scores table."""
+    columns = {FAULT_PREFIX + name: diagnosis.fault_probability[:, i] for i, name in enumerate(faults)}
+    probability = diagnosis.abnormal_probability
+    return {"score": probability, "abnormal_probability": probability, "fault": diagnosis.fault, **columns}
+
+
 @dataclass
 class Diagnosing:
-    """A fitted classifier."""
+    """A fitted net that classifies."""
 
     recipe: ClassifierRecipe
     faults: tuple[str, ...]
@@ -148,10 +161,7 @@ class Diagnosing:
 
     def outputs(self, inputs: Inputs, sensors: Sequence[Sensor] | None) -> dict[str, Tensor]:
         x = [scaling(inputs[config], sensors) for config, scaling in self.scalings().values()]
-        diagnosis = self.net.diagnose(self.net(x[0] if len(x) == 1 else (x[0], x[1])))
-        columns = {FAULT_PREFIX + name: diagnosis.fault_probability[:, i] for i, name in enumerate(self.faults)}
-        probability = diagnosis.abnormal_probability
-        return {"score": probability, "abnormal_probability": probability, "fault": diagnosis.fault, **columns}
+        return columns_of_diagnosis(self.net.diagnose(self.net(x[0] if len(x) == 1 else (x[0], x[1]))), self.faults)
 
     def scalings(self) -> dict[str, tuple[FeatureConfig, Scaling]]:
         named = {"image": (self.recipe.image, self.image_scaling), "vector": (self.recipe.vector, self.vector_scaling)}
@@ -171,12 +181,44 @@ class Diagnosing:
 
 
 @dataclass
+class Naming:
+    """A fitted detector, and what names the faults of its records."""
+
+    detecting: Detecting
+    faults: tuple[str, ...]
+    diagnosis: LinearDiagnosis
+
+    def outputs(self, inputs: Inputs, sensors: Sequence[Sensor] | None) -> dict[str, Tensor]:
+        x = self.detecting.scaling(inputs[self.detecting.recipe.feature], sensors)
+        score = self.detecting.of_scaled(x, inputs.facts)
+        return columns_of_diagnosis(self.diagnosis(x, score), self.faults) | {MEMBER_PREFIX + DETECTOR: score}
+
+    def scalings(self) -> dict[str, tuple[FeatureConfig, Scaling]]:
+        return self.detecting.scalings()
+
+    def rescaled(self, scalings: Mapping[str, Scaling]) -> "Naming":
+        return replace(self, detecting=self.detecting.rescaled(scalings))
+
+    def hastened(self) -> "Naming":
+        return self
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.detecting.tensors() | prefixed("diagnosis", self.diagnosis.state())
+
+
+Model = Detecting | Fusing | Diagnosing | Naming
+
+DETECTOR = "detector"
+"""Name of the detector's own score in the columns of a diagnosis."""
+
+
+@dataclass
 class Run:
     """A finished training: its recipe, the corpus' facts it holds for, and the fitted model."""
 
     recipe: Recipe
     facts: CorpusFacts
-    model: Detecting | Fusing | Diagnosing
+    model: Model
     histories: dict[Sensor, SensorHistory] = field(default_factory=dict)
     """what is known of each sensor's own past: the state of its later records depends on it"""
     fleet_scores: FleetScores = field(default_factory=lambda: FleetScores({}))
@@ -186,11 +228,13 @@ class Run:
 
     @property
     def members(self) -> tuple[str, ...]:
+        if isinstance(self.model, Naming):
+            return (DETECTOR,)
         return tuple(self.model.members) if isinstance(self.model, Fusing) else ()
 
     @property
     def faults(self) -> tuple[str, ...] | None:
-        return self.model.faults if isinstance(self.model, Diagnosing) else None
+        return self.model.faults if isinstance(self.model, Diagnosing | Naming) else None
 
     def score(self, waveforms: Waveforms, sample_rate_hz: float, sensors: Sequence[Sensor] | None = None) -> Float[Tensor, " batch"]:
         """Anomaly scores, higher = more abnormal. `sensors` are (unit, sensor_id); None or unknown: against the fleet's baseline.
@@ -211,6 +255,10 @@ class Run:
             part = slice(start, start + CHUNK)
             chunks.append(self.model.outputs(Inputs(w[part].to(self.device), self.facts), None if sensors is None else sensors[part]))
         return {name: torch.cat([chunk[name] for chunk in chunks]).cpu() for name in chunks[0]}
+
+    def detector_scores(self, outputs: Mapping[str, Tensor]) -> Float[Tensor, " batch"]:
+        """Of the outputs, the score that `fleet_scores` speaks of: a diagnosis keeps its detector's beside its own."""
+        return outputs[MEMBER_PREFIX + DETECTOR if isinstance(self.model, Naming) else "score"]
 
     def check(self, sample_rate_hz: float, num_samples: int) -> None:
         """Raises RunMismatch where a record of this rate and length is none this run was trained for."""
@@ -303,7 +351,9 @@ def classical_members(run: Run) -> list[Detecting]:
     return [single for single in _singles(run.model) if not isinstance(single.detector, nn.Module)]
 
 
-def _singles(model: Detecting | Fusing | Diagnosing) -> list[Detecting]:
+def _singles(model: Model) -> list[Detecting]:
+    if isinstance(model, Naming):
+        return [model.detecting]
     if isinstance(model, Fusing):
         return [cast(Detecting, member.model) for member in model.members.values()]
     return [model] if isinstance(model, Detecting) else []
@@ -344,7 +394,9 @@ def save(uri: str, run: Run, metrics: list[dict[str, Any]], environment: dict[st
     """Writes what training fitted beside the recipe.json that `begin` wrote, `_done.json` last, with the counts of `findings`."""
     files = {
         "scaling.json": {
-            "scalings": {name: scaling.facts() for name, (_, scaling) in run.model.scalings().items()} if not run.members else {},
+            "scalings": {name: scaling.facts() for name, (_, scaling) in run.model.scalings().items()}
+            if not isinstance(run.model, Fusing)
+            else {},
             "sensors": [
                 {"unit": unit, "sensor_id": sensor_id, "median_rms": h.median_rms, "mains_share": h.mains_share}
                 for (unit, sensor_id), h in sorted(run.histories.items())
@@ -399,7 +451,7 @@ def _read(uri: str) -> Run:
     scaling = objects.read_json(objects.join(uri, "scaling.json"))
     tensors = from_safetensors(objects.read_bytes(objects.join(uri, "model.safetensors")))
     histories = {(row["unit"], row["sensor_id"]): SensorHistory(row["median_rms"], row["mains_share"]) for row in scaling["sensors"]}
-    model: Detecting | Fusing | Diagnosing
+    model: Model
     match recipe:
         case EnsembleRecipe():
             ensemble = Ensemble(recipe.fusion)
@@ -407,6 +459,10 @@ def _read(uri: str) -> Run:
             model = Fusing({name: load(objects.join(uri, "members", name)) for name in recipe.members}, ensemble)
         case ClassifierRecipe():
             model = _load_classifier(recipe, tuple(facts_of_run["faults"]), facts, tensors, scaling["scalings"])
+        case DiagnosisRecipe():
+            detecting = _load_detector(recipe.detector, facts, tensors, scaling["scalings"][""])
+            columns = net_columns(build_vector(recipe.detector.feature, facts.mains_hz)) if recipe.diagnosis.embedding else []
+            model = Naming(detecting, tuple(facts_of_run["faults"]), LinearDiagnosis.load(part_of(tensors, "diagnosis"), columns))
         case ClassicalRecipe() | DeepRecipe():
             model = _load_detector(recipe, facts, tensors, scaling["scalings"][""])
     return Run(recipe, facts, model, histories, FleetScores.load(part_of(tensors, "fleet_scores")))

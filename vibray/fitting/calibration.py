@@ -47,7 +47,7 @@ def calibration_table(run: Run, records: Mapping[Sensor, pa.Table], num_folds: i
         usable = [i for i, state in enumerate(states) if state not in UNDECIDED_STATES and not alone]
         times, scores = table["measured_at"].to_pylist(), outputs["score"].tolist()
         num_others = np.concatenate([np.full(len(fold), len(w) - len(fold)) for fold in _folds(len(w), num_folds)])
-        p_values = pa.array(run.fleet_scores.p_values(outputs["score"].numpy(), num_others), from_pandas=True).to_pylist()
+        p_values = pa.array(run.fleet_scores.p_values(run.detector_scores(outputs).numpy(), num_others), from_pandas=True).to_pylist()
         for name, (config, scaling) in new.items():
             location, scale = scaling.statistics_of(features[config])
             rows.append(

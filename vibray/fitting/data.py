@@ -1,6 +1,9 @@
 """What a fit is given and what it leaves: features that fit the recipe, labels by record, targets for a net; a fitted model."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -8,9 +11,10 @@ import pyarrow as pa
 
 from vibray.config import UserError, to_json
 from vibray.decide.splits import UNLABELLED, independent
+from vibray.features.scaling import Sensor
 from vibray.models.band_transformer import BandTransformerConfig
 from vibray.models.deep_sad import DeepSadConfig
-from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, EnsembleRecipe, Recipe, build_feature
+from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe, build_feature
 from vibray.runs import Detecting
 from vibray.schema import BAD_RECORDS, LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, UNDECIDED
 from vibray.storage.labels import match_labels, read_labels
@@ -57,6 +61,9 @@ def check_features(recipe: Recipe, table: TrainingTable) -> None:
         case EnsembleRecipe():
             for member in recipe.members.values():
                 check_features(member, table)
+            return
+        case DiagnosisRecipe():
+            check_features(recipe.detector, table)
             return
         case ClassicalRecipe() | DeepRecipe():
             wanted = [recipe.feature]
@@ -109,6 +116,15 @@ def search_pool(labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
     normals that no training has seen. Elsewhere all rows, faults among them, as they are where nobody labelled anything."""
     unlabelled = rows[labels[rows] == UNLABELLED]
     return unlabelled if 2 * len(unlabelled) >= len(rows) else rows
+
+
+def without_labelled(labels: np.ndarray, rows: np.ndarray, sensors: Sequence[Sensor]) -> np.ndarray:
+    """Of these rows those that a diagnosis' detector is fitted on: a sensor's labelled records stay out where it has as many others, so
+    that the detector's scores of them are those of records that it has not seen."""
+    labelled = labels[rows] != UNLABELLED
+    own = [sensors[row] for row in rows.tolist()]
+    others, judged = (Counter(compress(own, mask)) for mask in (~labelled, labelled))
+    return rows[~labelled | np.array([others[sensor] < judged[sensor] for sensor in own], bool)]
 
 
 def independent_rows(table: TrainingTable, labels: np.ndarray) -> np.ndarray:

@@ -26,6 +26,8 @@ SIZES = (64, 64, 48, 30)
 """Columns of these blocks of the spectral vector, scaled by sensor: what the net reads."""
 WEIGHTS = Path(__file__).with_suffix(".safetensors")
 HIDDEN = (256, 64)
+EMBEDDED = HIDDEN[-1]
+"""Numbers of the last hidden layer, by which a diagnosis tells faults apart."""
 KNOWN = 1.5
 """The score begins as this times ln mean |z|: a record far from its sensor's context in whatever way is abnormal."""
 
@@ -57,12 +59,24 @@ class ContextNet(nn.Module):
         self.layers = nn.Sequential(*layers, last)
 
     def forward(self, z: Float[Tensor, "batch columns"]) -> Float[Tensor, " batch"]:
-        known = z.abs().mean(dim=1, keepdim=True).clamp(min=1e-6).log()
-        return self.layers(torch.cat([z.sign() * z.abs().log1p(), known], dim=1))[:, 0] + KNOWN * known[:, 0]
+        known = _known(z)
+        return self.layers(torch.cat([_shown(z), known], dim=1))[:, 0] + KNOWN * known[:, 0]
+
+    def embedded(self, z: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch embedded"]:
+        """The last hidden layer, before its rectifier."""
+        return self.layers[:-2](torch.cat([_shown(z), _known(z)], dim=1))
 
     def loss(self, out: Float[Tensor, " batch"], target: Int[Tensor, " batch"]) -> Float[Tensor, " batch"]:
         """Binary cross-entropy; `target` is 1 for a faulty record."""
         return F.binary_cross_entropy_with_logits(out, target.to(out), reduction="none")
+
+
+def _shown(z: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch columns"]:
+    return z.sign() * z.abs().log1p()
+
+
+def _known(z: Float[Tensor, "batch columns"]) -> Float[Tensor, "batch 1"]:
+    return z.abs().mean(dim=1, keepdim=True).clamp(min=1e-6).log()
 
 
 class ContextScorer:
@@ -73,7 +87,7 @@ class ContextScorer:
 
     def __init__(self, net: ContextNet | None = None) -> None:
         """Without a net, that of the shipped weights."""
-        self.net = _shipped() if net is None else net.eval()
+        self.net = shipped() if net is None else net.eval()
 
     def update(self, x: Float[Tensor, "batch dims"], key_hash: UInt64[np.ndarray, " batch"]) -> None:
         vectors(x, sum(SIZES))  # what is wrong is said in a pass, too
@@ -97,7 +111,8 @@ class ContextScorer:
 
 
 @lru_cache(maxsize=1)
-def _shipped() -> ContextNet:
+def shipped() -> ContextNet:
+    """The net of the shipped weights."""
     net = ContextNet()
     net.load_state_dict(safetensors.torch.load_file(WEIGHTS))
     return net.eval()

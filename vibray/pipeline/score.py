@@ -167,7 +167,7 @@ class Scorer:
             at, rows = self.context.of(record_ids)
             columns["calibrated"][at] = self.context.calibrated[rows]
             num_records[at] -= 1  # its own is not among them
-        fleet_p = run.fleet_scores.p_values(outputs["score"].numpy(), num_records)
+        fleet_p = run.fleet_scores.p_values(run.detector_scores(outputs).numpy(), num_records)
         columns[schema.FLEET_P_VALUE.name] = pa.array(fleet_p, from_pandas=True)
         columns |= {name: values.numpy() for name, values in outputs.items() if name != "fault"}
         if run.faults is not None:

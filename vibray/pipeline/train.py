@@ -10,9 +10,12 @@ import torch
 
 from vibray.config import environment, short_hash
 from vibray.decide.findings import print_findings
+from vibray.decide.fleet_scores import FleetScores
 from vibray.fitting.classical import LoadPart, StoredVectors, fit_classical
 from vibray.fitting.classifier import encoder_of
 from vibray.fitting.data import (
+    FitResult,
+    Lesson,
     TrainingError,
     check_both_classes,
     check_features,
@@ -22,7 +25,9 @@ from vibray.fitting.data import (
     known_labels,
     labels_of_records,
     search_pool,
+    without_labelled,
 )
+from vibray.fitting.diagnosis import fit_naming
 from vibray.fitting.fleet_scores import fleet_scores
 from vibray.fitting.jobs import TrainJob
 from vibray.fitting.pretraining import from_pretrained, read_pretrained
@@ -33,7 +38,7 @@ from vibray.models.deep_sad import DeepSadConfig
 from vibray.models.ensemble import Ensemble
 from vibray.pipeline.local import map_here, one_thread, works_alone
 from vibray.pipeline.logs import Bars, Progress
-from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, EnsembleRecipe, Recipe, build_feature
+from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe, build_feature
 from vibray.runs import Detecting, Fusing, Run, begin, load, save
 from vibray.schema import NORMAL, UNDECIDED
 from vibray.storage import objects
@@ -86,7 +91,7 @@ def _absolute(job: TrainJob) -> TrainJob:
 
 
 def _check_arguments(job: TrainJob) -> None:
-    classifier = isinstance(job.recipe, ClassifierRecipe)
+    net, classifier = isinstance(job.recipe, ClassifierRecipe), isinstance(job.recipe, ClassifierRecipe | DiagnosisRecipe)
     if job.members and not isinstance(job.recipe, EnsembleRecipe):
         raise TrainingError("--members goes with the ensemble recipe alone: put `ensemble` last on the line")
     deep = job.recipe if isinstance(job.recipe, DeepRecipe) else None
@@ -94,12 +99,15 @@ def _check_arguments(job: TrainJob) -> None:
     learns = bands is not None and deep is not None and deep.optim.epochs > 0
     if job.pseudo_labels and not classifier:
         raise TrainingError("--pseudo-labels goes with a classifier's recipe alone: put `classifier` last on the line")
-    if job.init_from and not classifier and bands is None:
-        raise TrainingError("--init-from goes with a classifier, a band-transformer or an adapter: put one of these last on the line")
+    if job.init_from and not net and bands is None:
+        raise TrainingError(
+            "--init-from goes with a net that classifies images (cwt-classifier), a band-transformer or an adapter: put one of these last on "
+            "the line"
+        )
     if bands is not None and not job.init_from and (bands.adapter or not learns):
         raise TrainingError("a pretrained net is needed: --init-from and a folder of `jobs/pretrain.py ... band-transformer`")
     if classifier and not job.labels:
-        raise TrainingError("a classifier needs --labels: a JSON Lines file of records labelled normal or by the name of their fault")
+        raise TrainingError("a classifier needs --labels: records labelled normal or by the name of their fault")
     if classifier and job.normals_only:
         raise TrainingError("--normals-only is for detectors: a classifier needs faults too")
     if job.search_pool and (classifier or job.normals_only or not job.labels):
@@ -194,11 +202,13 @@ class _Plan:
         """Works in this process."""
         return works_alone(self.job.local, len(self.table.parts)) and self.job.num_workers == 1
 
-    @property
+    @cached_property
     def rows(self) -> np.ndarray:
         """Row numbers that a detector is fitted on."""
         if self.labels is not None and self.job.search_pool:
             return search_pool(self.labels, independent_rows(self.table, self.labels))
+        if self.labels is not None and isinstance(self.recipe, DiagnosisRecipe):
+            return without_labelled(self.labels, np.flatnonzero(~self.table.repeats), self.table.sensors)
         if not self.job.normals_only:
             return np.flatnonzero(~self.table.repeats)
         assert self.labels is not None
@@ -211,7 +221,10 @@ class _Plan:
         """What a dry run prints."""
         recipe, most = self.recipe, self.job.cache_gb
         print(f"train {recipe.kind} recipe {short_hash(recipe)} -> {self.job.run}")
-        print(f"  on {len(self.rows) if not isinstance(recipe, ClassifierRecipe) else int((self.labels != '').sum()):,} records")
+        if not isinstance(recipe, ClassifierRecipe):
+            print(f"  on {len(self.rows):,} records")
+        if isinstance(recipe, ClassifierRecipe | DiagnosisRecipe):
+            print(f"  on {int((self.labels != '').sum()):,} labels")
         for member in _nets(recipe):
             config = member.feature if isinstance(member, DeepRecipe) else member.image
             shape = () if config is None else build_feature(config, self.table.facts.mains_hz).shape
@@ -234,11 +247,14 @@ class _Plan:
 
     def _run(self) -> None:
         recipe, job, lesson = self.recipe, self.job, None
-        if isinstance(recipe, ClassifierRecipe):
+        if isinstance(recipe, ClassifierRecipe | DiagnosisRecipe):
             assert self.labels is not None
             lesson = classifier_lesson(self.labels, *self._pseudo_labels())
             lesson = replace(lesson, indices=lesson.indices[~self.table.repeats[lesson.indices]])
             check_both_classes(lesson)
+            num_real = int(lesson.real[lesson.indices].sum()) if lesson.real is not None else 0
+            print(f"{num_real} real labels and {len(lesson.indices) - num_real} pseudo-labels", end="")
+            print(f", faults: {', '.join(lesson.faults) or 'none'}")
         if begin(job.run, recipe, self.table.facts, self.identity, None if lesson is None else lesson.faults):
             print(f"{job.run} is finished already: nothing to do")
             return
@@ -253,27 +269,49 @@ class _Plan:
                 self.fit_deep([(job.run, recipe)])
             case EnsembleRecipe():
                 self.fit_ensemble(recipe)
+            case DiagnosisRecipe():
+                assert lesson is not None
+                self.fit_diagnosis(recipe, lesson)
             case ClassifierRecipe():
-                assert lesson is not None and lesson.real is not None
-                num_real = int(lesson.real.sum())
-                said = f"{num_real} real labels and {len(lesson.indices) - num_real} pseudo-labels"
-                print(f"{said}, faults: {', '.join(lesson.faults) or 'none'}")
+                assert lesson is not None
                 self.train_nets([NetJob(job.run, recipe, environment(), lesson, job.init_from)])
         print(f"{job.run} is finished")
 
     def fit_classical(self, uri: str, recipe: ClassicalRecipe) -> None:
         """A classical detector and its run folder."""
-        vectors = StoredVectors(self.table, recipe.feature.kind)
-        fit = fit_classical(recipe, self.table, self.rows, vectors, self.passes())
+        fit = self.fitted(recipe)
         # histories are of all records, whatever the detector is fitted on
-        run = Run(recipe, self.table.facts, fit.detecting, self.table.histories)
+        run = Run(recipe, self.table.facts, fit.detecting, self.table.histories, self.fleet_scores(recipe))
+        save(uri, run, fit.lines, environment(), self.table.findings)
+
+    def fit_diagnosis(self, recipe: DiagnosisRecipe, lesson: Lesson) -> None:
+        """A detector, the diagnosis of its records, and their run folder."""
+        fit = self.fitted(recipe.detector)
+        named = fit_naming(recipe, fit.detecting, self.table, self.rows, lesson, self.reading(recipe.detector))
+        print_diagnosis(named.line)
+        run = Run(recipe, self.table.facts, named.naming, self.table.histories, self.fleet_scores(recipe.detector))
+        save(self.job.run, run, [*fit.lines, named.line], environment(), self.table.findings)
+
+    def fitted(self, recipe: ClassicalRecipe) -> FitResult:
+        """A classical detector, in passes over the parts."""
+        return fit_classical(recipe, self.table, self.rows, StoredVectors(self.table, recipe.feature.kind), self.passes())
+
+    def fleet_scores(self, recipe: ClassicalRecipe) -> FleetScores:
+        """What the machines of training would score with few records."""
+        order = self.table.in_order(self.rows)
+        return fleet_scores(recipe, self.table.facts.mains_hz, order, self.table.sensors, self.reading(recipe))
+
+    def reading(self, recipe: ClassicalRecipe) -> Callable[[np.ndarray], torch.Tensor]:
+        """Reads the vectors of row numbers, in their order."""
+        load = LoadPart(self.table, StoredVectors(self.table, recipe.feature.kind))
 
         def read(rows: np.ndarray) -> torch.Tensor:
-            parts = self.passes()("few records")(LoadPart(self.table, vectors), self.table.by_part(rows))
-            return torch.cat([part.x for part in parts])
+            order = np.argsort(self.table.part[rows], kind="stable")
+            parts = self.passes()("few records")(load, self.table.by_part(rows[order]))
+            found = torch.cat([part.x for part in parts])
+            return found[torch.from_numpy(np.argsort(order))]
 
-        run.fleet_scores = fleet_scores(recipe, self.table.facts.mains_hz, self.table.in_order(self.rows), self.table.sensors, read)
-        save(uri, run, fit.lines, environment(), self.table.findings)
+        return read
 
     def passes(self) -> Callable[[str], Map]:
         """Who does a pass over the parts."""
@@ -353,6 +391,15 @@ class _Plan:
             raise TrainingError(f"no pseudo-label of {uri} (corpus {corpora}) is of a record in {here}: give its --features too")
         own = [of.get(key, (UNDECIDED, 0.0)) for key in keys]
         return np.array([label for label, _ in own], np.int64), np.array([weight for _, weight in own], np.float64)
+
+
+def print_diagnosis(line: dict[str, Any]) -> None:
+    """What is known of a diagnosis before it is used: its answers to labelled records whose unit or moment the fit had not seen."""
+    if "macro_f1" not in line:
+        print(f"{line['num_labels']} labels are too few to say how well faults are told apart")
+        return
+    faults = ", ".join(f"{fault} {value:.2f}" for fault, value in line["f1_by_fault"].items())
+    print(f"labelled records, each judged without its unit or moment: macro-F1 over faults {line['macro_f1']:.3f} ({faults})")
 
 
 def _copy_run(source: str, target: str) -> None:

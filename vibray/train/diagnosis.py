@@ -1,0 +1,243 @@
+"""The order of fitting a diagnosis: healthy axes, faults by direction, what is calibrated on answers to records that a fit has not seen."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from torch import Tensor
+
+from vibray.config import UserError
+from vibray.decide.metrics import calibration_error, fault_f1
+from vibray.models.context_scorer import ContextNet
+from vibray.models.diagnosis import (
+    WHITENING,
+    Deviations,
+    LinearDiagnosis,
+    LinearDiagnosisConfig,
+    Whitening,
+    deviations,
+    embedding,
+    likeness,
+    whitening,
+)
+from vibray.models.moments import Moments
+from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL
+from vibray.train.validation import MIN_NAMED, fault_loss, temperature
+
+FOLDS = 5
+MIN_UNITS = 5
+"""units with labels from which whole units are left out together; with fewer, or a kind of label in one alone, whole moments are"""
+HEALTHY = 0.9
+"""records that score below this quantile make the axes of healthy ones"""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is known of some records; arrays of equal length."""
+
+    label: Int64[np.ndarray, " labelled"]
+    """0 normal, 1 abnormal"""
+    fault: Int64[np.ndarray, " labelled"]
+    """number of the fault, -1 where none is named"""
+    weight: Float64[np.ndarray, " labelled"]
+    human: Bool[np.ndarray, " labelled"]
+    """a person judged this very record; false for its moment's other sensors and for pseudo-labels"""
+    unit: Int64[np.ndarray, " labelled"]
+    moment: Int64[np.ndarray, " labelled"]
+
+
+@dataclass(frozen=True)
+class FittedDiagnosis:
+    diagnosis: LinearDiagnosis
+    figures: dict[str, Any]
+    """of labelled records by fits that had not seen their unit or moment"""
+
+
+def fit_diagnosis(
+    config: LinearDiagnosisConfig,
+    pool: Float[Tensor, "records dims"],
+    pool_scores: Float64[np.ndarray, " records"],
+    x: Float[Tensor, "labelled dims"],
+    scores: Float64[np.ndarray, " labelled"],
+    labels: Labels,
+    faults: tuple[str, ...],
+    net: ContextNet | None,
+    net_columns: list[int],
+) -> FittedDiagnosis:
+    """Fits a diagnosis on scaled vectors: of any records of the corpus (`pool`), and of those with labels.
+
+    Nothing is chosen by the labels but what the regressions fit; what is calibrated (the weight of detector and margin, the temperature, the
+    cut to "unknown") sees of each record the answer of a fit without its unit, or its moment where few units are labelled.
+    Raises UserError where normal or abnormal records are missing.
+    """
+    _require_both(labels)
+    healthy = pool[torch.from_numpy(pool_scores <= np.quantile(pool_scores, HEALTHY))].double()
+    deviation = _axes(healthy, WHITENING)
+    embedded, compared = None, None
+    if net is not None and config.embedding:
+        of_healthy = embedding(net, healthy, net_columns)
+        embedded, compared = _axes(of_healthy, WHITENING), _axes(of_healthy, 1.0)
+    seen = deviations(x, deviation, net if embedded else None, net_columns, embedded, compared)
+    fold = _folds(labels)
+    named = labels.fault >= 0
+    out_of_fold = _answers(config, seen, labels, len(faults), fold)
+
+    margin, margin_bias = _margin(config, seen.length, labels, np.ones(len(fold), bool))
+    evidence = np.stack([scores, out_of_fold.margin], axis=1)
+    sure = np.isfinite(out_of_fold.margin) & labels.human
+    abnormal = _evidence(config, evidence, labels, sure if _both(labels.label[sure]) else np.isfinite(out_of_fold.margin))
+
+    fault, fault_bias = _faults(config, seen.direction, labels, len(faults), named)
+    judged = named & labels.human & np.isfinite(out_of_fold.fault).all(axis=1)
+    logits, truth = out_of_fold.fault[judged], labels.fault[judged]
+    T = temperature(lambda t: fault_loss(logits / t, truth)) if len(truth) >= MIN_NAMED and len(faults) > 1 else 1.0
+    own = out_of_fold.likeness[named & labels.human]
+    unknown_below = float(np.quantile(own, config.unknown_share)) if len(own) >= MIN_NAMED else -1.0
+
+    diagnosis = LinearDiagnosis(
+        len(faults),
+        net_columns if embedded else [],
+        deviation,
+        *(torch.from_numpy(np.asarray(values, np.float64)) for values in (fault, fault_bias, margin, margin_bias, abnormal, T)),
+        references=seen.likeness[torch.from_numpy(named)].float(),
+        unknown_below=torch.tensor(unknown_below, dtype=torch.float64),
+        net=net if embedded else None,
+        embedded=embedded,
+        compared=compared,
+    )
+    probability = _sigmoid(evidence[sure] @ abnormal[:2] + abnormal[2])
+    figures = _figures(probability, labels.label[sure] == LABEL_ABNORMAL, logits / T, truth, faults)
+    return FittedDiagnosis(diagnosis, figures | {"temperature": T, "unknown_below": unknown_below})
+
+
+def _require_both(labels: Labels) -> None:
+    if not _both(labels.label):
+        missing = "normal" if not (labels.label == LABEL_NORMAL).any() else "abnormal"
+        raise UserError(f"no {missing} record is among the labels to train on: a classifier needs both kinds")
+
+
+def _both(label: np.ndarray) -> bool:
+    return bool((label == LABEL_NORMAL).any() and (label == LABEL_ABNORMAL).any())
+
+
+def _axes(x: Float[Tensor, "records dims"], power: float) -> Whitening:
+    moments = Moments(x.shape[1])
+    moments.update(x.double())
+    return whitening(moments.mean, moments.ledoit_wolf()[0], power)
+
+
+# ---------------------------------------------------------------- answers to records that a fit has not seen
+
+
+@dataclass
+class _Answers:
+    margin: Float64[np.ndarray, " labelled"]
+    fault: Float64[np.ndarray, "labelled faults"]
+    likeness: Float64[np.ndarray, " labelled"]
+
+
+def _folds(labels: Labels) -> Int64[np.ndarray, " labelled"]:
+    """A number for each label; what belongs together (a unit, else a moment) has one."""
+    kind = np.where(labels.label == LABEL_NORMAL, -1, labels.fault + 1)
+    spread = all(len(np.unique(labels.unit[kind == one])) > 1 for one in np.unique(kind))
+    together = labels.unit if spread and len(np.unique(labels.unit)) >= MIN_UNITS else labels.moment
+    num = min(FOLDS, len(np.unique(together)))
+    fold = np.zeros(len(kind), np.int64)
+    if num > 1:
+        with warnings.catch_warnings():
+            # a kind in fewer groups than folds has no answers where it is left out whole
+            warnings.simplefilter("ignore", UserWarning)
+            splitter = StratifiedGroupKFold(num, shuffle=True, random_state=0)
+            for number, (_, test) in enumerate(splitter.split(np.zeros((len(kind), 1)), kind, together)):
+                fold[test] = number
+    return fold
+
+
+def _answers(config: LinearDiagnosisConfig, seen: Deviations, labels: Labels, num_faults: int, fold: np.ndarray) -> _Answers:
+    """NaN where the other folds could not be fitted."""
+    found = _Answers(*(np.full(shape, np.nan) for shape in (len(fold), (len(fold), num_faults), len(fold))))
+    named = labels.fault >= 0
+    for test in _parts(fold):
+        train = ~test
+        if _both(labels.label[train]):
+            weights, bias = _margin(config, seen.length, labels, train)
+            found.margin[test] = seen.length[torch.from_numpy(test)].numpy() @ weights + bias
+        if (named & train).any():
+            weights, bias = _faults(config, seen.direction, labels, num_faults, named & train)
+            answered = test & np.isin(labels.fault, labels.fault[named & train])
+            found.fault[answered] = seen.direction[torch.from_numpy(answered)].numpy() @ weights.T + bias
+            of = seen.likeness[torch.from_numpy(test)], seen.likeness[torch.from_numpy(named & train)]
+            found.likeness[test] = likeness(*of).numpy()
+    return found
+
+
+def _parts(fold: np.ndarray) -> Iterator[np.ndarray]:
+    for number in np.unique(fold):
+        yield fold == number
+
+
+# ---------------------------------------------------------------- the regressions
+
+
+def _margin(config: LinearDiagnosisConfig, v: Tensor, labels: Labels, rows: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights and bias of the log-odds of being abnormal, both kinds counting alike."""
+    model = LogisticRegression(C=config.inverse_penalty, class_weight="balanced", max_iter=5000)
+    model.fit(v[torch.from_numpy(rows)].numpy(), labels.label[rows], labels.weight[rows])
+    return model.coef_[0], float(model.intercept_[0])
+
+
+def _faults(config: LinearDiagnosisConfig, u: Tensor, labels: Labels, num_faults: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (faults, shown) and biases; a fault that none of the rows has is never the answer."""
+    weights, bias = np.zeros((num_faults, u.shape[1])), np.full(num_faults, -1e3)
+    present = np.unique(labels.fault[rows])
+    bias[present] = 0.0
+    if len(present) > 1:
+        model = LogisticRegression(C=config.inverse_penalty, class_weight="balanced", max_iter=5000)
+        model.fit(u[torch.from_numpy(rows)].numpy(), labels.fault[rows], labels.weight[rows])
+        own, at = model.coef_, model.intercept_
+        weights[present], bias[present] = (
+            (own, at) if len(present) > 2 else (np.stack([-own[0], own[0]]) / 2, np.array([-at[0], at[0]]) / 2)
+        )
+    return weights, bias
+
+
+def _evidence(config: LinearDiagnosisConfig, evidence: np.ndarray, labels: Labels, rows: np.ndarray) -> Float64[np.ndarray, "3"]:
+    """a, c and a0 of sigmoid(a score + c margin + a0), for `prevalence`; a detector's score never speaks against itself."""
+    abnormal = labels.label[rows] == LABEL_ABNORMAL
+    share = np.where(abnormal, config.prevalence, 1 - config.prevalence)
+    weight = share * len(abnormal) / np.where(abnormal, abnormal.sum(), (~abnormal).sum())
+    values = evidence[rows]
+    for columns in ([0, 1], [1]):
+        model = LogisticRegression(C=1.0).fit(values[:, columns], abnormal, weight)
+        if len(columns) == 1 or model.coef_[0, 0] > 0:
+            break
+    found = np.zeros(3)
+    found[columns], found[2] = model.coef_[0], model.intercept_[0]
+    return found
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def _figures(
+    probability: np.ndarray, abnormal: np.ndarray, logits: np.ndarray, truth: np.ndarray, faults: tuple[str, ...]
+) -> dict[str, Any]:
+    figures: dict[str, Any] = {"num_labels": len(abnormal), "abnormal_calibration_error": calibration_error(probability, abnormal)}
+    if len(truth):
+        answer = logits.argmax(axis=1)
+        by_fault = fault_f1([faults[i] for i in truth], [faults[i] for i in answer], [faults[i] for i in np.unique(truth)])
+        confidence = np.exp(log_softmax(logits, axis=1)).max(axis=1)
+        figures |= {
+            "macro_f1": float(np.mean(list(by_fault.values()))),
+            "f1_by_fault": by_fault,
+            "fault_calibration_error": calibration_error(confidence, answer == truth),
+        }
+    return figures
