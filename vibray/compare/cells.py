@@ -20,13 +20,25 @@ from vibray.decide.metrics import evaluation
 from vibray.decide.pooling import pooled
 from vibray.decide.splits import Setting, Split, sizes
 from vibray.decide.thresholds import percentile
-from vibray.fitting.classical import LoadPart
+from vibray.fitting.classical import LoadPart, fit_classical
 from vibray.fitting.classifier import fit_classifier, inputs_of, read_inputs
 from vibray.fitting.data import classifier_lesson
 from vibray.fitting.deep import net_scores
+from vibray.fitting.diagnosis import fit_naming
 from vibray.fitting.worker import alone_with
 from vibray.models.ensemble import Ensemble
-from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, EnsembleRecipe, Recipe, banded, build_scaling_fit, build_vector
+from vibray.recipes import (
+    ClassicalRecipe,
+    ClassifierRecipe,
+    DeepRecipe,
+    DiagnosisRecipe,
+    EnsembleRecipe,
+    Recipe,
+    banded,
+    build_scaling_fit,
+    build_vector,
+)
+from vibray.runs import Inputs
 from vibray.schema import NORMAL
 from vibray.train.classical import fit_scaling
 
@@ -65,12 +77,12 @@ class Scored:
 
 def uses_labels(recipe: Contestant) -> bool:
     """True for a recipe that a budget of labels means something to."""
-    return isinstance(recipe, ClassifierRecipe | LabelsOnly) or getattr(getattr(recipe, "detector", None), "kind", "") == "deep_sad"
+    return needs_labels(recipe) or getattr(getattr(recipe, "detector", None), "kind", "") == "deep_sad"
 
 
 def needs_labels(recipe: Contestant) -> bool:
     """True for a recipe that is nothing without labels."""
-    return isinstance(recipe, ClassifierRecipe | LabelsOnly)
+    return isinstance(recipe, ClassifierRecipe | DiagnosisRecipe | LabelsOnly)
 
 
 def is_deep(recipe: Contestant) -> bool:
@@ -152,6 +164,8 @@ def scores_of(recipe: Contestant, task: Task) -> Scored:
             return _ensemble(recipe, task)
         case ClassifierRecipe():
             return _classifier(recipe, task)
+        case DiagnosisRecipe():
+            return _diagnosis(recipe, task)
     with alone_with(task.table, task.waveforms) as worker:
         fold = fit_fold(worker, recipe, task)
         pool, judged = (fold.score(rows) for rows in (task.pool, task.judged))
@@ -185,6 +199,24 @@ def _classifier(recipe: ClassifierRecipe, task: Task) -> Scored:
         pool, judged = (net_scores(worker, fit.diagnosing.net, shown, rows) for rows in (task.pool, task.judged))
     known = np.logical_and.reduce([scaling.known(task.sensors(task.judged)) for scaling in scalings.values()])
     return Scored(pool, judged, known, shown if len(scalings) == 1 else None)
+
+
+def _diagnosis(recipe: DiagnosisRecipe, task: Task) -> Scored:
+    """The detector on the pool, the budget's labels on its answers; its score is the probability of being abnormal."""
+    feature, vectors = recipe.detector.feature, task.vectors[recipe.detector.feature.kind]
+
+    def read(rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(vectors[rows])
+
+    fit = fit_classical(recipe.detector, task.table, task.pool, vectors.__getitem__)
+    naming = fit_naming(recipe, fit.detecting, task.table, task.pool, classifier_lesson(task.label_of), read).naming
+    naming = naming.rescaled({"": calibrated(naming.detecting.scaling, read, task)})
+
+    def score(rows: np.ndarray) -> np.ndarray:
+        made = Inputs(torch.empty(len(rows), 0), task.table.facts, {feature: read(rows)})
+        return naming.outputs(made, task.sensors(rows))["score"].double().numpy()
+
+    return Scored(score(task.pool), score(task.judged), naming.detecting.scaling.known(task.sensors(task.judged)))
 
 
 def _ensemble(recipe: EnsembleRecipe, task: Task) -> Scored:

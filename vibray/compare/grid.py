@@ -10,7 +10,19 @@ from vibray.compare.corpus import Corpus, open_corpus
 from vibray.compare.jobs import BenchmarkJob
 from vibray.config import UserError
 from vibray.decide.splits import UNLABELLED, Setting, sizes
-from vibray.recipes import NAMED, ClassicalRecipe, ClassifierRecipe, DeepRecipe, EnsembleRecipe, Recipe, banded, iforest, rms, small
+from vibray.recipes import (
+    NAMED,
+    ClassicalRecipe,
+    ClassifierRecipe,
+    DeepRecipe,
+    DiagnosisRecipe,
+    EnsembleRecipe,
+    Recipe,
+    banded,
+    iforest,
+    rms,
+    small,
+)
 from vibray.schema import NORMAL
 from vibray.storage import objects
 
@@ -180,6 +192,8 @@ def vectors_needed(entries: dict[str, Entry]) -> list[str]:
                 return {recipe.base.feature.kind}
             case ClassicalRecipe():
                 return {recipe.feature.kind}
+            case DiagnosisRecipe():
+                return {recipe.detector.feature.kind}
             case EnsembleRecipe():
                 return {kind for member in recipe.members.values() for kind in of(member)}
             case DeepRecipe() | ClassifierRecipe():

@@ -101,8 +101,8 @@ def _check_arguments(job: TrainJob) -> None:
         raise TrainingError("--pseudo-labels goes with a classifier's recipe alone: put `classifier` last on the line")
     if job.init_from and not net and bands is None:
         raise TrainingError(
-            "--init-from goes with a net that classifies images (cwt-classifier), a band-transformer or an adapter: put one of these last on "
-            "the line"
+            "--init-from goes with a net that classifies images (cwt-classifier), a band-transformer or an adapter: put one of these last "
+            "on the line"
         )
     if bands is not None and not job.init_from and (bands.adapter or not learns):
         raise TrainingError("a pretrained net is needed: --init-from and a folder of `jobs/pretrain.py ... band-transformer`")

@@ -73,8 +73,8 @@ def fit_diagnosis(
 ) -> FittedDiagnosis:
     """Fits a diagnosis on scaled vectors: of any records of the corpus (`pool`), and of those with labels.
 
-    Nothing is chosen by the labels but what the regressions fit; what is calibrated (the weight of detector and margin, the temperature, the
-    cut to "unknown") sees of each record the answer of a fit without its unit, or its moment where few units are labelled.
+    Nothing is chosen by the labels but what the regressions fit. What is calibrated (the weights of detector and margin, the temperature,
+    the cut to "unknown") sees of each record the answer of a fit without its unit, or its moment where few units are labelled.
     Raises UserError where normal or abnormal records are missing.
     """
     _require_both(labels)
@@ -190,7 +190,7 @@ def _margin(config: LinearDiagnosisConfig, v: Tensor, labels: Labels, rows: np.n
     """Weights and bias of the log-odds of being abnormal, both kinds counting alike."""
     model = LogisticRegression(C=config.inverse_penalty, class_weight="balanced", max_iter=5000)
     model.fit(v[torch.from_numpy(rows)].numpy(), labels.label[rows], labels.weight[rows])
-    return model.coef_[0], float(model.intercept_[0])
+    return np.asarray(model.coef_)[0], float(np.asarray(model.intercept_)[0])
 
 
 def _faults(config: LinearDiagnosisConfig, u: Tensor, labels: Labels, num_faults: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -201,10 +201,10 @@ def _faults(config: LinearDiagnosisConfig, u: Tensor, labels: Labels, num_faults
     if len(present) > 1:
         model = LogisticRegression(C=config.inverse_penalty, class_weight="balanced", max_iter=5000)
         model.fit(u[torch.from_numpy(rows)].numpy(), labels.fault[rows], labels.weight[rows])
-        own, at = model.coef_, model.intercept_
-        weights[present], bias[present] = (
-            (own, at) if len(present) > 2 else (np.stack([-own[0], own[0]]) / 2, np.array([-at[0], at[0]]) / 2)
-        )
+        own, at = np.asarray(model.coef_), np.asarray(model.intercept_)
+        if len(present) == 2:  # scikit-learn gives the second's weights against the first
+            own, at = np.concatenate([-own, own]) / 2, np.concatenate([-at, at]) / 2
+        weights[present], bias[present] = own, at
     return weights, bias
 
 
@@ -216,10 +216,10 @@ def _evidence(config: LinearDiagnosisConfig, evidence: np.ndarray, labels: Label
     values = evidence[rows]
     for columns in ([0, 1], [1]):
         model = LogisticRegression(C=1.0).fit(values[:, columns], abnormal, weight)
-        if len(columns) == 1 or model.coef_[0, 0] > 0:
+        found = np.zeros(3)
+        found[columns], found[2] = np.asarray(model.coef_)[0], np.asarray(model.intercept_)[0]
+        if found[0] > 0:
             break
-    found = np.zeros(3)
-    found[columns], found[2] = model.coef_[0], model.intercept_[0]
     return found
 
 
