@@ -36,8 +36,8 @@ class LinearDiagnosisConfig:
     """what a label weighs for the other sensors' records of the same unit and moment; 0 leaves them out"""
     prevalence: float = 0.5
     """share of abnormal records for which the probability of being abnormal is calibrated; at even odds .5 is where the two kinds part"""
-    unknown_share: float = 0.05
-    """share of labelled faults that may be called unknown: less like other labelled ones than these, and a fault has no name"""
+    unknown_share: float = 0.1
+    """share of plain labelled faults that may be called unknown: less like other labelled ones than these, and a fault has no name"""
     embedding: bool = True
     """show it the hidden layer of the net that knows how faults of transformers show too, where that net's columns are had"""
 

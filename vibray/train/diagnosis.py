@@ -36,6 +36,8 @@ MIN_UNITS = 5
 """units with labels from which whole units are left out together; with fewer, or a kind of label in one alone, whole moments are"""
 HEALTHY = 0.9
 """records that score below this quantile make the axes of healthy ones"""
+PLAIN = 0.95
+"""quantile of the records' scores above which a labelled fault is plain enough to say what a known one looks like"""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ def fit_diagnosis(
     judged = named & labels.human & np.isfinite(out_of_fold.fault).all(axis=1)
     logits, truth = out_of_fold.fault[judged], labels.fault[judged]
     T = temperature(lambda t: fault_loss(logits / t, truth)) if len(truth) >= MIN_NAMED and len(faults) > 1 else 1.0
-    own = out_of_fold.likeness[named & labels.human]
+    # a fault that hardly stands out has no direction yet, and would drag the cut down
+    plain = named & (scores >= np.quantile(pool_scores, PLAIN)) & np.isfinite(out_of_fold.likeness)
+    own = out_of_fold.likeness[plain]
     unknown_below = float(np.quantile(own, config.unknown_share)) if len(own) >= MIN_NAMED else -1.0
 
     diagnosis = LinearDiagnosis(
@@ -148,7 +152,7 @@ def _folds(labels: Labels) -> Int64[np.ndarray, " labelled"]:
     kind = np.where(labels.label == LABEL_NORMAL, -1, labels.fault + 1)
     spread = all(len(np.unique(labels.unit[kind == one])) > 1 for one in np.unique(kind))
     together = labels.unit if spread and len(np.unique(labels.unit)) >= MIN_UNITS else labels.moment
-    num = min(FOLDS, len(np.unique(together)))
+    num = min(FOLDS, len(np.unique(together)), int(np.unique(kind, return_counts=True)[1].max()))
     fold = np.zeros(len(kind), np.int64)
     if num > 1:
         with warnings.catch_warnings():

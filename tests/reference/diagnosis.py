@@ -1,0 +1,255 @@
+"""How well faults are named on machines that nothing was labelled of, by how many labels a fault.
+
+`python -m tests.reference.diagnosis [--seeds 0 1 2 3 4] [--variants] [--real]` prints, with the mean and standard error over fleets and draws of labels:
+macro-F1 over five faults given that a record is faulty, of the control (multinomial logistic regression, C = .1, on signed logarithms of the
+scaled spectral vector), of the default classifier, and of its answers pooled over a unit's sensors; macro-F1 with normal as a sixth answer;
+the expected calibration error of both outputs on a test set half of which is faulty and on one with 5 % of faults; what becomes of the sixth
+fault, which is in no training. `--variants`: what each part of it adds. `--real`: gfd, uestc and hit by their labelled records.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+
+from tests.reference.corpora import FLEET, KS, POOL_UNITS, REAL, Corpus, Records, fleet, of_fleet, real, real_records
+from tests.reference.leave_fault_out import sixth
+from tests.reference.suite import fitted
+from vibray import recipes
+from vibray.decide.metrics import calibration_error
+from vibray.features.scaling import Scaling
+from vibray.models.classifier import UNKNOWN_FAULT
+from vibray.models.context_scorer import shipped
+from vibray.models.diagnosis import LinearDiagnosis, LinearDiagnosisConfig
+from vibray.models.fitted import Fitted
+from vibray.recipes import ClassicalRecipe, build_vector, columns_of, net_columns
+from vibray.schema import NORMAL
+from vibray.signal.synthetic import FleetConfig
+from vibray.train.diagnosis import Labels, fit_diagnosis
+
+NUM_LABELS = (2, 5, 10, 30)
+NUM_DRAWS = 2
+FAULTS = FleetConfig().faults
+LABELLED_RECORDS = 2400
+RARE = 0.05
+
+
+@dataclass(frozen=True)
+class Side:
+    """Records as the diagnosis gets them."""
+
+    x: torch.Tensor
+    score: np.ndarray
+    records: Records
+
+    @property
+    def faulty(self) -> np.ndarray:
+        return self.records.labels != NORMAL
+
+
+def labelled_records(seed: int) -> Records:
+    """Later records of the pool's units, half of them faulty: a person labels some of these."""
+    return of_fleet(FleetConfig(seed=seed, num_units=POOL_UNITS, num_records=LABELLED_RECORDS, first_step=max(KS), contamination=0.5))
+
+
+def side(recipe: ClassicalRecipe, scaling: Scaling, detector: Fitted, records: Records, mains_hz: float | None) -> Side:
+    columns = columns_of(build_vector(recipe.feature, mains_hz), recipe.detector.blocks)
+    x = scaling(records.vectors, records.sensors)
+    return Side(x, detector.score(x[:, columns]).numpy(), records)
+
+
+def with_context(scaling: Scaling, corpus: Corpus, k: int) -> Scaling:
+    assert corpus.context is not None
+    vectors = corpus.context.vectors
+    return scaling.with_sensors((sensor, vectors[at]) for sensor, at in corpus.context.first(k))
+
+
+def drawn(records: Records, num: int, rng: np.random.Generator) -> np.ndarray:
+    """Row numbers of `num` records of each fault and of as many normal ones, no two of one moment."""
+    rows = []
+    for kind in (*FAULTS, NORMAL):
+        own = rng.permutation(np.flatnonzero(records.labels == kind))
+        rows.append(own[np.unique(records.moment[own], return_index=True)[1]])
+        rows[-1] = rng.permutation(rows[-1])[:num]
+    return np.concatenate(rows)
+
+
+def labels_of(records: Records, rows: np.ndarray, faults: Sequence[str], partner_weight: float) -> tuple[np.ndarray, Labels]:
+    """What a person says of `rows`, and of the other sensors at their moments."""
+    said = {int(records.moment[row]): str(records.labels[row]) for row in rows}
+    others = np.setdiff1d(np.flatnonzero(np.isin(records.moment, list(said))), rows) if partner_weight else rows[:0]
+    every = np.concatenate([rows, others])
+    name = np.array([said[int(records.moment[row])] for row in every])
+    human = np.arange(len(every)) < len(rows)
+    unit = np.unique([unit for unit, _ in records.sensors], return_inverse=True)[1].reshape(-1)
+    fault = np.array([faults.index(one) if one != NORMAL else -1 for one in name.tolist()], np.int64)
+    weight = np.where(human, 1.0, partner_weight)
+    return every, Labels((name != NORMAL).astype(np.int64), fault, weight, human, unit[every].astype(np.int64), records.moment[every])
+
+
+def control(x: np.ndarray, labels: np.ndarray) -> LogisticRegression:
+    return LogisticRegression(C=0.1, max_iter=5000).fit(signed_log(x), labels)
+
+
+def signed_log(x: np.ndarray) -> np.ndarray:
+    return np.sign(x) * np.log1p(np.abs(x))
+
+
+def macro_f1(truth: np.ndarray, answer: np.ndarray, kinds: Sequence[str]) -> float:
+    return float(f1_score(truth, answer, labels=list(kinds), average="macro", zero_division=0))
+
+
+def names(diagnosis: LinearDiagnosis, at: Side, faults: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of each record: probability of being abnormal, the likeliest fault, its confidence, and whether it is called unknown."""
+    config = replace(diagnosis, abnormal=torch.tensor([0.0, 0.0, 9.0], dtype=torch.float64))  # all abnormal: every record is given a name
+    every = config(at.x, torch.from_numpy(at.score))
+    told = diagnosis(at.x, torch.from_numpy(at.score))
+    confidence, number = every.fault_probability.max(dim=1)
+    name = np.array(faults)[number.numpy()]
+    return (
+        told.abnormal_probability.numpy().astype(np.float64),
+        name,
+        confidence.numpy().astype(np.float64),
+        every.fault.numpy() == UNKNOWN_FAULT,
+    )
+
+
+def over_moment(diagnosis: LinearDiagnosis, at: Side, faults: Sequence[str]) -> np.ndarray:
+    """The likeliest fault by the mean log-probability over a unit's sensors."""
+    p = diagnosis(at.x, torch.from_numpy(at.score)).fault_probability.double().clamp(min=1e-12).log().numpy()
+    _, group = np.unique(at.records.moment, return_inverse=True)
+    total = np.zeros((group.max() + 1, p.shape[1]))
+    np.add.at(total, group, p)
+    return np.array(faults)[total[group].argmax(axis=1)]
+
+
+def rare(faulty: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rows of which 5 % are faulty."""
+    num = round(RARE / (1 - RARE) * int((~faulty).sum()))
+    return np.concatenate([np.flatnonzero(~faulty), rng.choice(np.flatnonzero(faulty), num, replace=False)])
+
+
+def fleet_figures(seed: int, config: LinearDiagnosisConfig, plain: bool) -> Iterator[tuple[int, dict[str, float]]]:
+    """Figures of one fleet, draw by draw, by the number of labels a fault; `plain` leaves out what only the default is asked."""
+    recipe = recipes.fused()
+    corpus, given = fleet(seed), labelled_records(seed)
+    scaling, detector = fitted(recipe, corpus.pool, FLEET.mains_hz)
+    own = with_context(scaling, corpus, max(KS))
+    pool, labelled = (side(recipe, scaling, detector, records, FLEET.mains_hz) for records in (corpus.pool, given))
+    test, unknown = (side(recipe, own, detector, records, FLEET.mains_hz) for records in (corpus.test, sixth(corpus, seed)))
+    columns = net_columns(build_vector(recipe.feature, FLEET.mains_hz))
+    truth, faulty = test.records.labels, test.faulty
+    healthy = np.concatenate([test.score[~faulty], unknown.score[~unknown.faulty]])
+    for draw in range(NUM_DRAWS):
+        for num in NUM_LABELS:
+            rng = np.random.default_rng(1000 * draw + num)
+            rows = drawn(given, num, rng)
+            every, labels = labels_of(given, rows, FAULTS, config.partner_weight)
+
+            def fit(prevalence: float, every: np.ndarray = every, labels: Labels = labels) -> LinearDiagnosis:
+                at = replace(config, prevalence=prevalence)
+                of = (labelled.x[torch.from_numpy(every)], labelled.score[every], labels)
+                return fit_diagnosis(at, pool.x, pool.score, *of, FAULTS, shipped(), columns).diagnosis
+
+            diagnosis = fit(0.5)
+            p, name, confidence, _ = names(diagnosis, test, FAULTS)
+            found = {
+                "faults": macro_f1(truth[faulty], name[faulty], FAULTS),
+                "six answers": macro_f1(truth, np.where(p >= 0.5, name, NORMAL), (*FAULTS, NORMAL)),
+            }
+            if not plain:
+                found |= _compared(labelled, given, rows, test)
+                found["faults, pooled"] = macro_f1(truth[faulty], over_moment(diagnosis, test, FAULTS)[faulty], FAULTS)
+                few = rare(faulty, rng)
+                found["ECE abnormal, half"] = calibration_error(p, faulty) or 0.0
+                found["ECE abnormal, 5 % (told so)"] = calibration_error(names(fit(RARE), test, FAULTS)[0][few], faulty[few]) or 0.0
+                found["ECE abnormal, 5 % (even odds)"] = calibration_error(p[few], faulty[few]) or 0.0
+                found["ECE fault"] = calibration_error(confidence[faulty], (name == truth)[faulty]) or 0.0
+                found |= _sixth(diagnosis, test, unknown, np.quantile(healthy, 0.99))
+            yield num, found
+
+
+def _compared(labelled: Side, given: Records, rows: np.ndarray, test: Side) -> dict[str, float]:
+    truth, faulty = test.records.labels, test.faulty
+    x, seen = labelled.x.numpy(), signed_log(test.x.numpy())
+    kinds = given.labels[rows]
+    of_faults = rows[kinds != NORMAL]
+    return {
+        "control, faults": macro_f1(truth[faulty], control(x[of_faults], given.labels[of_faults]).predict(seen[faulty]), FAULTS),
+        "control, six answers": macro_f1(truth, control(x[rows], kinds).predict(seen), (*FAULTS, NORMAL)),
+    }
+
+
+def _sixth(diagnosis: LinearDiagnosis, test: Side, unknown: Side, cut: float) -> dict[str, float]:
+    """At 1 % realised false alarms of the detector."""
+    flagged, known = unknown.faulty & (unknown.score >= cut), test.faulty & (test.score >= cut)
+    return {
+        "sixth flagged": float(np.mean(unknown.score[unknown.faulty] >= cut)),
+        "known flagged": float(np.mean(test.score[test.faulty] >= cut)),
+        "sixth called unknown": float(np.mean(names(diagnosis, unknown, FAULTS)[3][flagged])),
+        "known called unknown": float(np.mean(names(diagnosis, test, FAULTS)[3][known])),
+    }
+
+
+VARIANTS: Mapping[str, LinearDiagnosisConfig] = {
+    "default": LinearDiagnosisConfig(),
+    "without the net's layer": LinearDiagnosisConfig(embedding=False),
+    "without the moment's other sensors": LinearDiagnosisConfig(partner_weight=0.0),
+    "without both": LinearDiagnosisConfig(embedding=False, partner_weight=0.0),
+}
+
+
+def show(title: str, found: Sequence[tuple[int, dict[str, float]]]) -> None:
+    print(f"\n{title}: " + ", ".join(map(str, NUM_LABELS)) + " labels a fault, mean (standard error over fleets and draws)")
+    for name in dict.fromkeys(name for _, own in found for name in own):
+        cells = []
+        for num in NUM_LABELS:
+            values = [own[name] for n, own in found if n == num]
+            cells.append(f"{np.mean(values):.3f} ({np.std(values, ddof=1) / len(values) ** 0.5:.3f})")
+        print(f"{name:32} " + "  ".join(cells))
+
+
+def of_real() -> None:
+    """The labelled records of real corpora teach, their test sets judge; the control too."""
+    print("\nmacro-F1 with normal, by the labelled records of the corpus: control, classifier; and of the faults given faulty")
+    for name in ("gfd", "uestc", "hit"):
+        recipe, mains_hz = recipes.fused(), REAL[name].mains_hz
+        corpus, given = real(name), real_records(name, Path(os.environ["VIBRAY_CORPORA"]) / name / "labelled", labelled=True)
+        scaling, detector = fitted(recipe, corpus.pool, mains_hz)
+        pool, labelled, test = (side(recipe, scaling, detector, records, mains_hz) for records in (corpus.pool, given, corpus.test))
+        faults = tuple(sorted(set(given.labels.tolist()) - {NORMAL}))
+        rows = np.arange(len(given.labels))
+        every, labels = labels_of(given, rows, faults, 0.0)
+        assert len(every) == len(rows)
+        fit = fit_diagnosis(LinearDiagnosisConfig(), pool.x, pool.score, labelled.x, labelled.score, labels, faults, None, [])
+        p, answer, _, _ = names(fit.diagnosis, test, faults)
+        truth, kinds = test.records.labels, (*faults, NORMAL)
+        told = np.where(p >= 0.5, answer, NORMAL)
+        before = control(labelled.x.numpy(), given.labels).predict(signed_log(test.x.numpy()))
+        own = macro_f1(truth[test.faulty], answer[test.faulty], faults)
+        print(
+            f"{name:8} {macro_f1(truth, before, kinds):.3f} {macro_f1(truth, told, kinds):.3f}   {own:.3f}   ECE {calibration_error(p, test.faulty):.3f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--variants", action="store_true")
+    parser.add_argument("--real", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for name, config in (VARIANTS if arguments.variants else {"default": LinearDiagnosisConfig()}).items():
+        show(name, [one for seed in arguments.seeds for one in fleet_figures(seed, config, name != "default")])
+    if arguments.real:
+        of_real()
+
+
+if __name__ == "__main__":
+    main()
