@@ -14,6 +14,7 @@ from vibray.recipes import (
     ClassicalRecipe,
     ClassifierRecipe,
     DeepRecipe,
+    DiagnosisRecipe,
     EnsembleRecipe,
     banded,
     build_classical,
@@ -25,9 +26,10 @@ from vibray.recipes import (
     columns_of,
     small,
 )
-from vibray.runs import Detecting, Diagnosing, Fusing, Run, RunMismatch, score_statistics
+from vibray.runs import Detecting, Diagnosing, Fusing, Naming, Run, RunMismatch, score_statistics
 from vibray.storage import objects
 from vibray.storage.parts import finish_folder
+from vibray.train.diagnosis import Labels, fit_diagnosis
 
 FAULTS = "arc", "bolt"
 SENSORS = [("t1", f"t1-s{i % 2}") for i in range(70)]
@@ -76,7 +78,7 @@ def ensemble() -> Run:
 
 
 def classifier() -> Run:
-    recipe = small(NAMED["classifier"](), 1)
+    recipe = small(NAMED["cwt-classifier"](), 1)
     assert isinstance(recipe, ClassifierRecipe) and recipe.image is not None
     feature = build_feature(recipe.image, FACTS.mains_hz)
     fit = build_scaling_fit(recipe.image_scaling, feature)
@@ -86,7 +88,23 @@ def classifier() -> Run:
     return Run(recipe, FACTS, Diagnosing(recipe, FAULTS, net, fit.finish(), None), device="cpu")
 
 
-KINDS = {"classical": classical, "deep": deep, "ensemble": ensemble, "classifier": classifier}
+def diagnosis() -> Run:
+    """Without the net's layer, whose columns a short record has not."""
+    recipe, w, of = DiagnosisRecipe(detector=banded()), torch.from_numpy(waves(60)), SENSORS[:60]
+    feature = build_vector(recipe.detector.feature, FACTS.mains_hz)
+    found = classical().model
+    assert isinstance(found, Detecting)
+    x = found.scaling(feature(w, RATE_HZ), of)
+    number = np.arange(24) % 3 - 1  # normal, one fault, the other
+    shift = 20 * torch.randn(2, x.shape[1], generator=torch.Generator().manual_seed(1))
+    labelled = torch.stack([x[i] + (shift[n] if n >= 0 else 0) for i, n in enumerate(number.tolist())])
+    labels = Labels((number >= 0).astype(np.int64), number, np.ones(24), np.ones(24, bool), np.arange(24) % 6, np.arange(24))
+    scores, own = (found.of_scaled(values, FACTS).double().numpy() for values in (x, labelled))
+    named = fit_diagnosis(recipe.diagnosis, x, scores, labelled, own, labels, FAULTS, None, []).diagnosis
+    return Run(recipe, FACTS, Naming(found, FAULTS, named))
+
+
+KINDS = {"classical": classical, "deep": deep, "ensemble": ensemble, "classifier": classifier, "diagnosis": diagnosis}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,7 +126,7 @@ def test_an_array_scores_as_a_tensor_does_and_no_record_gives_no_score(kind):
         run.score(w[:0, :-1], RATE_HZ)
 
 
-@pytest.mark.parametrize("kind", ["classical", "deep", "classifier"])
+@pytest.mark.parametrize("kind", ["classical", "deep", "classifier", "diagnosis"])
 def test_a_folder_that_says_other_things_than_training_writes_is_the_users_to_mend(kind, tmp_path):
     run, uri = KINDS[kind](), str(tmp_path / "run")
     runs.begin(uri, run.recipe, run.facts, {}, run.faults)

@@ -9,7 +9,7 @@ from tests.reference.pairs import auroc_by_pairs, average_precision_by_steps, pa
 from vibray.config import UserError
 from vibray.decide.areas import _weighted_areas, auprc, auroc, auroc_std, bootstrap_by_unit, partial_auroc, proportion_interval
 from vibray.decide.cuts import Cuts, GroupCuts, GroupedCuts
-from vibray.decide.metrics import Diagnoses, at_alarm, evaluation, fault_f1
+from vibray.decide.metrics import Diagnoses, at_alarm, calibration_error, evaluation, fault_f1
 
 
 def drawn(seed, ties):
@@ -173,6 +173,25 @@ def test_evaluation_of_a_classifier():
     assert result["macro_f1"] == pytest.approx(0.4)
     assert (result["faults_only_here"], result["faults_only_in_training"]) == (["leak"], ["crack"])
     assert {"at_cut.nominal_rate", "at_cut.rate_kind"} <= set(result["undefined"])
+    json.dumps(result, allow_nan=False)
+
+
+def test_the_calibration_error_is_nothing_for_true_probabilities_and_the_distance_for_others():
+    rng = np.random.default_rng(0)
+    p = rng.random(200_000)
+    right = rng.random(200_000) < p
+    assert calibration_error(p, right) == pytest.approx(0.0, abs=0.01)
+    assert calibration_error(np.full(1000, 0.9), np.arange(1000) < 600) == pytest.approx(0.3)
+    assert calibration_error(np.array([0.2, 0.8]), np.array([False, True])) == pytest.approx(0.2)
+    assert calibration_error(np.empty(0), np.empty(0, bool)) is None
+
+
+def test_the_likeliest_fault_is_asked_of_faulty_records_alone():
+    p = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.5, 0.5]])
+    said = Diagnoses(["normal", "b", "unknown", "normal"], ("a", "b"), p)
+    result = evaluation([0.1, 0.9, 0.7, 0.2], ["a", "b", "b", "normal"], ["u"] * 4, diagnoses=said)
+    assert result["given_faulty"]["f1_by_fault"] == {"a": pytest.approx(2 / 3), "b": pytest.approx(2 / 3)}
+    assert result["given_faulty"]["calibration_error"] == pytest.approx((0.1 + 0.2 + 0.6) / 3)
     json.dumps(result, allow_nan=False)
 
 

@@ -1,10 +1,10 @@
 """How well faults are named on machines that nothing was labelled of, by how many labels a fault.
 
-`python -m tests.reference.diagnosis [--seeds 0 1 2 3 4] [--variants] [--real]` prints, with the mean and standard error over fleets and draws of labels:
-macro-F1 over five faults given that a record is faulty, of the control (multinomial logistic regression, C = .1, on signed logarithms of the
-scaled spectral vector), of the default classifier, and of its answers pooled over a unit's sensors; macro-F1 with normal as a sixth answer;
-the expected calibration error of both outputs on a test set half of which is faulty and on one with 5 % of faults; what becomes of the sixth
-fault, which is in no training. `--variants`: what each part of it adds. `--real`: gfd, uestc and hit by their labelled records.
+`python -m tests.reference.diagnosis [--seeds 0 1 2 3 4] [--variants] [--real]` prints, with mean and standard error over fleets and draws:
+macro-F1 over five faults given that a record is faulty, of the control (multinomial logistic regression, C = .1, on signed logarithms of
+the scaled spectral vector), of the default classifier, and of its answers pooled over a unit's sensors; macro-F1 with normal as a sixth
+answer; the expected calibration error of both outputs on a test set half of which is faulty and on one with 5 % of faults; what
+becomes of the sixth fault, which is in no training. `--variants`: what each part of it adds. `--real`: gfd, uestc and hit by their labels.
 """
 
 import argparse
@@ -112,12 +112,8 @@ def names(diagnosis: LinearDiagnosis, at: Side, faults: Sequence[str]) -> tuple[
     told = diagnosis(at.x, torch.from_numpy(at.score))
     confidence, number = every.fault_probability.max(dim=1)
     name = np.array(faults)[number.numpy()]
-    return (
-        told.abnormal_probability.numpy().astype(np.float64),
-        name,
-        confidence.numpy().astype(np.float64),
-        every.fault.numpy() == UNKNOWN_FAULT,
-    )
+    probability, sure = (values.double().numpy() for values in (told.abnormal_probability, confidence))
+    return probability, name, sure, every.fault.numpy() == UNKNOWN_FAULT
 
 
 def over_moment(diagnosis: LinearDiagnosis, at: Side, faults: Sequence[str]) -> np.ndarray:
@@ -217,7 +213,7 @@ def show(title: str, found: Sequence[tuple[int, dict[str, float]]]) -> None:
 
 def of_real() -> None:
     """The labelled records of real corpora teach, their test sets judge; the control too."""
-    print("\nmacro-F1 with normal, by the labelled records of the corpus: control, classifier; and of the faults given faulty")
+    print("\nmacro-F1 with normal, by the labelled records of the corpus: control, classifier; of the faults given faulty; ECE of abnormal")
     for name in ("gfd", "uestc", "hit"):
         recipe, mains_hz = recipes.fused(), REAL[name].mains_hz
         corpus, given = real(name), real_records(name, Path(os.environ["VIBRAY_CORPORA"]) / name / "labelled", labelled=True)
@@ -233,9 +229,8 @@ def of_real() -> None:
         told = np.where(p >= 0.5, answer, NORMAL)
         before = control(labelled.x.numpy(), given.labels).predict(signed_log(test.x.numpy()))
         own = macro_f1(truth[test.faulty], answer[test.faulty], faults)
-        print(
-            f"{name:8} {macro_f1(truth, before, kinds):.3f} {macro_f1(truth, told, kinds):.3f}   {own:.3f}   ECE {calibration_error(p, test.faulty):.3f}"
-        )
+        figures = macro_f1(truth, before, kinds), macro_f1(truth, told, kinds), own, calibration_error(p, test.faulty) or 0.0
+        print(f"{name:8} " + " ".join(f"{figure:8.3f}" for figure in figures))
 
 
 def main() -> None:

@@ -53,6 +53,8 @@ def calibration_error(probability: np.ndarray, right: np.ndarray) -> float | Non
     p, right = np.asarray(probability, np.float64), np.asarray(right, np.float64)
     if not len(p):
         return None
+    _, tie = np.unique(p, return_inverse=True)
+    right = (np.bincount(tie, right) / np.bincount(tie))[tie]  # equal probabilities are right alike, in whatever order they come
     bins = [rows for rows in np.array_split(np.argsort(p, kind="stable"), NUM_BINS) if len(rows)]
     return float(sum(len(rows) * abs(p[rows].mean() - right[rows].mean()) for rows in bins) / len(p))
 
@@ -65,6 +67,8 @@ class Diagnoses:
     """ "normal", "unknown" or the fault's name."""
     faults: tuple[str, ...]
     """The faults it was trained on: those of its own labels."""
+    probabilities: np.ndarray | None = None
+    """(rows, faults): of each fault, given that the record is abnormal."""
 
 
 PROBABILITY_CUT = 0.5
@@ -88,7 +92,8 @@ def evaluation(
     cuts, score >= .5. A row that is not `usable` (of a machine in service and a calibrated sensor that works) raises no alarm; its score
     counts in the areas as any other.
     A fault's AUROC is that fault against all normal records; a unit's is its own abnormal against its own normal records. Macro-F1 is over
-    the faults labelled both here and in the classifier's training.
+    the faults labelled both here and in the classifier's training; "given_faulty" asks the likeliest fault of faulty records alone, and how
+    true its probability is.
 
     Raises ValueError where lengths differ, UserError where a score is NaN or nothing is labelled.
     """
@@ -131,8 +136,22 @@ def evaluation(
         result["macro_f1"] = float(np.mean(list(result["f1_by_fault"].values()))) if both else None
         result["faults_only_here"] = sorted(set(faults) - set(both))
         result["faults_only_in_training"] = sorted(set(diagnoses.faults) - set(both))
+        result["given_faulty"] = _given_faulty(label, rows, diagnoses, both)
+        result["abnormal_calibration_error"] = calibration_error(score, abnormal)
     result["undefined"] = _undefined(result, label, unit)
     return result
+
+
+def _given_faulty(label: np.ndarray, rows: list[int], diagnoses: Diagnoses, both: list[str]) -> dict[str, Any] | None:
+    """Macro-F1 and calibration error of the likeliest fault, over the records of faults that the classifier knows; None without any."""
+    known = np.isin(label, both)
+    if diagnoses.probabilities is None or not known.any():
+        return None
+    p = diagnoses.probabilities[np.array(rows)[known]]
+    answer, truth = np.array(diagnoses.faults)[p.argmax(axis=1)], label[known]
+    by_fault = fault_f1(truth.tolist(), answer.tolist(), both)
+    error = calibration_error(p.max(axis=1), answer == truth)
+    return {"macro_f1": float(np.mean(list(by_fault.values()))), "f1_by_fault": by_fault, "calibration_error": error}
 
 
 def _alarms(

@@ -11,7 +11,7 @@ from vibray.decide.metrics import Diagnoses, evaluation
 from vibray.decide.reference import usable_rows
 from vibray.pipeline.jobs import EvaluateJob
 from vibray.pipeline.label import as_decided, labels_of, read_cuts, scores_identity
-from vibray.schema import MEMBER_PREFIX, NORMAL
+from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX, NORMAL
 from vibray.storage import objects
 from vibray.storage.errors import StorageError
 from vibray.storage.labels import read_labels
@@ -102,7 +102,7 @@ def evaluate_table(table: ScoresTable, labels: list[str | None], decisions_uri: 
     if decisions_uri is not None:
         cuts, table = read_cuts(decisions_uri), as_decided(decisions_uri, table)
     scores = table.scores
-    diagnoses = None if table.faults is None else Diagnoses(scores["fault"].to_pylist(), table.faults)
+    diagnoses = None if table.faults is None else diagnoses_of(table)
     units = scores["unit"].to_pylist()
     columns = {"sensor_ids": scores["sensor_id"].to_pylist(), "usable": usable_rows(scores)}
     result = evaluation(scores["score"].to_numpy(), labels, units, cuts=cuts, diagnoses=diagnoses, **columns)
@@ -123,6 +123,13 @@ def evaluate_table(table: ScoresTable, labels: list[str | None], decisions_uri: 
         "auroc_by_member": members,
         "over_sensors": over_sensors,
     }
+
+
+def diagnoses_of(table: ScoresTable) -> Diagnoses:
+    """What a classifier's scores say."""
+    faults = table.faults or ()
+    columns = [table.scores[FAULT_PREFIX + fault].to_numpy() for fault in faults]
+    return Diagnoses(table.scores["fault"].to_pylist(), faults, np.stack(columns, axis=1) if columns else None)
 
 
 def _areas_over_sensors(table: ScoresTable, labels: list[str | None]) -> dict[str, Any] | None:
@@ -166,6 +173,14 @@ def print_evaluation(result: dict[str, Any]) -> None:
         print_at_cut(result["at_cut"])
     if result["macro_f1"] is not None:
         print(f"macro-F1 over {', '.join(result['f1_by_fault'])}: {result['macro_f1']:.3f}")
+    if result.get("given_faulty") is not None:
+        faulty = result["given_faulty"]
+        by_fault = ", ".join(f"{fault} {value:.2f}" for fault, value in faulty["f1_by_fault"].items())
+        print(f"  the likeliest fault of faulty records: macro-F1 {faulty['macro_f1']:.3f} ({by_fault})")
+        print(
+            f"expected calibration error: of being abnormal {result['abnormal_calibration_error']:.3f}, at this set's prevalence;", end=" "
+        )
+        print(f"of the fault {faulty['calibration_error']:.3f}")
     for name, why in result["undefined"].items():
         print(f"  {name} is not defined: {why}")
 
