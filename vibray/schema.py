@@ -230,6 +230,19 @@ UNIT_SCORES = pa.schema(
 )
 """How each unit stood, window by window."""
 
+UNIT_DIAGNOSES = pa.schema(
+    [
+        pa.field("corpus", pa.string(), nullable=False),
+        pa.field("unit", pa.string(), nullable=False),
+        pa.field("measured_at", TIME, nullable=False),  # of the moment's earliest record
+        pa.field("abnormal_probability", pa.float64(), nullable=False),
+        pa.field("fault", pa.string(), nullable=False),  # NORMAL, UNKNOWN or the fault's name
+        pa.field("fault_probability", pa.float64()),  # null where `fault` names none
+        pa.field("sensors", pa.list_(pa.string()), nullable=False),  # those that took part
+    ]
+)
+"""What a classifier makes of each unit's moments, from all its sensors together."""
+
 DRIFT = pa.schema(
     [
         pa.field("unit", pa.string(), nullable=False),

@@ -1,0 +1,61 @@
+"""What the sensors of a unit say together of a moment: is the machine abnormal, and which fault is it?"""
+
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+
+from vibray.decide.pooling import TOLERANCE_S, mean_by, moments
+from vibray.decide.reference import trusted_rows, usable_rows
+from vibray.schema import FAULT_PREFIX, NORMAL, UNIT_DIAGNOSES, UNKNOWN
+
+SMALLEST = 1e-7
+"""Probabilities are kept this far from 0 and 1: float32 has no more to say, and one sensor's certainty is no veto."""
+LIKELIER_THAN_NOT = 0.5
+
+
+def unit_diagnoses(scores: pa.Table, faults: tuple[str, ...], tolerance_s: float = TOLERANCE_S) -> pa.Table:
+    """One row a unit and moment (UNIT_DIAGNOSES), from a classifier's scores table; a sensor that is missing is missed by nobody.
+
+    The mean log-odds of being abnormal and, for the fault, the mean log-probability over the sensors: the geometric mean, which is what
+    several opinions on one machine come to where they rest on much the same evidence (a product would count it again for each sensor).
+    Records that cannot speak of the machine (off, switching, of a faulty or uncalibrated sensor, at a time that cannot be) take no part.
+    The fault is unknown where most of the sensors that call the machine abnormal say so.
+
+    Source: Genest and Zidek 1986, "Combining probability distributions", section 3, the logarithmic opinion pool with equal weights.
+    """
+    kept = scores.filter(pa.array(usable_rows(scores) & trusted_rows(scores)))
+    if not kept.num_rows:
+        return UNIT_DIAGNOSES.empty_table()
+    # sums of floats depend on their order, and the order of a table's parts on who finished first
+    kept = kept.sort_by([(name, "ascending") for name in ("unit", "measured_at", "sensor_id", "corpus", "record_id")])
+    unit, sensor, corpus = (kept[name].to_numpy(zero_copy_only=False).astype(str) for name in ("unit", "sensor_id", "corpus"))
+    times = kept["measured_at"].cast("int64").to_numpy()
+    moment = moments(unit, sensor, times, tolerance_s)
+    order = np.argsort(moment, kind="stable")
+    first = order[np.unique(moment[order], return_index=True)[1]]
+    p = np.clip(kept["abnormal_probability"].to_numpy().astype(np.float64), SMALLEST, 1 - SMALLEST)
+    abnormal = 1 / (1 + np.exp(-mean_by(moment, np.log(p / (1 - p)))))
+    logs = [np.log(np.clip(kept[FAULT_PREFIX + fault].to_numpy().astype(np.float64), SMALLEST, 1)) for fault in faults]
+    named = np.stack([np.exp(mean_by(moment, log)) for log in logs], axis=1) if logs else np.empty((len(p), 0))
+    named /= named.sum(axis=1, keepdims=True)
+    of_record = kept["fault"].to_numpy(zero_copy_only=False).astype(str)
+    calls = np.bincount(moment, of_record != NORMAL)
+    unknown = (np.bincount(moment, of_record == UNKNOWN) > calls / 2)[moment] | (len(faults) == 0)
+    said = np.where(abnormal < LIKELIER_THAN_NOT, NORMAL, np.where(unknown, UNKNOWN, _likeliest(named, faults)))
+    confidence = [float(named[row].max()) if said[row] not in (NORMAL, UNKNOWN) else None for row in first]
+    ends = np.searchsorted(moment[order], np.arange(len(first) + 1))
+    columns = {
+        "corpus": corpus[first],
+        "unit": unit[first],
+        "measured_at": kept["measured_at"].take(pa.array(first)),
+        "abnormal_probability": abnormal[first],
+        "fault": said[first],
+        "fault_probability": confidence,
+        "sensors": [sorted(sensor[order[a:b]].tolist()) for a, b in pairwise(ends)],
+    }
+    return pa.table(columns, schema=UNIT_DIAGNOSES).sort_by([("unit", "ascending"), ("measured_at", "ascending")])
+
+
+def _likeliest(named: np.ndarray, faults: tuple[str, ...]) -> np.ndarray:
+    return np.array(faults)[named.argmax(axis=1)] if faults else np.full(len(named), UNKNOWN)
