@@ -19,7 +19,7 @@ from vibray.pipeline.jobs import help_text
 
 
 def main(job: PruneJob) -> None:
-    from vibray.pipeline.prune import prune
+    from vibray.pipeline.train import prune
 
     prune(job)
 

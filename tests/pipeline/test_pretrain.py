@@ -23,10 +23,9 @@ from vibray.pipeline import pretrain as stage
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import FeaturizeJob, ReportJob, ScoreJob
 from vibray.pipeline.pretrain import PretrainingMismatch, pretrain, read_examples
-from vibray.pipeline.prune import prune
 from vibray.pipeline.report import report
 from vibray.pipeline.score import score
-from vibray.pipeline.train import train
+from vibray.pipeline.train import prune, train
 from vibray.recipes import DeepRecipe, adapter, band_transformer, cwt_svdd
 from vibray.runs import Detecting
 from vibray.storage import objects

@@ -19,9 +19,8 @@ from vibray.models.backbone import TrunkConfig
 from vibray.models.deep_svdd import DeepSvdd
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import FeaturizeJob, ScoreJob
-from vibray.pipeline.prune import prune
 from vibray.pipeline.score import score
-from vibray.pipeline.train import train
+from vibray.pipeline.train import prune, train
 from vibray.recipes import DeepRecipe, EnsembleRecipe, banded, cwt_svdd, plain_vae
 from vibray.runs import Detecting
 from vibray.storage import objects
@@ -116,14 +115,14 @@ def test_a_share_that_no_net_has_is_told(folder):
 @pytest.mark.parametrize("recipe", [banded(), cwt_svdd(), plain_vae(), EnsembleRecipe()], ids=lambda recipe: recipe.kind)
 def test_a_run_without_a_rule_is_told_which_has_one(folder, monkeypatch, recipe):
     dense = replace(runs.load(str(folder / "run")), recipe=recipe)
-    monkeypatch.setattr("vibray.pipeline.prune.load", lambda uri: dense)
+    monkeypatch.setattr("vibray.pipeline.train.load", lambda uri: dense)
     with pytest.raises(UserError, match="such as plain-svdd"):
         prune(local(folder, "other"))
 
 
 def test_records_of_another_kind_are_an_error_that_shows_both(folder, monkeypatch):
     dense = runs.load(str(folder / "run"))
-    monkeypatch.setattr("vibray.pipeline.prune.load", lambda uri: replace(dense, facts=replace(dense.facts, sample_rate_hz=4096.0)))
+    monkeypatch.setattr("vibray.pipeline.train.load", lambda uri: replace(dense, facts=replace(dense.facts, sample_rate_hz=4096.0)))
     with pytest.raises(UserError, match=r"(?s)of other records.*8192.*4096"):
         prune(local(folder, "other"))
 

@@ -1,4 +1,4 @@
-"""Training: from finished features tables to a finished run folder, whatever the recipe."""
+"""Training: from finished features tables to a finished run folder, whatever the recipe; a pruned net is one more."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +11,8 @@ import torch
 from vibray.config import environment, short_hash
 from vibray.decide.findings import print_findings
 from vibray.decide.fleet_scores import FleetScores
+from vibray.fitting.arguments import absolute, adopted, check_arguments, check_members
 from vibray.fitting.classical import LoadPart, StoredVectors, fit_classical
-from vibray.fitting.classifier import encoder_of
 from vibray.fitting.data import (
     FitResult,
     Lesson,
@@ -29,12 +29,11 @@ from vibray.fitting.data import (
 )
 from vibray.fitting.diagnosis import fit_naming
 from vibray.fitting.fleet_scores import fleet_scores
-from vibray.fitting.jobs import TrainJob
-from vibray.fitting.pretraining import from_pretrained, read_pretrained
+from vibray.fitting.jobs import PruneJob, TrainJob
+from vibray.fitting.pruned import net_mflop, pruned_recipe, size_of
 from vibray.fitting.runs import NetJob, train_net
 from vibray.fitting.worker import alone_with
 from vibray.models.band_transformer import BandTransformerConfig
-from vibray.models.deep_sad import DeepSadConfig
 from vibray.models.ensemble import Ensemble
 from vibray.pipeline.local import map_here, one_thread, works_alone
 from vibray.pipeline.logs import Bars, Progress
@@ -47,18 +46,44 @@ from vibray.tables import TrainingTable, identity_hash, open_features
 from vibray.train.classical import Map
 from vibray.train.tracking import Tracking
 
-OF_A_RECORD = ("sample_rate_hz", "num_samples", "mains", "signal_unit")
-"""Facts of a corpus that decide what a record's features are."""
-
 
 def train(job: TrainJob) -> None:
     """Runs the stage; see jobs/train.py. The same job on a finished run says so; on a run that was stopped it goes on."""
-    job = _absolute(job)
-    _check_arguments(job)
+    job = absolute(job)
+    check_arguments(job)
     table = open_features(job.features)
-    recipe = _adopted(job)
-    _check_members(job, recipe, table)
+    recipe = adopted(job)
+    check_members(job, recipe, table)
     train_on(job, recipe, table)
+
+
+def prune(job: PruneJob) -> None:
+    """Runs the stage; see jobs/prune.py. It is a training that starts from the run: resumed, shared out and found finished as any other."""
+    run_uri, pruned_uri, features = objects.absolute(job.run), objects.absolute(job.pruned), tuple(map(objects.absolute, job.features))
+    dense = load(run_uri)
+    recipe = pruned_recipe(dense.recipe, job.share, job.epochs, dense.facts.mains_hz)
+    assert isinstance(dense.recipe, DeepRecipe)
+    table = open_features(features)
+    if table.facts != dense.facts:
+        raise TrainingError(
+            f"--features and --run are of other records:\n  {', '.join(features)}: {table.facts}\n  {run_uri}: {dense.facts}"
+        )
+    before, after = (net_mflop(one, dense.facts.mains_hz) for one in (dense.recipe, recipe))
+    print(f"{size_of(dense.recipe)} -> {size_of(recipe)}: {before:,.1f} -> {after:,.1f} MFLOP a record ({after / before:.1%})")
+    train_on(
+        TrainJob(
+            features,
+            pruned_uri,
+            recipe,
+            init_from=run_uri,
+            num_workers=job.num_workers,
+            cache_gb=job.cache_gb,
+            local=job.local,
+            dry_run=job.dry_run,
+        ),
+        recipe,
+        table,
+    )
 
 
 def train_on(job: TrainJob, recipe: Recipe, table: TrainingTable) -> None:
@@ -73,99 +98,6 @@ def train_on(job: TrainJob, recipe: Recipe, table: TrainingTable) -> None:
         return
     plan.run()
     print_findings(table.findings)
-
-
-def _absolute(job: TrainJob) -> TrainJob:
-    def one(uri: str | None) -> str | None:
-        return None if uri is None else objects.absolute(uri)
-
-    return replace(
-        job,
-        features=tuple(objects.absolute(uri) for uri in job.features),
-        run=objects.absolute(job.run),
-        labels=one(job.labels),
-        pseudo_labels=one(job.pseudo_labels),
-        init_from=one(job.init_from),
-        members=tuple(objects.absolute(uri) for uri in job.members),
-    )
-
-
-def _check_arguments(job: TrainJob) -> None:
-    net, classifier = isinstance(job.recipe, ClassifierRecipe), isinstance(job.recipe, ClassifierRecipe | DiagnosisRecipe)
-    if job.members and not isinstance(job.recipe, EnsembleRecipe):
-        raise TrainingError("--members goes with the ensemble recipe alone: put `ensemble` last on the line")
-    deep = job.recipe if isinstance(job.recipe, DeepRecipe) else None
-    bands = None if deep is None or not isinstance(deep.detector, BandTransformerConfig) else deep.detector
-    learns = bands is not None and deep is not None and deep.optim.epochs > 0
-    if job.pseudo_labels and not classifier:
-        raise TrainingError("--pseudo-labels goes with a classifier's recipe alone: put `classifier` last on the line")
-    if job.init_from and not net and bands is None:
-        raise TrainingError(
-            "--init-from goes with a net that classifies images (cwt-classifier), a band-transformer or an adapter: put one of these last "
-            "on the line"
-        )
-    if bands is not None and not job.init_from and (bands.adapter or not learns):
-        raise TrainingError("a pretrained net is needed: --init-from and a folder of `jobs/pretrain.py ... band-transformer`")
-    if classifier and not job.labels:
-        raise TrainingError("a classifier needs --labels: records labelled normal or by the name of their fault")
-    if classifier and job.normals_only:
-        raise TrainingError("--normals-only is for detectors: a classifier needs faults too")
-    if job.search_pool and (classifier or job.normals_only or not job.labels):
-        raise TrainingError("--search-pool is for detectors, with --labels and without --normals-only: it leaves labelled records out")
-    if job.normals_only and not job.labels:
-        raise TrainingError("--normals-only needs --labels: it fits a detector on the records labelled normal alone")
-    sad = isinstance(job.recipe, DeepRecipe) and isinstance(job.recipe.detector, DeepSadConfig)
-    if sad and not job.labels:
-        raise TrainingError("Deep SAD needs --labels: a JSON Lines file of records labelled normal or by the name of their fault")
-    if sad and job.normals_only:
-        raise TrainingError("--normals-only leaves Deep SAD nothing to learn from labels: leave it out, or take cwt-svdd")
-    if job.labels and not (classifier or sad or learns or job.normals_only or job.search_pool):
-        raise TrainingError(
-            "a detector learns without labels: leave --labels out, or add --normals-only to fit it on the trusted normals alone"
-        )
-
-
-def _adopted(job: TrainJob) -> Recipe:
-    """The recipe, a classifier's image and trunk being those of the run it starts from."""
-    recipe = job.recipe
-    if isinstance(recipe, EnsembleRecipe) and job.members:
-        members = {objects.last_segment(uri): load(uri).recipe for uri in job.members}
-        wrong = [name for name, member in members.items() if not isinstance(member, ClassicalRecipe | DeepRecipe)]
-        if wrong or len(members) < len(job.members):
-            raise TrainingError(
-                f"--members: {', '.join(wrong) or 'two members of one name'}: give detectors' runs whose last segments differ"
-            )
-        fusion = recipe.fusion
-        if {name for name, _ in fusion.weights} != set(members):
-            print(f"the members weigh alike: the recipe's weights are of {', '.join(name for name, _ in fusion.weights)}")
-            fusion = replace(fusion, weights=tuple((name, 1.0) for name in members))
-        return replace(recipe, members=members, fusion=fusion)  # type: ignore[arg-type]
-    if isinstance(recipe, DeepRecipe) and isinstance(recipe.detector, BandTransformerConfig) and job.init_from:
-        return from_pretrained(recipe, read_pretrained(job.init_from))
-    if isinstance(recipe, ClassifierRecipe) and job.init_from and recipe.image is not None:
-        member = encoder_of(load(job.init_from)).recipe
-        assert isinstance(member, DeepRecipe) and member.trunk is not None
-        print(f"the classifier takes image, scaling and encoder from {job.init_from}")
-        detector = replace(recipe.detector, trunk=member.trunk)
-        return replace(recipe, image=member.feature, image_scaling=member.scaling, detector=detector)
-    return recipe
-
-
-def _check_members(job: TrainJob, recipe: Recipe, table: TrainingTable) -> None:
-    """Raises TrainingError where an ensemble's weights are not of its members, or a member was trained on records of another kind."""
-    if not isinstance(recipe, EnsembleRecipe):
-        return
-    weighed = {name for name, _ in recipe.fusion.weights}
-    if weighed != set(recipe.members):
-        raise TrainingError(f"--fusion.weights names {', '.join(sorted(weighed))}, the members are {', '.join(sorted(recipe.members))}")
-    for uri in job.members:
-        facts = load(uri).facts
-        for name in OF_A_RECORD:
-            there, here = getattr(facts, name), getattr(table.facts, name)
-            if there != here:
-                raise TrainingError(
-                    f"--members {uri} was trained on other records than --features holds: {name} {there} there, {here} here"
-                )
 
 
 def _nets(recipe: Recipe) -> list[DeepRecipe | ClassifierRecipe]:
