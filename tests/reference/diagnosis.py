@@ -1,6 +1,7 @@
 """How well faults are named on machines that nothing was labelled of, by how many labels a fault.
 
-`python -m tests.reference.diagnosis [--seeds 0 1 2 3 4] [--variants] [--real]` prints, with mean and standard error over fleets and draws:
+`python -m tests.reference.diagnosis [--seeds 0 1 2 3 4] [--variants] [--pseudo-labels] [--real]` prints, with mean and standard error over
+fleets and draws:
 macro-F1 over five faults given that a record is faulty, of the control (multinomial logistic regression, C = .1, on signed logarithms of
 the scaled spectral vector), of the default classifier, and of its answers pooled over a unit's sensors; macro-F1 with normal as a sixth
 answer; the expected calibration error of both outputs on a test set half of which is faulty and on one with 5 % of faults; what
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import t as student
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
@@ -22,7 +24,9 @@ from tests.reference.corpora import FLEET, KS, POOL_UNITS, REAL, Corpus, Records
 from tests.reference.leave_fault_out import sixth
 from tests.reference.suite import fitted
 from vibray import recipes
+from vibray.decide.areas import auroc
 from vibray.decide.metrics import calibration_error
+from vibray.decide.thresholds import percentile
 from vibray.features.scaling import Scaling
 from vibray.models.classifier import UNKNOWN_FAULT
 from vibray.models.context_scorer import shipped
@@ -193,6 +197,46 @@ def _sixth(diagnosis: LinearDiagnosis, test: Side, unknown: Side, cut: float) ->
     }
 
 
+def with_pseudo_labels(x: torch.Tensor, labels: Labels, pool: Side) -> tuple[torch.Tensor, np.ndarray, Labels]:
+    """The labelled vectors and those of the pool that `percentile` calls normal or abnormal, at half the weight."""
+    cuts = percentile(pool.score)
+    taken = np.flatnonzero((pool.score <= cuts.normal_below) | (pool.score >= cuts.anomaly_above))
+    label = (pool.score[taken] >= cuts.anomaly_above).astype(np.int64)
+    nothing, many = np.full(len(taken), -1, np.int64), np.arange(len(taken), dtype=np.int64) + 10**6
+    more = Labels(label, nothing, np.full(len(taken), 0.5), np.zeros(len(taken), bool), many, many)
+    both = {name: np.concatenate([getattr(labels, name), getattr(more, name)]) for name in vars(labels)}
+    return torch.cat([x, pool.x[torch.from_numpy(taken)]]), pool.score[taken], Labels(**both)
+
+
+def pseudo_labels(seeds: Sequence[int]) -> None:
+    """Labels and pseudo-labels against labels only, on the same draws."""
+    print("\nlabels and pseudo-labels less labels only, mean over fleets [95 % of the mean, t]: six answers, AUROC of abnormal")
+    recipe, config = recipes.fused(), LinearDiagnosisConfig()
+    columns = net_columns(build_vector(recipe.feature, FLEET.mains_hz))
+    found: dict[int, list[tuple[float, float]]] = {}
+    for seed in seeds:
+        corpus, given = fleet(seed), labelled_records(seed)
+        scaling, detector = fitted(recipe, corpus.pool, FLEET.mains_hz)
+        pool, labelled = (side(recipe, scaling, detector, records, FLEET.mains_hz) for records in (corpus.pool, given))
+        test = side(recipe, with_context(scaling, corpus, max(KS)), detector, corpus.test, FLEET.mains_hz)
+        truth = test.records.labels
+        for num in NUM_LABELS:
+            rows = drawn(given, num, np.random.default_rng(num))
+            every, labels = labels_of(given, rows, FAULTS, config.partner_weight)
+            x, score = labelled.x[torch.from_numpy(every)], labelled.score[every]
+            wider, more, both = with_pseudo_labels(x, labels, pool)
+            figures = []
+            for vectors, own, known in ((x, score, labels), (wider, np.concatenate([score, more]), both)):
+                fit = fit_diagnosis(config, pool.x, pool.score, vectors, own, known, FAULTS, shipped(), columns)
+                p, name, _, _ = names(fit.diagnosis, test, FAULTS)
+                figures.append((macro_f1(truth, np.where(p >= 0.5, name, NORMAL), (*FAULTS, NORMAL)), auroc(p, test.faulty) or 0.0))
+            found.setdefault(num, []).append((figures[1][0] - figures[0][0], figures[1][1] - figures[0][1]))
+    for num, own in found.items():
+        mean, error = np.mean(own, axis=0), np.std(own, axis=0, ddof=1) / len(own) ** 0.5
+        reach = student.ppf(0.975, len(own) - 1) * error
+        print(f"{num:3} labels  " + "   ".join(f"{m:+.4f} [{m - r:+.4f}, {m + r:+.4f}]" for m, r in zip(mean, reach, strict=True)))
+
+
 VARIANTS: Mapping[str, LinearDiagnosisConfig] = {
     "default": LinearDiagnosisConfig(),
     "without the net's layer": LinearDiagnosisConfig(embedding=False),
@@ -237,11 +281,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--variants", action="store_true")
+    parser.add_argument("--pseudo-labels", action="store_true")
     parser.add_argument("--real", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name, config in (VARIANTS if arguments.variants else {"default": LinearDiagnosisConfig()}).items():
         show(name, [one for seed in arguments.seeds for one in fleet_figures(seed, config, name != "default")])
+    if arguments.pseudo_labels:
+        pseudo_labels(arguments.seeds)
     if arguments.real:
         of_real()
 
