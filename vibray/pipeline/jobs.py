@@ -259,6 +259,36 @@ class LabelJob:
 
 
 @dataclass(frozen=True)
+class RoundsJob:
+    """What jobs/rounds.py is asked."""
+
+    features: tuple[str, ...]
+    """finished features tables, one corpus each; their raw records are scored again in each round"""
+    rounds: str
+    """folder for the rounds; it holds these alone"""
+    labels: str
+    """labels file: what a person said"""
+    held_out: str | None = None
+    """labels file that judges and never teaches; by default whole units of --labels are held out, or the latest of each kind"""
+    held_out_share: float = 0.34
+    """share of --labels that is held out where no file is given"""
+    num_rounds: int = 3
+    """rounds at most; they end where the figure on the labels held out stops rising"""
+    normal_percent: float = 5.0
+    """a score up to this percentile is a pseudo-label normal"""
+    abnormal_percent: float = 99.0
+    """a score from this percentile on is a pseudo-label abnormal"""
+    deep_sad: bool = True
+    """train Deep SAD on the same labels beside them (the slowest part)"""
+    num_workers: int = 1
+    """Ray Train workers for the nets"""
+    local: bool = False
+    """work in this process, without Ray"""
+    dry_run: bool = False
+    """say what would be done; write nothing"""
+
+
+@dataclass(frozen=True)
 class EvaluateJob:
     """What jobs/evaluate.py is asked."""
 
