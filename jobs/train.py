@@ -6,8 +6,7 @@ The recipe's name comes last on the line, its overrides after it; without one th
   python jobs/train.py --features s3://b/features/a --run s3://b/runs/svdd \\
       --num-workers 4 cwt-svdd --optim.epochs 80
   python jobs/train.py --features s3://b/features/a s3://b/features/labelled \\
-      --run s3://b/runs/classifier --labels labels.jsonl \\
-      --pseudo-labels s3://b/decisions/a --init-from s3://b/runs/svdd classifier
+      --run s3://b/runs/classifier --labels labels.jsonl classifier
 
 What a recipe lets you change: its name, then --help.
 

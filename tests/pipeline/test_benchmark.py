@@ -26,7 +26,7 @@ from vibray.models.backbone import TrunkConfig
 from vibray.pipeline.benchmark import benchmark
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import FeaturizeJob
-from vibray.recipes import ClassifierRecipe, DeepRecipe, classifier, cwt_svdd, small
+from vibray.recipes import ClassifierRecipe, DeepRecipe, banded, classifier, cwt_classifier, cwt_svdd, small
 from vibray.report.benchmark import standings
 from vibray.schema import NORMAL
 from vibray.storage import objects
@@ -133,7 +133,7 @@ def test_means_over_sensors_are_of_records_of_one_unit_and_time(job, corpus):
 
 def test_nets_are_trained_and_timed(corpus):
     trunk = TrunkConfig(width=4)
-    deep, labelled = small(cwt_svdd(), 1), small(classifier(), 1)
+    deep, labelled = small(cwt_svdd(), 1), small(cwt_classifier(), 1)
     assert isinstance(deep, DeepRecipe) and isinstance(labelled, ClassifierRecipe)
     image = replace(deep.feature, rows=32, columns=32)
     deep = replace(deep, feature=image, detector=replace(deep.detector, trunk=trunk), pretrain=replace(deep.pretrain, epochs=1))
@@ -144,6 +144,13 @@ def test_nets_are_trained_and_timed(corpus):
         assert found["identity"]["sensor"] is not None
         json.dumps(found, allow_nan=False)
     assert cell_seconds(corpus, deep, Setting(0, 0, 0.1)) > 0
+
+
+def test_a_diagnosis_is_judged_on_the_budgets_labels(corpus):
+    recipe = replace(classifier(), detector=banded())
+    found = run_cell(corpus, recipe, Setting(0, 0, 0.1, 12))
+    assert found["figures"]["auroc"] > 0.8
+    json.dumps(found, allow_nan=False)
 
 
 def test_a_benchmark_runs_goes_on_and_refuses_another_grid(job, tmp_path, capsys):

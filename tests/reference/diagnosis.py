@@ -101,12 +101,16 @@ def control(x: np.ndarray, labels: np.ndarray) -> LogisticRegression:
     return LogisticRegression(C=0.1, max_iter=5000).fit(signed_log(x), labels)
 
 
+def answers(model: LogisticRegression, x: np.ndarray) -> np.ndarray:
+    return np.asarray(model.predict(x))
+
+
 def signed_log(x: np.ndarray) -> np.ndarray:
     return np.sign(x) * np.log1p(np.abs(x))
 
 
 def macro_f1(truth: np.ndarray, answer: np.ndarray, kinds: Sequence[str]) -> float:
-    return float(f1_score(truth, answer, labels=list(kinds), average="macro", zero_division=0))
+    return float(f1_score(truth, answer, labels=list(kinds), average="macro"))
 
 
 def names(diagnosis: LinearDiagnosis, at: Side, faults: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -181,8 +185,8 @@ def _compared(labelled: Side, given: Records, rows: np.ndarray, test: Side) -> d
     kinds = given.labels[rows]
     of_faults = rows[kinds != NORMAL]
     return {
-        "control, faults": macro_f1(truth[faulty], control(x[of_faults], given.labels[of_faults]).predict(seen[faulty]), FAULTS),
-        "control, six answers": macro_f1(truth, control(x[rows], kinds).predict(seen), (*FAULTS, NORMAL)),
+        "control, faults": macro_f1(truth[faulty], answers(control(x[of_faults], given.labels[of_faults]), seen[faulty]), FAULTS),
+        "control, six answers": macro_f1(truth, answers(control(x[rows], kinds), seen), (*FAULTS, NORMAL)),
     }
 
 
@@ -271,7 +275,7 @@ def of_real() -> None:
         p, answer, _, _ = names(fit.diagnosis, test, faults)
         truth, kinds = test.records.labels, (*faults, NORMAL)
         told = np.where(p >= 0.5, answer, NORMAL)
-        before = control(labelled.x.numpy(), given.labels).predict(signed_log(test.x.numpy()))
+        before = answers(control(labelled.x.numpy(), given.labels), signed_log(test.x.numpy()))
         own = macro_f1(truth[test.faulty], answer[test.faulty], faults)
         figures = macro_f1(truth, before, kinds), macro_f1(truth, told, kinds), own, calibration_error(p, test.faulty) or 0.0
         print(f"{name:8} " + " ".join(f"{figure:8.3f}" for figure in figures))

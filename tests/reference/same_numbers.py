@@ -90,7 +90,7 @@ class Line:
         self.job("label", "--scores", self.at("scores", "ensemble"), "--decisions", self.at("decisions", "ensemble"), "percentile")
         both = [self.at("features", name) for name in ("pool", "labelled")]
         start = ["--pseudo-labels", self.at("decisions", "ensemble"), "--init-from", self.at("runs", "ensemble")]
-        small = ["classifier", "--optim.epochs", "4"]
+        small = ["cwt-classifier", "--optim.epochs", "4"]
         self.job("train", "--features", *both, "--run", self.at("runs", "classifier"), "--labels", labels, *start, *small)
         self.score("classifier", "test", "test-classifier")
         for name, arguments in CUTS.items():

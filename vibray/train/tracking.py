@@ -88,7 +88,7 @@ class Tracker:
     def end(self, status: str) -> None:
         self._call("set_terminated", status)
 
-    def _figures(self, stage: str, figures: Mapping[str, float], step: int) -> None:
+    def _figures(self, stage: str, figures: Mapping[str, float | int], step: int) -> None:
         if self.client is None:
             return
         from mlflow.entities import Metric
