@@ -201,7 +201,7 @@ def whole_classifier() -> Result:
     net = Classifier(ClassifierConfig(trunk=TRUNK, hidden=(8, 4)), num_faults=2, image_shape=SHAPE).double()
     fault = np.arange(23) % 4 - 2
     targets = np.stack([np.where(fault >= 0, 1, 0), np.maximum(fault, -1)], axis=1)
-    labelled = Labelled(np.ones(23, dtype=bool), np.array([f"u{i // 4}" for i in range(23)]), np.arange(23))
+    labelled = Labelled(np.ones(23, dtype=bool), np.array([f"u{i // 4}" for i in range(23)]))
     optim = OptimConfig(epochs=4, batch_size=7, lr=3e-3, method="adamw", schedule="plateau", patience=1)
     seen: list[float] = []
 

@@ -34,7 +34,7 @@ def rows(targets=TARGETS, weights=None) -> TrainingSet:
 
 def labelled(real=None) -> Labelled:
     units = np.array([f"unit {i // 6}" for i in range(NUM)])
-    return Labelled(np.ones(NUM, dtype=bool) if real is None else real, units, np.arange(NUM))
+    return Labelled(np.ones(NUM, dtype=bool) if real is None else real, units)
 
 
 def net(**changes) -> Classifier:

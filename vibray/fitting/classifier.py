@@ -56,9 +56,7 @@ def fit_classifier(
     net.to(worker.device)
     rows = TrainingSet(read_inputs(worker, recipe, scalings), lesson.indices, lesson.targets, lesson.weights)
     assert lesson.real is not None
-    times = table.index["measured_at"].cast("int64").to_numpy()
-    times = np.where(table.time_trusted, times, times.min())  # the latest are held out: a time that cannot be is none of them
-    labelled = Labelled(lesson.real, np.array([unit for unit, _ in table.sensors]), times)
+    labelled = Labelled(lesson.real, np.array([unit for unit, _ in table.sensors]))
     fitted = train_classifier(net, rows, labelled, recipe.optim, recipe.tuning, init is not None, report, checkpoints)
     diagnosing = Diagnosing(recipe, lesson.faults, net.eval(), scalings.get("image"), scalings.get("vector"))
     return ClassifierFit(diagnosing, {"stage": "validation", "num_records": len(fitted.validation), **fitted.figures})

@@ -23,7 +23,7 @@ from vibray.storage import objects
 from vibray.storage.parts import Parts, finish_folder
 from vibray.storage.plan import begin_folder
 from vibray.tables import TrainingTable, identity_hash, open_features
-from vibray.train.validation import validation_rows
+from vibray.train.validation import held_out_rows
 
 LABELS_ONLY, DEEP_SAD, DETECTOR = "labels-only", "deep-sad", "detector"
 
@@ -108,7 +108,7 @@ def split_labels(job: RoundsJob, table: TrainingTable) -> tuple[list[dict[str, A
     names = sorted(set(labels[rows].tolist()) - {NORMAL})
     kind = np.array([0 if name == NORMAL else 1 + names.index(name) for name in labels[rows].tolist()])
     times = table.index["measured_at"].cast("int64").to_numpy()
-    mask = validation_rows(kind, np.array([table.sensors[row][0] for row in rows.tolist()]), times[rows], job.held_out_share)
+    mask = held_out_rows(kind, np.array([table.sensors[row][0] for row in rows.tolist()]), times[rows], job.held_out_share)
     if not mask.any():
         raise RoundsMismatch(f"{len(rows):,} labels are too few to hold some out: label more, or give --held-out")
     return _rows(table, labels, rows[~mask]), _rows(table, labels, rows[mask])

@@ -43,8 +43,6 @@ class Labelled:
     real: np.ndarray
     """bool: a human's label, not a pseudo-label"""
     units: np.ndarray
-    measured_at: np.ndarray
-    """anything that sorts by time"""
 
 
 @dataclass(frozen=True)
@@ -138,9 +136,11 @@ def _split(rows: TrainingSet, labelled: Labelled, share: float) -> tuple[Trainin
     label, fault = rows.targets[real].T
     # an abnormal record of no named fault is a kind of its own
     kind = np.where(label == 0, 0, np.where(fault >= 0, 2 + fault, 1))
-    mask = validation_rows(kind, labelled.units[real], labelled.measured_at[real], share)
+    mask = validation_rows(kind, labelled.units[real], share)
     if not mask.any():
-        log.warning("%d real labels are too few to set some aside: the classifier is trained for all epochs and not calibrated", len(real))
+        log.warning(
+            "%d real labels are of too few units to set some aside: the classifier is trained for all epochs and not calibrated", len(real)
+        )
         return rows, None
     train = replace(rows, indices=indices[~np.isin(indices, real[mask])])
     return train, TrainingSet(rows.read, real[mask], rows.targets)

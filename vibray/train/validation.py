@@ -23,25 +23,37 @@ UNKNOWN_QUANTILE = 0.05
 """share of rightly named validation faults that the cut calls unknown"""
 
 
-def validation_rows(kind: np.ndarray, units: np.ndarray, measured_at: np.ndarray, share: float) -> np.ndarray:
+def held_out_rows(kind: np.ndarray, units: np.ndarray, measured_at: np.ndarray, share: float) -> np.ndarray:
+    """Labelled records to judge by, as a mask: whole units as `validation_rows` takes them, else the latest `share` of each kind."""
+    mask = validation_rows(kind, units, share)
+    if mask.any() or _too_few(kind):
+        return mask
+    return _latest(kind, measured_at, share)
+
+
+def validation_rows(kind: np.ndarray, units: np.ndarray, share: float) -> np.ndarray:
     """Which of the really labelled records to set aside, as a mask. `kind` is 0 for normal, anything above for a fault.
 
     Whole units where at least three have labels of both kinds, in the order of a hash of their names, until `share` of the records is
     reached; a unit is passed over if a kind of label would be left with none to train on, or half of the records would be set aside.
-    Otherwise the latest `share` of each kind. None where there are fewer than 8 labels or 2 of normal or abnormal.
+    None where there are no such units, fewer than 8 labels, or 2 of normal or abnormal: later records of the same machines flatter
+    whatever knows these, and an epoch chosen by them is no better than the last.
     """
-    none = np.zeros(len(kind), dtype=bool)
-    if len(kind) < MIN_LABELS or min((kind == 0).sum(), (kind > 0).sum()) < 2:
-        return none
+    mask = np.zeros(len(kind), dtype=bool)
+    if _too_few(kind):
+        return mask
     both = set(units[kind == 0]) & set(units[kind > 0])
-    mask = none.copy()
     for unit in sorted(both, key=lambda unit: blake2b(str(unit).encode()).digest()) if len(both) >= MIN_UNITS else ():
         if mask.sum() >= share * len(kind):
             break
         wider = mask | (units == unit)
         if set(kind[~wider]) == set(kind) and wider.mean() <= 0.5:
             mask = wider
-    return mask if mask.any() else _latest(kind, measured_at, share)
+    return mask
+
+
+def _too_few(kind: np.ndarray) -> bool:
+    return len(kind) < MIN_LABELS or min((kind == 0).sum(), (kind > 0).sum()) < 2
 
 
 def _latest(kind: np.ndarray, measured_at: np.ndarray, share: float) -> np.ndarray:
