@@ -131,7 +131,7 @@ def test_too_few_labels_are_all_trained_on(caplog):
     model = net()
     with caplog.at_level(logging.WARNING):
         trained = train_classifier(model, rows(), labelled(real), OptimConfig(epochs=1, batch_size=8))
-    assert "5 real labels are too few" in caplog.text
+    assert "5 real labels are of too few units" in caplog.text
     assert len(trained.validation) == 0
     assert trained.figures == {}
     assert model.temperature.tolist() == [1, 1]

@@ -53,7 +53,7 @@ def validation_rows(kind: np.ndarray, units: np.ndarray, share: float) -> np.nda
 
 
 def _too_few(kind: np.ndarray) -> bool:
-    return len(kind) < MIN_LABELS or min((kind == 0).sum(), (kind > 0).sum()) < 2
+    return bool(len(kind) < MIN_LABELS or min((kind == 0).sum(), (kind > 0).sum()) < 2)
 
 
 def _latest(kind: np.ndarray, measured_at: np.ndarray, share: float) -> np.ndarray:
