@@ -7,6 +7,11 @@ Sensors that the run does not know: --calibration takes a calibration of them (j
 each sensor's 16 earliest records in a first pass of this job, within the scores folder. Those 16 are then scored each against the other
 15. Without either such sensors are scored against the fleet and raise no alarm.
 
+One new file, its diagnoses and a page of them, in seconds and without Ray:
+
+  python jobs/score.py --run runs/classifier --input new.jsonl \\
+      --scores scores/new --sample-rate-hz 8192 --report new.html
+
 The run folder knows recipe, unit pattern, time zone and mains. The same command again goes on where it stopped. A classifier's run
 fills the diagnoses: abnormal_probability (which is the score), the fault and its probability.
 """

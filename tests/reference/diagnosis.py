@@ -1,11 +1,12 @@
 """How well faults are named on machines that nothing was labelled of, by how many labels a fault.
 
-`python -m tests.reference.diagnosis [--seeds 0 1 2 3 4] [--variants] [--pseudo-labels] [--real]` prints, with mean and standard error over
-fleets and draws:
-macro-F1 over five faults given that a record is faulty, of the control (multinomial logistic regression, C = .1, on signed logarithms of
-the scaled spectral vector), of the default classifier, and of its answers pooled over a unit's sensors; macro-F1 with normal as a sixth
-answer; the expected calibration error of both outputs on a test set half of which is faulty and on one with 5 % of faults; what
-becomes of the sixth fault, which is in no training. `--variants`: what each part of it adds. `--real`: gfd, uestc and hit by their labels.
+`python -m tests.reference.diagnosis [--seeds 0 1 2 3 4] [--variants] [--pseudo-labels] [--poolings] [--real]` prints, with mean and
+standard error over fleets and draws of labels: macro-F1 over five faults given that a record is faulty, of the control (multinomial
+logistic regression, C = .1, on signed logarithms of the scaled spectral vector), of the default classifier, and of its answers pooled over
+a unit's sensors; macro-F1 with normal as a sixth answer; the expected calibration error of both outputs on a test set half of which is
+faulty and on one with 5 % of faults; what becomes of the sixth fault, which is in no training. `--variants`: what each part of it adds;
+`--pseudo-labels`: what they add; `--poolings`: features of a unit's sensors pooled, against their answers; `--real`: gfd, uestc and hit by
+their labels.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from tests.reference.suite import fitted
 from vibray import recipes
 from vibray.decide.areas import auroc
 from vibray.decide.metrics import calibration_error
+from vibray.decide.pooling import mean_by
 from vibray.decide.thresholds import percentile
 from vibray.features.scaling import Scaling
 from vibray.models.classifier import UNKNOWN_FAULT
@@ -42,9 +44,11 @@ NUM_DRAWS = 2
 FAULTS = FleetConfig().faults
 LABELLED_RECORDS = 2400
 RARE = 0.05
+RMS = 1
+"""Column of the spectral vector."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Side:
     """Records as the diagnosis gets them."""
 
@@ -149,7 +153,6 @@ def fleet_figures(seed: int, config: LinearDiagnosisConfig, plain: bool) -> Iter
     test, unknown = (side(recipe, own, detector, records, FLEET.mains_hz) for records in (corpus.test, sixth(corpus, seed)))
     columns = net_columns(build_vector(recipe.feature, FLEET.mains_hz))
     truth, faulty = test.records.labels, test.faulty
-    healthy = np.concatenate([test.score[~faulty], unknown.score[~unknown.faulty]])
     for draw in range(NUM_DRAWS):
         for num in NUM_LABELS:
             rng = np.random.default_rng(1000 * draw + num)
@@ -175,7 +178,7 @@ def fleet_figures(seed: int, config: LinearDiagnosisConfig, plain: bool) -> Iter
                 found["ECE abnormal, 5 % (told so)"] = calibration_error(names(fit(RARE), test, FAULTS)[0][few], faulty[few]) or 0.0
                 found["ECE abnormal, 5 % (even odds)"] = calibration_error(p[few], faulty[few]) or 0.0
                 found["ECE fault"] = calibration_error(confidence[faulty], (name == truth)[faulty]) or 0.0
-                found |= _sixth(diagnosis, test, unknown, np.quantile(healthy, 0.99))
+                found |= _sixth(diagnosis, test, unknown)
             yield num, found
 
 
@@ -190,15 +193,86 @@ def _compared(labelled: Side, given: Records, rows: np.ndarray, test: Side) -> d
     }
 
 
-def _sixth(diagnosis: LinearDiagnosis, test: Side, unknown: Side, cut: float) -> dict[str, float]:
-    """At 1 % realised false alarms of the detector."""
-    flagged, known = unknown.faulty & (unknown.score >= cut), test.faulty & (test.score >= cut)
-    return {
-        "sixth flagged": float(np.mean(unknown.score[unknown.faulty] >= cut)),
-        "known flagged": float(np.mean(test.score[test.faulty] >= cut)),
-        "sixth called unknown": float(np.mean(names(diagnosis, unknown, FAULTS)[3][flagged])),
-        "known called unknown": float(np.mean(names(diagnosis, test, FAULTS)[3][known])),
-    }
+def _sixth(diagnosis: LinearDiagnosis, test: Side, unknown: Side) -> dict[str, float]:
+    """At 1 % realised false alarms of the detector: record by record, then by the mean score of a unit's sensors, unknown if most are."""
+    found = {}
+    for what, over_sensors in (("", False), (", pooled", True)):
+        score = {at: mean_by(_moments(at), at.score) if over_sensors else at.score for at in (test, unknown)}
+        cut = np.quantile(np.concatenate([score[at][~at.faulty] for at in (test, unknown)]), 0.99)
+        for name, at in (("sixth", unknown), ("known", test)):
+            flagged = at.faulty & (score[at] >= cut)
+            strange = names(diagnosis, at, FAULTS)[3].astype(np.float64)
+            strange = mean_by(_moments(at), strange) > 0.5 if over_sensors else strange > 0
+            found[f"{name} flagged{what}"] = float(flagged.sum() / at.faulty.sum())
+            found[f"{name} called unknown{what}"] = float(np.mean(strange[flagged]))
+    return found
+
+
+def _moments(at: Side) -> np.ndarray:
+    return np.unique(at.records.moment, return_inverse=True)[1].reshape(-1)
+
+
+POOLINGS = ("mean", "energy-weighted mean", "max", "log-sum-exp")
+
+
+def pooled_vectors(at: Side, how: str) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+    """(vectors, mean score, label) of each moment: the plan's pooling of features over a unit's sensors."""
+    moment, x = _moments(at), at.x.double().numpy()
+    energy = at.records.vectors[:, RMS].double().square().numpy()
+    num, dims = int(moment.max()) + 1, x.shape[1]
+    total = np.zeros((num, dims))
+    match how:
+        case "max":
+            total[:] = -np.inf
+            np.maximum.at(total, moment, x)
+        case "log-sum-exp":
+            np.add.at(total, moment, np.exp(np.clip(x, -30, 30)))
+            total = np.log(total / np.bincount(moment)[:, None])
+        case _:
+            weight = energy if how.startswith("energy") else np.ones(len(x))
+            np.add.at(total, moment, x * weight[:, None])
+            total /= np.bincount(moment, weight)[:, None]
+    first = np.unique(moment, return_index=True)[1]
+    return torch.from_numpy(total).float(), (np.bincount(moment, at.score) / np.bincount(moment)), at.records.labels[first]
+
+
+def poolings(seeds: Sequence[int]) -> None:
+    """Features pooled over the sensors of a moment against the answers of each sensor, pooled."""
+    print("\nmacro-F1 over faults, by moment, 5 and 10 labels a fault (standard error over fleets and draws)")
+    recipe, columns = recipes.fused(), net_columns(build_vector(recipes.fused().feature, FLEET.mains_hz))
+    found: dict[tuple[str, int], list[float]] = {}
+    for seed in seeds:
+        corpus, given = fleet(seed), labelled_records(seed)
+        scaling, detector = fitted(recipe, corpus.pool, FLEET.mains_hz)
+        pool, labelled = (side(recipe, scaling, detector, records, FLEET.mains_hz) for records in (corpus.pool, given))
+        test = side(recipe, with_context(scaling, corpus, max(KS)), detector, corpus.test, FLEET.mains_hz)
+        truth = test.records.labels
+        for draw in range(NUM_DRAWS):
+            for num in (5, 10):
+                rng = np.random.default_rng(1000 * draw + num)
+                rows = drawn(given, num, rng)
+                for how in POOLINGS:
+                    (of_pool, pool_score, _), (x, score, label), (of_test, test_score, kind) = (
+                        pooled_vectors(at, how) for at in (pool, labelled, test)
+                    )
+                    moments = _moments(labelled)[rows]
+                    fault = np.array([FAULTS.index(one) if one != NORMAL else -1 for one in label[moments].tolist()], np.int64)
+                    at = np.arange(len(moments))
+                    labels = Labels((fault >= 0).astype(np.int64), fault, np.ones(len(at)), np.ones(len(at), bool), at % 7, at)
+                    own = (x[torch.from_numpy(moments)], score[moments], labels, FAULTS, shipped(), columns)
+                    diagnosis = fit_diagnosis(LinearDiagnosisConfig(), of_pool, pool_score, *own).diagnosis
+                    told = diagnosis(of_test, torch.from_numpy(test_score)).fault_probability.argmax(dim=1).numpy()
+                    faulty = kind != NORMAL
+                    found.setdefault((how, num), []).append(macro_f1(kind[faulty], np.array(FAULTS)[told][faulty], FAULTS))
+                every, labels = labels_of(given, rows, FAULTS, LinearDiagnosisConfig().partner_weight)
+                own = (labelled.x[torch.from_numpy(every)], labelled.score[every], labels, FAULTS, shipped(), columns)
+                diagnosis = fit_diagnosis(LinearDiagnosisConfig(), pool.x, pool.score, *own).diagnosis
+                first = np.unique(_moments(test), return_index=True)[1]
+                kind, answer = truth[first], over_moment(diagnosis, test, FAULTS)[first]
+                faulty = kind != NORMAL
+                found.setdefault(("answers", num), []).append(macro_f1(kind[faulty], answer[faulty], FAULTS))
+    for (how, num), values in found.items():
+        print(f"{how:22} {num:3} {np.mean(values):.3f} ({np.std(values, ddof=1) / len(values) ** 0.5:.3f})")
 
 
 def with_pseudo_labels(x: torch.Tensor, labels: Labels, pool: Side) -> tuple[torch.Tensor, np.ndarray, Labels]:
@@ -286,6 +360,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--variants", action="store_true")
     parser.add_argument("--pseudo-labels", action="store_true")
+    parser.add_argument("--poolings", action="store_true")
     parser.add_argument("--real", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -293,6 +368,8 @@ def main() -> None:
         show(name, [one for seed in arguments.seeds for one in fleet_figures(seed, config, name != "default")])
     if arguments.pseudo_labels:
         pseudo_labels(arguments.seeds)
+    if arguments.poolings:
+        poolings(arguments.seeds)
     if arguments.real:
         of_real()
 

@@ -205,6 +205,8 @@ class ScoreJob:
     """records in a part, the unit of restart"""
     evidence_per_part: int = 24
     """highest records of a part kept with their waveforms, for the report"""
+    report: str | None = None
+    """page to write of these scores at once (.html), as jobs/report.py without cuts"""
     local: bool = False
     """work in this process, without Ray; an input of one part is worked on so unasked"""
     dry_run: bool = False

@@ -19,7 +19,7 @@ from vibray.features.scaling import Sensor
 from vibray.pipeline.calibrate import Calibration, Context, load_calibrated
 from vibray.pipeline.distil import Cascade, cascade_identity, load_cascade
 from vibray.pipeline.featurize import audit_of, input_findings, mains_of
-from vibray.pipeline.jobs import ScoreJob
+from vibray.pipeline.jobs import ReportJob, ScoreJob
 from vibray.pipeline.parts import PartsJob, Place
 from vibray.runs import Run, has_nets, run_identity
 from vibray.storage import objects
@@ -87,6 +87,10 @@ def score(job: ScoreJob) -> None:
     summarise(scores_uri, parts)
     if calibration_uri is not None:
         print_calibrated(parts, calibration_uri)
+    if job.report is not None:
+        from vibray.pipeline.report import report  # drawing takes a second to import
+
+        report(ReportJob((scores_uri,), job.report, title=f"vibray: {corpus}"))
 
 
 def records_of_context(job: ScoreJob) -> int | None:
