@@ -226,7 +226,7 @@ class LabelJob:
     pool_tolerance_s: float = TOLERANCE_S
     """seconds: with --pool-sensors, records of a unit's sensors that begin within so much are of one moment"""
     labels: str | None = None
-    """labels file (JSON Lines): human labels win over any cut"""
+    """labels file (JSON Lines, or a review queue as CSV): human labels win over any cut"""
     normals_only: bool = False
     """fit the cuts on the records labelled normal alone"""
     min_group_records: int = 200
@@ -265,7 +265,7 @@ class EvaluateJob:
     scores: tuple[str, ...]
     """finished scores tables of one run; a label row is looked for in all of them"""
     labels: str
-    """labels file (JSON Lines)"""
+    """labels file (JSON Lines, or a review queue as CSV)"""
     decisions: str | None = None
     """decisions folder whose cuts are judged"""
     output: str | None = None
@@ -285,7 +285,7 @@ class ReportJob:
     decisions: str | None = None
     """decisions folder: its cuts make the alarms"""
     labels: str | None = None
-    """labels file (JSON Lines): the report then shows metrics"""
+    """labels file (JSON Lines, or a review queue as CSV): the report then shows metrics"""
     title: str = "vibray report"
     """heading of the page"""
     explain: bool = True

@@ -159,7 +159,7 @@ def labels_of(labels_uri: str, table: ScoresTable) -> list[str | None]:
     """The human label of each scored record; rows that meet a line that was set aside are counted."""
     how = (table.facts.timezone, table.facts.time_format)
     matched = match_labels(read_labels(labels_uri, *how), table.scores, table.bad_records(), *how)
-    print(f"{matched.num_rows} labels: {matched.table.num_rows} scored records, {matched.num_quarantined} of lines set aside")
+    print(matched.told("scored records"))
     of = {(c, r): label for c, r, label in zip(*(matched.table[n].to_pylist() for n in ("corpus", "record_id", "label")), strict=True)}
     return [of.get(key) for key in zip(table.scores["corpus"].to_pylist(), table.scores["record_id"].to_pylist(), strict=True)]
 
