@@ -74,7 +74,7 @@ class Row:
 
 
 def read_rows(uri: str, data: bytes, columns: Collection[str]) -> tuple[set[str], list[Row]]:
-    """The columns that a CSV file has, and its rows that hold anything, cells without outer blanks and guards; columns of other names are let pass.
+    """The columns that a CSV file has, and its rows that hold anything, without outer blanks and guards; other columns are let pass.
 
     The first row names the columns (in any case): the `columns` that are there, in any order. Raises SpreadsheetError where the file is in
     another encoding, no CSV, or names a column twice, or where a row is longer than the first.
