@@ -11,15 +11,10 @@ from vibray import schema
 from vibray.decide.review import review_queue, review_rows
 
 
-def above_of(table: pa.Table, share: float = 0.1) -> np.ndarray:
-    score = table["score"].to_numpy()
-    return score >= np.quantile(score, 1 - share)
-
-
 def classified(table: pa.Table, p: np.ndarray, faults: tuple[str, ...]) -> pa.Table:
-    """The scores of a classifier; a record below .5 is normal."""
+    """The scores of a classifier; a record below .01 is normal."""
     score = table["score"].to_numpy() / table["score"].to_numpy().max()
-    fault = np.where(score < 0.1, schema.NORMAL, np.array(faults)[p.argmax(axis=1)])
+    fault = np.where(score < 0.01, schema.NORMAL, np.array(faults)[p.argmax(axis=1)])
     columns = {name: table[name] for name in table.column_names} | {
         "score": score.astype(np.float32),
         "abnormal_probability": score.astype(np.float32),
@@ -50,7 +45,7 @@ def slow_rows(table: pa.Table, num: int) -> list[int]:
 @pytest.mark.parametrize("num_units", [1, 3, 10])
 def test_by_the_rule_as_it_is_said(num_units, num):
     table = at_one_time(fleet(num_units, num_times=60, shared=0.5))
-    assert review_rows(table, above_of(table), None, num).tolist() == slow_rows(table, num)
+    assert review_rows(table, None, num).tolist() == slow_rows(table, num)
 
 
 def test_nobody_enters_who_must_not():
@@ -60,27 +55,27 @@ def test_nobody_enters_who_must_not():
     states = rng.choice([s.value for s in schema.State], num)
     table = replaced(replaced(table, "state", states), "calibrated", rng.random(num) < 0.8)
     human = ["normal" if drawn else None for drawn in rng.random(num) < 0.3]
-    rows = review_rows(table, above_of(table), human, 10_000)
+    rows = review_rows(table, human, 10_000)
     may = np.isin(states, ["energised", "unknown"]) & table["calibrated"].to_numpy(zero_copy_only=False)
     assert set(rows.tolist()) == set(np.flatnonzero(may & np.array([name is None for name in human])).tolist())
-    assert len(review_rows(table, above_of(table), ["normal"] * num, 10)) == 0
+    assert len(review_rows(table, ["normal"] * num, 10)) == 0
 
 
 def test_a_moment_of_which_a_person_has_judged_a_record_does_not_come_again():
     table = at_one_time(fleet(1, 3, 20))
     human: list[str | None] = ["normal" if i == 7 else None for i in range(60)]
-    rows = review_rows(table, above_of(table), human, 60)
+    rows = review_rows(table, human, 60)
     assert sorted(rows % 20) == [time for time in range(20) if time != 7]
 
 
 def test_no_unit_fills_the_queue_and_no_moment_stands_twice():
     table = at_one_time(fleet(10, sick=[(3, 0, 9.0)], shared=0.9))
-    rows = review_rows(table, above_of(table), None, 20)
+    rows = review_rows(table, None, 20)
     units = np.array(table["unit"].to_pylist())[rows]
     assert len(rows) == 20 and max(Counter(units.tolist()).values()) == 2 and units[0] == "T03"
     assert len({(unit, time) for unit, time in zip(units, table["measured_at"].take(pa.array(rows)).to_pylist(), strict=True)}) == 20
     few = table.filter(pa.array(np.isin(np.array(table["unit"].to_pylist()), ["T03"]) | (np.arange(table.num_rows) % 400 < 2)))
-    assert Counter(np.array(few["unit"].to_pylist())[review_rows(few, above_of(few), None, 40)].tolist())["T03"] == 10  # a quarter
+    assert Counter(np.array(few["unit"].to_pylist())[review_rows(few, None, 40)].tolist())["T03"] == 10  # a quarter
 
 
 def test_the_order_of_the_rows_does_not_matter():
@@ -88,28 +83,24 @@ def test_the_order_of_the_rows_does_not_matter():
     score = np.round(table["score"].to_numpy(), 1)  # many are equal
     table = replaced(table, "score", score)
     shuffled = table.take(pa.array(np.random.default_rng(1).permutation(table.num_rows)))
-    ids = [t["record_id"].take(pa.array(review_rows(t, above_of(t), None, 30))).to_pylist() for t in (table, shuffled)]
+    ids = [t["record_id"].take(pa.array(review_rows(t, None, 30))).to_pylist() for t in (table, shuffled)]
     assert ids[0] == ids[1]
 
 
-def test_a_classifiers_queue_asks_what_it_cannot_tell_and_every_kind():
+def test_a_units_next_record_is_of_another_guessed_fault():
     table, rng = fleet(5, 1, 200), np.random.default_rng(0)
     faults = ("bearing", "dc_bias", "轴承")
-    p = rng.dirichlet([1, 1, 1], table.num_rows)
-    told = classified(table, p, faults)
-    above = told["score"].to_numpy() >= 0.1
-    rows = review_rows(told, above, None, 15)
-    assert above[rows].all()
-    two = np.sort(p, axis=1)[:, -2:]
-    margin = np.where(above, two[:, 1] - two[:, 0], np.inf)
+    told = classified(table, rng.dirichlet([5, 1, 1], table.num_rows), faults)
+    score = told["score"].to_numpy()
     fault, unit = (np.array(told[name].to_pylist()) for name in ("fault", "unit"))
-    for one in {(unit[row], fault[row]) for row in rows}:  # the first of each unit and kind is the one whose margin is smallest
-        own = np.flatnonzero((unit == one[0]) & (fault == one[1]))
-        assert own[np.argmin(margin[own])] in rows
-    assert set(fault[rows]) == set(faults)
-    assert max(Counter(unit[rows].tolist()).values()) <= 4
-    after = review_rows(told, np.zeros(told.num_rows, bool), None, 5)  # nothing above a cut: by score
-    assert told["score"][int(after[0])].as_py() == max(told["score"].to_pylist())
+    rows = review_rows(told, None, 20)
+    for name in np.unique(unit):
+        own = rows[unit[rows] == name]
+        assert score[own[0]] == score[unit == name].max()
+        assert len(own) == 4 and set(fault[own].tolist()) == set(faults)  # and none that is guessed normal
+        for row in own[:3]:  # the highest of its kind
+            assert score[row] == score[(unit == name) & (fault == fault[row])].max()
+    assert (np.diff(score[rows[:5]]) <= 0).all() and len(set(unit[rows[:5]].tolist())) == 5
 
 
 def test_what_a_row_says():

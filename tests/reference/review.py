@@ -3,9 +3,10 @@
 `python -m tests.reference.review [--seeds 0 1 2 3 4] [--records 20]` prints, mean and standard deviation over seeds: how many faulty
 records the person saw, how many of the five kinds, and the macro-F1 over the faults of unseen units' faulty records, by multinomial
 logistic regression (C = .1) on the spectral vector scaled by sensor through sign(x) log(1 + |x|), taught with the faults that the person
-named. First by a detector's scores (the default, fitted on the pool); then, after the queue's first round, by these and what the regression
-says. Each with its mean difference to the highest scores, one a unit, and the standard error of that over seeds. Half a minute; two minutes
-more a seed whose fleet was never made.
+named. First by a detector's scores (the default, fitted on the pool); then, after the queue's first round, 20 more. Beside the queue: the
+highest scores, random records, and in the second round the records above the cut whose two likeliest faults lie closest together for the
+regression. Each with its mean difference to the queue, and the standard error of that over seeds. Half a minute; two minutes more a seed
+whose fleet was never made.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def macro_f1(x: np.ndarray, labels: np.ndarray, x_test: np.ndarray, test: np.nda
     return float(f1_score(test, said, labels=sorted(set(test)), average="macro", zero_division=0))  # type: ignore[arg-type]
 
 
-def table_of(corpus: Corpus, score: np.ndarray, model: LogisticRegression | None = None, x: np.ndarray | None = None) -> pa.Table:
+def table_of(corpus: Corpus, score: np.ndarray) -> pa.Table:
     """The columns of a scores table that the queue reads; a moment's number stands for its minute."""
     num = len(score)
     columns = {
@@ -69,10 +70,6 @@ def table_of(corpus: Corpus, score: np.ndarray, model: LogisticRegression | None
         "calibrated": np.ones(num, bool),
         "score": score,
     }
-    if model is not None:
-        p = model.predict_proba(x)
-        columns |= {"fault": model.classes_[p.argmax(axis=1)].tolist()}
-        columns |= {schema.FAULT_PREFIX + str(name): p[:, i] for i, name in enumerate(model.classes_)}
     return pa.table(columns)
 
 
@@ -84,22 +81,27 @@ def rounds(seed: int, num: int) -> dict[str, tuple[float, float, float]]:
     middle, spread = median_mad(score)
     above = score >= middle + 4 * spread
     found: dict[str, tuple[float, float, float]] = {}
-    known, asked = np.empty(0, np.int64), table_of(corpus, score)
+    known, margin = np.empty(0, np.int64), np.where(above, score, 0.0)
     for name in ("first round", "second round"):
         human = [str(labels[i]) if i in known else None for i in range(len(labels))]
         left = np.setdiff1d(np.arange(len(labels)), known)
         choices = {
-            "highest, one a unit": review_rows(table_of(corpus, score), above, human, num),
-            "queue": review_rows(asked, above, human, num),
+            "queue": review_rows(table_of(corpus, score), human, num),
+            "smallest margin": review_rows(table_of(corpus, margin), human, num),
             "highest": left[np.argsort(-score[left], kind="stable")][:num],
             "random": rng.permutation(left)[:num],
         }
+        if name == "first round":
+            del choices["smallest margin"]
         for rule, rows in choices.items():
             seen = np.concatenate([known, rows])
             f1 = macro_f1(of["pool"][seen], labels[seen], of["test"][faulty], corpus.test.labels[faulty])
             found[f"{name}: {rule}"] = float((labels[rows] != NORMAL).sum()), float(len(set(labels[seen]) - {NORMAL})), f1
         known = choices["queue"]
-        asked = table_of(corpus, score, taught(of["pool"][known], labels[known]), of["pool"])
+        model = taught(of["pool"][known], labels[known])
+        if model is not None:
+            *_, second, first = np.sort(model.predict_proba(of["pool"])).T
+            margin = np.where(above, 2 - (first - second), score / score.max())
     return found
 
 
@@ -112,7 +114,7 @@ def main() -> None:
     runs = [rounds(seed, args.records) for seed in args.seeds]
     for name in runs[0]:
         faults, kinds, f1 = np.array([run[name] for run in runs]).T
-        own = f1 - [run[f"{name.split(':')[0]}: highest, one a unit"][2] for run in runs]
+        own = f1 - [run[f"{name.split(':')[0]}: queue"][2] for run in runs]
         spread = own.std(ddof=1) / len(runs) ** 0.5 if len(runs) > 1 else float("nan")
         print(f"{name}: {faults.mean():.1f} of {args.records} faulty, {kinds.mean():.1f} kinds known,", end=" ")
         print(f"macro-F1 {f1.mean():.3f} +- {f1.std(ddof=1) if len(runs) > 1 else float('nan'):.3f}, {own.mean():+.3f} +- {spread:.3f}")

@@ -2,17 +2,15 @@
 
 A candidate is a usable record (calibrated; not off, in transition or of a faulty sensor) that no person has labelled. The rule:
 
-  1. a detector's are taken by score, the highest first. A classifier's: of those above the cut the ones whose two likeliest faults lie
-     closest together (margin sampling), then the others by score;
+  1. the highest scores first;
   2. of a moment of a unit the first alone, and none where a person has labelled one: its sensors heard one thing;
-  3. in turn one of each unit, with a classifier one of each unit and guessed fault, no unit having more than a quarter of the queue (or its
-     even share, where there are fewer than four).
+  3. in turn one of each unit, its next being of another guessed fault where a classifier guesses some; no unit has more than a quarter of
+     the queue (or its even share, where there are fewer than four).
 
-On generated fleets 20 labels chosen by score alone find 20 faulty records, but the loudest kinds, over and over; one a unit finds the same
-number and teaches a classifier more. What was tried beside it - records near the cut, strata of the score, clusters, chance above the
-cut - taught no more in the first round; in the second, margins above the cut do (`python -m tests.reference.review`).
-
-Source: Scheffer, Decomain and Wrobel 2001, "Active Hidden Markov Models for Information Extraction", for the margin.
+On ten generated fleets 20 labels by this rule and 20 by the scores alone find 20 faulty records each, but a classifier that is taught with
+them has macro-F1 .61 against .54, with 20 more .74 against .66; 20 random ones find one fault. What was tried beside it taught no more:
+records near the cut, strata of the score, clusters, chance above the cut, and for a classifier the smallest margin between two faults
+(`python -m tests.reference.review`).
 """
 
 from collections.abc import Sequence
@@ -30,48 +28,41 @@ LARGEST_SHARE = 0.25
 
 
 def review_rows(
-    scores: pa.Table,
-    above: Bool[np.ndarray, " records"],
-    human: Sequence[str | None] | None,
-    num: int,
-    tolerance_s: float = TOLERANCE_S,
+    scores: pa.Table, human: Sequence[str | None] | None, num: int, tolerance_s: float = TOLERANCE_S
 ) -> Int64[np.ndarray, " queue"]:
-    """The rows of the queue, in its order; fewer than `num` where there are no more. `above` marks records at or above their cut.
+    """The rows of the queue, in its order; fewer than `num` where there are no more.
 
     Records of a unit that begin within `tolerance_s` are of one moment. Equal scores stand in the order of (corpus, record_id).
     """
     rows = np.flatnonzero(usable_rows(scores))
     labelled = np.array([name is not None for name in human or [None] * scores.num_rows], bool)[rows]
-    if labelled.all():
-        return rows[:0]
     table = scores.take(pa.array(rows))
-    unit, sensor = (np.array(table[name].to_pylist(), np.str_) for name in ("unit", "sensor_id"))
+    unit, sensor = (np.unique(table[name].to_pylist(), return_inverse=True)[1].reshape(-1) for name in ("unit", "sensor_id"))
+    fault = np.array(table["fault"].to_pylist() if "fault" in table.column_names else [""] * len(rows), np.str_)
+    kind = np.unique(fault, return_inverse=True)[1].reshape(-1)
     time_ms = table["measured_at"].to_numpy().astype("datetime64[ms]").astype(np.int64)
-    best = _best_first(table, above[rows])
     moment = moments(unit, sensor, time_ms, tolerance_s)
-    best = best[(np.bincount(moment, labelled)[moment] == 0)[best]]
+    keys = table.select(["score", "corpus", "record_id"]).append_column("row", pa.array(np.arange(len(rows))))
+    best = keys.sort_by([("score", "descending"), ("corpus", "ascending"), ("record_id", "ascending")])["row"].to_numpy()
+    best = best[(np.bincount(moment, labelled, minlength=1)[moment] == 0)[best]]
     best = best[np.sort(np.unique(moment[best], return_index=True)[1])]
     if not len(best):
         return rows[:0]
-    group = unit if "fault" not in table.column_names else np.array([*zip(unit, table["fault"].to_pylist(), strict=True)], np.str_)
-    turn = _rank_within(np.unique(group, axis=0, return_inverse=True)[1].reshape(-1)[best])
-    best = best[np.argsort(turn, kind="stable")]
-    number = np.unique(unit, return_inverse=True)[1].reshape(-1)[best]
-    most = max(int(np.ceil(LARGEST_SHARE * num)), -(-num // len(np.unique(number))))
-    return rows[best[_rank_within(number) < most][:num]]
+    by_kind = best[np.lexsort((_rank_within(unit[best] * (kind.max() + 1) + kind[best]), fault[best] == NORMAL))]
+    turn = np.empty(len(rows), np.int64)
+    turn[by_kind] = _rank_within(unit[by_kind])
+    most = max(int(np.ceil(LARGEST_SHARE * num)), -(-num // len(np.unique(unit[best]))))
+    best = best[np.argsort(turn[best], kind="stable")]
+    return rows[best[turn[best] < most][:num]]
 
 
-def _best_first(table: pa.Table, above: Bool[np.ndarray, " records"]) -> Int64[np.ndarray, " records"]:
-    """By rule 1."""
-    keys = table.select(["corpus", "record_id"]).append_column("row", pa.array(np.arange(table.num_rows)))
-    by_key = keys.sort_by([("corpus", "ascending"), ("record_id", "ascending")])["row"].to_numpy()
-    rank = np.empty(len(by_key), np.int64)
-    rank[by_key] = np.arange(len(by_key))
-    score, two = table["score"].to_numpy().astype(np.float64), likeliest(table)
-    if two is None:
-        return np.lexsort((rank, -score))
-    margin = two[0] - two[1]
-    return np.lexsort((rank, np.where(above, margin, -score), ~above))
+def _rank_within(code: Int64[np.ndarray, " records"]) -> Int64[np.ndarray, " records"]:
+    """How many of its own code stand before each."""
+    order = np.argsort(code, kind="stable")
+    size = np.bincount(code)
+    rank = np.empty(len(code), np.int64)
+    rank[order] = np.arange(len(code)) - np.repeat(np.cumsum(size) - size, size)
+    return rank
 
 
 def likeliest(table: pa.Table) -> Float64[np.ndarray, "2 records"] | None:
@@ -82,15 +73,6 @@ def likeliest(table: pa.Table) -> Float64[np.ndarray, "2 records"] | None:
     p = np.stack([table[name].to_numpy().astype(np.float64) for name in names])
     p /= np.maximum(p.sum(axis=0), np.finfo(np.float64).tiny)
     return np.sort(p, axis=0)[:-3:-1]
-
-
-def _rank_within(code: Int64[np.ndarray, " records"]) -> Int64[np.ndarray, " records"]:
-    """How many of its own code stand before each."""
-    order = np.argsort(code, kind="stable")
-    size = np.bincount(code)
-    rank = np.empty(len(code), np.int64)
-    rank[order] = np.arange(len(code)) - np.repeat(np.cumsum(size) - size, size)
-    return rank
 
 
 def review_queue(
