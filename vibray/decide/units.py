@@ -1,6 +1,7 @@
 """Scores to alarms and trends of units and drift of sensors: which records are the reference, and what the decisions folder holds of it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -71,6 +72,11 @@ class Compared:
     def judged(self) -> Bool[np.ndarray, " records"]:
         return np.arange(len(self.usable)) < self.num_judged
 
+    @cached_property
+    def judged_units(self) -> set[str]:
+        """Those with a judged record that has a p-value."""
+        return set(self.scores["unit"].filter(pa.array(self.judged & np.isfinite(self.p))).to_pylist())
+
 
 @dataclass(frozen=True)
 class UnitDecisions:
@@ -140,9 +146,8 @@ def decide_units(of: Compared, cuts: Cuts | GroupedCuts, config: UnitConfig, poo
     in_time = of.usable & of.trusted
     moved = drift(of.against, in_time & np.where(named, of.said == NORMAL, ~abnormal), of.in_reference)
     finite = np.isfinite(of.p)
-    judged_units = set(of.scores["unit"].filter(pa.array(of.judged & finite)).to_pylist())
     trends = unit_trends(of.against, in_time, of.in_reference, of.groups, config.window_minutes)
-    trends = trends.filter(pa.array([unit in judged_units for unit in trends["unit"].to_pylist()], pa.bool_()))
+    trends = trends.filter(pa.array([unit in of.judged_units for unit in trends["unit"].to_pylist()], pa.bool_()))
     facts = {
         "config": to_json(config),
         "reference": of.words,
@@ -153,7 +158,7 @@ def decide_units(of: Compared, cuts: Cuts | GroupedCuts, config: UnitConfig, poo
         "num_reference_records": int(of.in_reference.sum()),
         "num_estimated_sensors": estimated_sensors(of.groups, of.usable, of.in_reference),
         "num_out_of_sample": of.num_out_of_sample,
-        **unit_facts(units, config, judged_units),
+        **unit_facts(units, config, of.judged_units),
     }
     return UnitDecisions(units, moved, facts, config, trends)
 
@@ -169,15 +174,18 @@ def keep_budget(
     against = of.against if pool_sensors_s is None else over_sensors(of.against, pool_sensors_s)[0]
     time_ms = of.scores["measured_at"].to_numpy().astype("datetime64[ms]").astype(np.int64)
     rate = records_per_week(of.groups, time_ms, in_time & of.judged)
-    records = record_promise(per_week, against["score"].to_numpy().astype(np.float64)[of.in_reference], rate)
-    decided = decide_units(of, cuts, config, pool_sensors_s)
-    a_day = decided.facts["windows_per_day"]
-    units = unit_promise(per_week, decided.scores, config, None if a_day is None else 7 * a_day)
+    healthy = against["score"].to_numpy().astype(np.float64)[of.in_reference]
+    records = record_promise(per_week, healthy, rate)
+    p = record_p_values(of.against, of.usable, of.in_reference, of.groups, smoothed=True)
+    windows = unit_scores(of.scores, p, of.in_reference, config)
+    a_day = unit_facts(windows, config, of.judged_units)["windows_per_day"]
+    units = unit_promise(per_week, windows, config, None if a_day is None else 7 * a_day)
     found = budget_cuts(cuts, records, per_week, of.normals)
     judged_by = of.scores if pool_sensors_s is None else over_sensors(of.scores, pool_sensors_s)[0]
     alarms = of.usable & (judged_by["score"].to_numpy().astype(np.float64) >= found.anomaly_above)
     faults = None if human is None else missed(human, alarms[: of.num_judged])
-    return found, unit_config(config, units), budget_facts(asked, per_week, records, units, faults)
+    doubtful = int(((healthy >= cuts.anomaly_above) & (healthy < found.anomaly_above)).sum())
+    return found, unit_config(config, units), budget_facts(asked, per_week, records, units, doubtful, faults)
 
 
 def write_units(decisions_uri: str, units: UnitDecisions) -> list[str]:

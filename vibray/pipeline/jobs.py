@@ -233,6 +233,13 @@ class LabelJob:
     """fewer records than these: a group has the cuts of all"""
     round: int = 0
     """number of this round of pseudo-labels"""
+    review: int | None = None
+    """write review.csv: so many records for a person to label, who hands it back as --labels"""
+    report: str | None = None
+    """URI of the report's page, for the links of review.csv into it"""
+    budget: str | None = None
+    """alarms that a healthy fleet may raise, as 5/week (or day, month): sets the abnormal cut of records and the rate of units' windows,
+    counted on the reference"""
     unit_window: float = UnitConfig.window_minutes
     """minutes: records of a unit's sensors within such a window are judged together"""
     persist: tuple[int, int] = UnitConfig.persist
