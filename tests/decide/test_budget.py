@@ -166,6 +166,21 @@ def test_what_it_costs_is_counted_by_fault():
     assert missed([None, "normal"], np.array([True, False])) == {}
 
 
+def test_what_a_person_calls_faulty_is_in_no_reference():
+    """One record in twenty is faulty, in the reference too; naming those lowers the cut."""
+    table = fleet(6, 2, 600, seed=2)
+    faulty = np.arange(table.num_rows) % 20 == 3
+    table = replaced(table, "score", (table["score"].to_numpy() + 200 * faulty).astype(np.float32))
+    human: list[str | None] = ["tone" if sick else None for sick in faulty]
+    named, unnamed = compare(table, 200, human), compare(table, 200)
+    assert not (named.in_reference & faulty).any() and (unnamed.in_reference & faulty).any()
+    assert named.in_reference.sum() == unnamed.in_reference.sum() == 12 * 200
+    (low, _, facts), (high, _, other) = (keep_budget("20/week", of, Cuts(-1e9, 100.0), UnitConfig(), human) for of in (named, unnamed))
+    assert low.anomaly_above < 200 < high.anomaly_above
+    assert facts["missed"]["tone"][0] == 0 < other["missed"]["tone"][0]
+    assert facts["doubtful"] == 0 < other["doubtful"]
+
+
 def test_a_lavish_budget_leaves_the_normal_cut_below():
     promise = record_promise(1e6, np.arange(100.0), 100.0)
     cuts = budget_cuts(Cuts(50.0, 60.0, "mad"), promise, 1e6, trusted=True)

@@ -110,7 +110,7 @@ def compare(
     `out_of_sample` as in `reference.with_out_of_sample`. Records whose time cannot be are in no reference.
 
     The reference is, the first that applies: the records of `reference`, scores by the same run of other corpora; with `normals_only`
-    those that a person calls normal; the earliest `reference_records` of each sensor.
+    those that a person calls normal; the earliest `reference_records` of each sensor that nobody calls faulty.
     """
     scores, num_judged = scores.select(COLUMNS), scores.num_rows
     said = np.array(human if human is not None else [None] * num_judged, object)
@@ -123,7 +123,8 @@ def compare(
     elif normals_only:
         in_reference, words = usable & trusted & (said == NORMAL), "trusted normals"
     else:
-        in_reference = earliest_rows(groups, usable & trusted, reference_records)
+        called_faulty = np.array([name not in (None, NORMAL) for name in said], bool)
+        in_reference = earliest_rows(groups, usable & trusted & ~called_faulty, reference_records)
         words = f"the earliest {reference_records} usable records of each sensor, at most half of them"
     against = with_out_of_sample(scores, out_of_sample)
     if out_of_sample and reference is None:
