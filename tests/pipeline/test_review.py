@@ -6,6 +6,7 @@ import io
 import re
 from collections import Counter
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,21 @@ import pyarrow as pa
 import pytest
 
 from tests.decide.fleet import at_one_time, fleet, replaced
+from tests.pipeline.lines import FACTS, corpus_fields, write_shard
 from tests.pipeline.test_decisions import write_labels, write_scores
 from vibray import schema
 from vibray.decide.thresholds import MadConfig, PercentileConfig
 from vibray.decide.units import read_units
+from vibray.fitting.data import labels_of_records
 from vibray.pipeline.ending import user_errors
 from vibray.pipeline.evaluate import evaluate
-from vibray.pipeline.jobs import EvaluateJob, LabelJob
+from vibray.pipeline.featurize import featurize
+from vibray.pipeline.jobs import EvaluateJob, FeaturizeJob, LabelJob
 from vibray.pipeline.label import DecisionsMismatch, label, read_cuts
 from vibray.report.anchors import record_anchor, unit_anchor
 from vibray.storage import objects
 from vibray.storage.labels import REVIEW_COLUMNS
+from vibray.tables import open_features
 
 SICK = [(3, 500, 5.0)]
 
@@ -83,6 +88,19 @@ def test_a_queue_is_written_filled_in_and_handed_back(folder, tmp_path, capsys):
     assert {row["record_id"] for row in table if row["origin"] == "human"} == labelled
     result = evaluate(EvaluateJob(job.scores, str(handed), dry_run=True))
     assert list(result["auroc_by_fault"]) == ["绕组松动"] and result["counts"]["labelled"] == 10
+
+
+def test_training_reads_it_too(tmp_path, capsys):
+    given = write_shard(tmp_path / "raw" / "a.jsonl", 12, fault_share=0.5)
+    uri = str(tmp_path / "features")
+    featurize(FeaturizeJob(str(tmp_path / "raw"), uri, vectors=("spectral",), local=True, **corpus_fields(FACTS)))
+    table = open_features([uri])
+    ids = {(s, t): r for s, t, r in zip(*(table.index[n].to_pylist() for n in ("sensor_id", "measured_at", "record_id")), strict=True)}
+    by_id = {ids[row["sensor_id"], datetime.fromisoformat(row["data_time"])]: row["label"] for row in given}
+    lines = ["record_id\tlabel\tnote", *(f"{record_id}\t {label} \t" for record_id, label in by_id.items()), "\t\t"]
+    (tmp_path / "labels.txt").write_bytes("\r\n".join(lines).encode("utf-16"))
+    assert labels_of_records(str(tmp_path / "labels.txt"), table).tolist() == [by_id[r] for r in table.index["record_id"].to_pylist()]
+    assert "12 labels: 12 records, 0 of lines set aside\n" in capsys.readouterr().out
 
 
 def test_another_queue_budget_or_report_is_another_decision(folder, tmp_path):
@@ -160,7 +178,7 @@ def test_a_budget_sets_both_cuts_and_stands_in_cuts_json(folder, tmp_path, capsy
 
 
 def test_a_reference_that_cannot_promise_says_how_much_more_it_takes(folder, tmp_path, capsys):
-    label(job_on(folder, tmp_path / "d", budget="0.1/month", method=PercentileConfig(anomaly=90)))
+    label(job_on(folder, tmp_path / "d", budget="0.1/month", method=PercentileConfig(anomaly=90.0)))
     said = capsys.readouterr().out
     assert re.search(
         r"the reference cannot promise 0\.023 a week: it takes 1\.3e\+02 weeks of reference, 1\.3e\+02 more than there are", said

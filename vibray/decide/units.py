@@ -22,7 +22,7 @@ from vibray.decide.budget import (
 )
 from vibray.decide.cuts import Cuts, GroupedCuts
 from vibray.decide.drift import drift
-from vibray.decide.pooling import over_sensors
+from vibray.decide.pooling import TOLERANCE_S, moments, over_sensors
 from vibray.decide.pseudo_labels import by_cut
 from vibray.decide.reference import (
     FEWEST_CONFORMAL,
@@ -38,7 +38,7 @@ from vibray.decide.reference import (
 )
 from vibray.decide.trend import print_trends, unit_trends
 from vibray.decide.unit_alarms import UnitAlarm, UnitConfig, unit_alarms, unit_facts, unit_scores
-from vibray.schema import FLEET_P_VALUE, LABEL_ABNORMAL, NORMAL, ORIGIN, TIME_TRUSTED, UNIT_SCORES
+from vibray.schema import FLEET_P_VALUE, LABEL_ABNORMAL, NORMAL, ORIGIN, SENSOR, TIME_TRUSTED, UNIT_SCORES
 from vibray.storage import objects
 
 COLUMNS = [*ORIGIN.names, "state", "calibrated", "score", FLEET_P_VALUE.name, TIME_TRUSTED.name]
@@ -110,7 +110,8 @@ def compare(
     `out_of_sample` as in `reference.with_out_of_sample`. Records whose time cannot be are in no reference.
 
     The reference is, the first that applies: the records of `reference`, scores by the same run of other corpora; with `normals_only`
-    those that a person calls normal; the earliest `reference_records` of each sensor that nobody calls faulty.
+    those that a person calls normal; the earliest `reference_records` of each sensor
+    whose moment nobody calls faulty.
     """
     scores, num_judged = scores.select(COLUMNS), scores.num_rows
     said = np.array(human if human is not None else [None] * num_judged, object)
@@ -123,8 +124,7 @@ def compare(
     elif normals_only:
         in_reference, words = usable & trusted & (said == NORMAL), "trusted normals"
     else:
-        called_faulty = np.array([name not in (None, NORMAL) for name in said], bool)
-        in_reference = earliest_rows(groups, usable & trusted & ~called_faulty, reference_records)
+        in_reference = earliest_rows(groups, usable & trusted & ~called_faulty(scores, said), reference_records)
         words = f"the earliest {reference_records} usable records of each sensor, at most half of them"
     against = with_out_of_sample(scores, out_of_sample)
     if out_of_sample and reference is None:
@@ -132,6 +132,16 @@ def compare(
     p = record_p_values(against, usable, in_reference, groups)
     normals = normals_only and reference is None
     return Compared(scores, num_judged, said, usable, trusted, groups, in_reference, normals, words, against, len(out_of_sample), p)
+
+
+def called_faulty(scores: pa.Table, said: np.ndarray) -> Bool[np.ndarray, " records"]:
+    """The records of moments of a unit of which a person calls one faulty: all its sensors heard it."""
+    faulty = np.array([name not in (None, NORMAL) for name in said], bool)
+    if faulty.any():
+        units, sensors = (np.array(scores[name].to_pylist(), np.str_) for name in SENSOR)
+        moment = moments(units, sensors, scores["measured_at"].to_numpy().astype("datetime64[ms]").astype(np.int64), TOLERANCE_S)
+        faulty = np.bincount(moment, faulty)[moment] > 0
+    return faulty
 
 
 def decide_units(of: Compared, cuts: Cuts | GroupedCuts, config: UnitConfig, pool_sensors_s: float | None = None) -> UnitDecisions:

@@ -224,7 +224,7 @@ class LabelJob:
     pool_sensors: bool = False
     """judge each record by the mean score of its unit's sensors at the same time: what shakes a machine is heard by all of them"""
     pool_tolerance_s: float = TOLERANCE_S
-    """seconds: with --pool-sensors, records of a unit's sensors that begin within so much are of one moment"""
+    """seconds: with --pool-sensors or --review, records of a unit's sensors that begin within so much are of one moment"""
     labels: str | None = None
     """labels file (JSON Lines, or a review queue as CSV): human labels win over any cut"""
     normals_only: bool = False

@@ -51,7 +51,7 @@ def label(job: LabelJob) -> None:
                 "method": to_json(job.method),
                 "by": job.by,
                 "pool_sensors": job.pool_sensors,
-                "pool_tolerance_s": job.pool_tolerance_s if job.pool_sensors else None,
+                "pool_tolerance_s": job.pool_tolerance_s if job.pool_sensors or job.review is not None else None,
                 "labels": None if job.labels is None else objects.sha256(objects.read_bytes(job.labels)),
                 "normals_only": job.normals_only,
                 "min_group_records": job.min_group_records,
