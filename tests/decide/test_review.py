@@ -107,10 +107,13 @@ def test_what_a_row_says():
     table = fleet(2, 1, 30)
     above = np.arange(60) == 7
     p = np.full(60, np.nan)
-    p[7] = 1 / 400
+    p[7], p[40] = 1 / 400, 1e-300
     one, other = review_queue(table, np.array([7, 40]), above, p)
-    assert one["guess"] == "abnormal" and one["why"] == "above the cut; as high as one in 400 healthy records of this sensor"
-    assert other["guess"] == "normal" and other["why"] == "below the cut"
+    assert one["guess"] == "abnormal" and one["why"] == "above the cut; one in 400 healthy records of this sensor score as high"
+    assert (
+        other["guess"] == "normal"
+        and other["why"] == "below the cut; fewer than one in 10,000 healthy records of this sensor score as high"
+    )
     assert (one["unit"], one["sensor_id"], one["record_id"], one["corpus"]) == ("T00", "s0", "r@7", "c")
     assert one["data_time"] == "2024-03-01T07:00:00.000Z" and float(one["score"]) == pytest.approx(table["score"][7].as_py(), rel=1e-5)
     told = classified(table, np.full((60, 2), [0.3, 0.2]), ("bearing", "轴承"))

@@ -25,6 +25,8 @@ from vibray.schema import FAULT_PREFIX, NORMAL, UNKNOWN
 
 LARGEST_SHARE = 0.25
 """Of the queue, from one unit."""
+RAREST = 1e-4
+"""A p-value below it is extrapolated far beyond any reference: no number is shown."""
 
 
 def review_rows(
@@ -89,7 +91,9 @@ def review_queue(
         guess = record.get("fault") or ("abnormal" if above[row] else NORMAL)
         why = ["above the cut" if above[row] else "below the cut"]
         if np.isfinite(p_values[row]):
-            why.append(f"as high as one in {1 / p_values[row]:,.3g} healthy records of this sensor")
+            rarer = "fewer than " if p_values[row] < RAREST else ""
+            one_in = int(float(f"{1 / max(p_values[row], RAREST):.2g}"))
+            why.append(f"{rarer}one in {one_in:,} healthy records of this sensor score as high")
         if two is not None and guess != NORMAL:
             likely = sorted(faults, key=lambda name: -record[FAULT_PREFIX + name])[:2]
             why.append(" or ".join(f"{name} {p:.2f}" for name, p in zip(likely, two[:, i].tolist(), strict=True)))

@@ -231,7 +231,7 @@ def print_units(units: UnitDecisions) -> None:
     if not units.scores.num_rows:
         print("  no alarms of units: the run tells nothing of few records, and all sensors together have fewer than 50 reference records")
         return
-    print(f"  alarm: {k} of the last {n} windows with p <= {config.rate:g}")
+    print(f"  alarm: {k} of the last {n} windows with p <= {config.rate:.3g}")
     if num := facts.get("num_estimated_sensors"):
         print(f"  {num:,} sensors have fewer than {FEWEST_CONFORMAL} reference records: their p-values are estimates")
     print(f"  {healthy_words(facts)}")

@@ -277,7 +277,7 @@ def print_decisions(table: ScoresTable, cuts: Cuts | GroupedCuts, labels: pa.Tab
     print(f"{overall.method} on {overall.num_scores:,} {overall.scale} scores:", end=" ")
     print(f"normal <= {overall.normal_below:.6g}, anomaly >= {overall.anomaly_above:.6g}{nominal}")
     print(f"  {rate:.2%} of the usable scores are at or above {'the cut' if overall is cuts else 'their own cut'}")
-    if overall.kind == "rate":
+    if overall.kind == "rate" and overall.method != "budget":
         print("  that is a rate of the corpus, faults included, and no false-alarm probability: no trusted normals were used")
     if overall.kind == "rule":
         print("  MAD is a rule and promises no rate: a Gaussian would pass it so often, and scores are rarely one")
