@@ -9,6 +9,12 @@
   python jobs/label.py --scores s3://b/scores/may \\
       --decisions s3://b/decisions/may --persist 3 5 \\
       --unit-reference s3://b/scores/2024 mad
+  python jobs/label.py --scores s3://b/scores/may \\
+      --decisions s3://b/decisions/may-5 --budget 5/week \\
+      --unit-reference s3://b/scores/2024
+  python jobs/label.py --scores s3://b/scores/may \\
+      --decisions s3://b/decisions/may-20 --review 20 \\
+      --report https://b.example/may/report.html
 
 The method comes last; `jobs/label.py pot --help` shows its fields.
 
@@ -16,7 +22,14 @@ Without trusted normals a cut picks a rate of the corpus, not a false-alarm prob
 conformal) fits it on records that a person calls normal. MAD, the default on scores as they are, is a rule and promises no rate.
 
 A unit is in alarm where k of its last n windows are rare against its sensors' own reference: the records of --unit-reference, else (with
---normals-only) those labelled normal, else the earliest of each sensor. It says how often a healthy fleet would raise one.
+--normals-only) those labelled normal, else the earliest of each sensor. It says how often a healthy fleet would raise one. For each unit
+unit_trends.parquet says whether it is steady, rose in a step or grows, since when and how fast.
+
+--budget sets both, the abnormal cut of records and the rate of windows, so that a healthy fleet raises at most so many alarms of either: by
+their 95 % limit on the same reference, where it is long enough. With --labels it says which faults such a cut would have missed.
+
+--review writes review.csv for a spreadsheet: the highest scores that nobody has labelled, in turn one of each unit. Fill in the column
+label (normal, or the fault's name; rows left empty are passed over) and give the file as --labels to any job, saved as "CSV UTF-8".
 """
 
 from dataclasses import dataclass

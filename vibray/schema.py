@@ -261,6 +261,26 @@ DRIFT = pa.schema(
 """The healthy level of each sensor's scores, month by month."""
 
 
+class TrendVerdict(StrEnum):
+    """How a unit's score came to where it is, by the rule of decide/trend.py."""
+
+    STEADY = "steady"
+    STEP = "step"
+    GROWING = "growing"
+
+
+UNIT_TRENDS = pa.schema(
+    [
+        pa.field("unit", pa.string(), nullable=False),
+        pa.field("verdict", pa.string(), nullable=False),  # a TrendVerdict
+        pa.field("since", TIME),  # start of the first window after the step, or from which it grows; null when steady
+        pa.field("change", pa.float64(), nullable=False),  # of the score by now, in robust spreads of its reference; 0 when steady
+        pa.field("per_month", pa.float64()),  # spreads in 30.4 days; null unless growing
+    ]
+)
+"""Whether a unit's score stays, came up in a step, or grows."""
+
+
 class Verdict(StrEnum):
     """What a month says of a sensor's calibration, by the rule of decide/drift.py."""
 

@@ -44,6 +44,22 @@ def test_a_healthy_record_passes_q_with_probability_q_at_most():
         assert np.mean(found) == pytest.approx(q, abs=5 * float(np.std(rates)) / np.sqrt(200))
 
 
+def test_smoothed_a_reference_record_passes_any_q_with_probability_q():
+    """Against 160 others the rank is at most 1 % for 1 of 161; drawn within its step, for 1 %. New records keep their rank."""
+    table = fleet(40, 1, 400, seed=3)
+    usable, groups = usable_rows(table), sensor_groups(table)
+    known = earliest_rows(groups, usable, 200)
+    plain, smoothed = (record_p_values(table, usable, known, groups, smoothed=way) for way in (False, True))
+    for q in (0.01, 0.03, 0.052):
+        spread = np.sqrt(q * (1 - q) / known.sum())
+        assert np.mean(smoothed[known] <= q) == pytest.approx(q, abs=4 * spread)
+    assert np.mean(plain[known] <= 0.01) < 0.0075
+    assert (smoothed <= plain).all() and (plain - smoothed <= 1 / 161).all() and (smoothed > 0).all()
+    assert np.array_equal(plain[~known], smoothed[~known])
+    order = np.random.default_rng(0).permutation(table.num_rows)
+    assert np.array_equal(record_p_values(table.take(pa.array(order)), usable[order], known[order], smoothed=True), smoothed[order])
+
+
 def test_beyond_the_largest_a_thousandth_is_of_the_right_order():
     for dist in (stats.norm(), stats.expon(), stats.lognorm(0.5)):
         p = np.concatenate([p_values(dist.rvs(500, random_state=i), dist.rvs(1000, random_state=900 + i)) for i in range(60)])

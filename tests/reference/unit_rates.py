@@ -25,7 +25,7 @@ from vibray import recipes, schema
 from vibray.decide.cuts import Cuts
 from vibray.decide.reference import OutOfSample, record_p_values
 from vibray.decide.unit_alarms import UnitConfig
-from vibray.decide.units import decide_units
+from vibray.decide.units import compare, decide_units
 from vibray.features.scaling import Scaling
 from vibray.fitting.calibration import NUM_FOLDS, calibration_table
 from vibray.fitting.classical import fit_parts
@@ -113,7 +113,7 @@ def scored(run: Run, fleet: Fleet, k: int) -> tuple[pa.Table, OutOfSample]:
 def exceeding(scores: pa.Table, reference_records: int, out_of_sample: OutOfSample, rate: float) -> list[np.ndarray]:
     """By unit, which of its judged windows exceed."""
     config = UnitConfig(reference_records=reference_records, rate=rate)
-    windows = decide_units(scores, Cuts(0.0, 1e9), config, out_of_sample=out_of_sample).scores
+    windows = decide_units(compare(scores, reference_records, out_of_sample=out_of_sample), Cuts(0.0, 1e9), config).scores
     judged = windows.filter(pa.array(~windows["reference"].to_numpy(zero_copy_only=False)))
     unit, exceeds = np.array(judged["unit"].to_pylist()), judged["exceeds"].to_numpy(zero_copy_only=False)
     return [exceeds[unit == name] for name in np.unique(unit)]

@@ -19,7 +19,7 @@ class SearchJob:
     """folder for the search; it holds this one search"""
     recipe: Recipe
     labels: str | None = None
-    """labels file (JSON Lines); records that it does not name are unlabelled. No label is trained on"""
+    """labels file (JSON Lines, or a review queue as CSV); records that it does not name are unlabelled. No label is trained on"""
     num_trials: int = 64
     """trials in all, those that are ended early among them"""
     objective: Literal["auroc", "f1"] | None = None
@@ -65,7 +65,7 @@ class BenchmarkJob:
     features: tuple[str, ...]
     """finished features tables, one corpus each"""
     labels: str
-    """labels file (JSON Lines); records that it does not name are unlabelled"""
+    """labels file (JSON Lines, or a review queue as CSV); records that it does not name are unlabelled"""
     benchmark: str
     """folder for the benchmark; it holds this one grid"""
     recipes: tuple[str, ...] = RECIPES

@@ -114,6 +114,7 @@ def record_p_values(
     usable: Bool[np.ndarray, " records"],
     in_reference: Bool[np.ndarray, " records"],
     groups: SensorGroups | None = None,
+    smoothed: bool = False,
 ) -> Float64[np.ndarray, " records"]:
     """The p-value of each usable record against the reference records of its sensor; NaN for the others.
 
@@ -125,7 +126,12 @@ def record_p_values(
     p' being what the machines of training say (`fleet_p_value`), or where the run says nothing the p-value against the reference of all
     sensors of the table; where that is of fewer than 50 records, there is no p-value. (The mean of a Dirichlet process' posterior whose
     base is p'.) As the scores of a sensor's first records resemble one another, few of them say little.
+
+    A rank among n is at most q for floor(q (n + 1)) of n + 1 records. A reference record stands against four fifths of them, so where how
+    often its windows exceed is to be known for any q, the steps of its own rank would tell: `smoothed`, it is drawn within its step.
+    (Vovk et al., equation 2.20; the draw is fixed.)
     """
+    rng = np.random.default_rng(0)
     score, prior = scores["score"].to_numpy().astype(np.float64), _of_others(scores, usable, in_reference)
     p = np.full(len(score), np.nan)
 
@@ -141,7 +147,11 @@ def record_p_values(
         conformal = len(known) >= FEWEST_CONFORMAL
         p[new] = against(new, known, conformal)
         for fold in np.array_split(np.arange(len(known)), NUM_FOLDS):
-            p[known[fold]] = against(known[fold], np.delete(known, fold), conformal)
+            others = np.delete(known, fold)
+            p[known[fold]] = against(known[fold], others, conformal)
+            if smoothed and conformal:
+                drawn, step = rng.random(len(fold)), 1 / (len(others) + 1)
+                p[known[fold]] -= np.where(p[known[fold]] > 1.5 * step, drawn * step, 0.0)  # beyond the highest it is drawn already
     return p
 
 

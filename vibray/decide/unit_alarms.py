@@ -144,6 +144,11 @@ def _runs(names: np.ndarray) -> list[np.ndarray]:
     return np.split(np.arange(len(names)), np.flatnonzero(names[1:] != names[:-1]) + 1) if len(names) else []
 
 
+def unit_runs(table: pa.Table) -> list[np.ndarray]:
+    """The rows of each unit of what `unit_scores` gives."""
+    return _runs(np.array(table["unit"].to_pylist(), np.str_))
+
+
 def _last_of(group: np.ndarray, key: np.ndarray) -> np.ndarray:
     """The place of the largest key of each group; of equal ones the last."""
     order = np.lexsort((np.arange(len(key)), key, group))

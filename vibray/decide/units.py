@@ -1,20 +1,33 @@
-"""Scores to alarms of units and the drift of sensors: which records are the reference, and what the decisions folder holds of it."""
+"""Scores to alarms and trends of units and drift of sensors: which records are the reference, and what the decisions folder holds of it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Bool, Float64
 
 from vibray.config import from_json, to_json
+from vibray.decide.budget import (
+    budget_cuts,
+    budget_facts,
+    budget_per_week,
+    missed,
+    record_promise,
+    records_per_week,
+    unit_config,
+    unit_promise,
+)
 from vibray.decide.cuts import Cuts, GroupedCuts
 from vibray.decide.drift import drift
-from vibray.decide.pooling import over_sensors
+from vibray.decide.pooling import TOLERANCE_S, moments, over_sensors
 from vibray.decide.pseudo_labels import by_cut
 from vibray.decide.reference import (
     FEWEST_CONFORMAL,
     OutOfSample,
+    SensorGroups,
     earliest_rows,
     estimated_sensors,
     record_p_values,
@@ -23,12 +36,46 @@ from vibray.decide.reference import (
     usable_rows,
     with_out_of_sample,
 )
+from vibray.decide.trend import print_trends, unit_trends
 from vibray.decide.unit_alarms import UnitAlarm, UnitConfig, unit_alarms, unit_facts, unit_scores
-from vibray.schema import FLEET_P_VALUE, LABEL_ABNORMAL, NORMAL, ORIGIN, TIME_TRUSTED, UNIT_SCORES
+from vibray.schema import FLEET_P_VALUE, LABEL_ABNORMAL, NORMAL, ORIGIN, SENSOR, TIME_TRUSTED, UNIT_SCORES
 from vibray.storage import objects
 
 COLUMNS = [*ORIGIN.names, "state", "calibrated", "score", FLEET_P_VALUE.name, TIME_TRUSTED.name]
-FILES = ("unit_scores.parquet", "unit_alarms.json", "drift.parquet")
+FILES = ("unit_scores.parquet", "unit_alarms.json", "drift.parquet", "unit_trends.parquet")
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """The records that are judged, those that they are compared with behind them, and how rare each is."""
+
+    scores: pa.Table
+    num_judged: int
+    said: np.ndarray
+    """a person's label of each record, or None"""
+    usable: Bool[np.ndarray, " records"]
+    trusted: Bool[np.ndarray, " records"]
+    """its time can be"""
+    groups: SensorGroups
+    in_reference: Bool[np.ndarray, " records"]
+    normals: bool
+    """the reference are records that a person calls normal"""
+    words: str
+    """what the reference is"""
+    against: pa.Table
+    """the table with the scores of records that calibrated their sensors out of sample"""
+    num_out_of_sample: int
+    p: Float64[np.ndarray, " records"]
+    """NaN where there is none"""
+
+    @property
+    def judged(self) -> Bool[np.ndarray, " records"]:
+        return np.arange(len(self.usable)) < self.num_judged
+
+    @cached_property
+    def judged_units(self) -> set[str]:
+        """Those with a judged record that has a p-value."""
+        return set(self.scores["unit"].filter(pa.array(self.judged & np.isfinite(self.p))).to_pylist())
 
 
 @dataclass(frozen=True)
@@ -42,29 +89,29 @@ class UnitDecisions:
     facts: dict[str, Any]
     """rule, reference, and how often a healthy fleet would alarm"""
     config: UnitConfig
+    trends: pa.Table | None = None
+    """schema.UNIT_TRENDS; None in folders of earlier versions"""
 
     @property
     def alarms(self) -> tuple[UnitAlarm, ...]:
         return unit_alarms(self.scores, self.config)
 
 
-def decide_units(
+def compare(
     scores: pa.Table,
-    cuts: Cuts | GroupedCuts,
-    config: UnitConfig,
+    reference_records: int,
     human: list[str | None] | None = None,
     normals_only: bool = False,
     reference: pa.Table | None = None,
-    pool_sensors_s: float | None = None,
     out_of_sample: OutOfSample = MappingProxyType({}),
-) -> UnitDecisions:
-    """Alarms of units and drift of sensors, both of each sensor's own scores.
+) -> Compared:
+    """Each record's p-value against the reference of its sensor.
 
-    `pool_sensors_s` is the tolerance of the means over sensors that the cuts are for, None where they are for single scores;
-    `out_of_sample` as in `reference.with_out_of_sample`. Records whose time cannot be are in no reference and no month.
+    `out_of_sample` as in `reference.with_out_of_sample`. Records whose time cannot be are in no reference.
 
     The reference is, the first that applies: the records of `reference`, scores by the same run of other corpora; with `normals_only`
-    those that a person calls normal; the earliest records of each sensor.
+    those that a person calls normal; the earliest `reference_records` of each sensor
+    whose moment nobody calls faulty.
     """
     scores, num_judged = scores.select(COLUMNS), scores.num_rows
     said = np.array(human if human is not None else [None] * num_judged, object)
@@ -77,34 +124,79 @@ def decide_units(
     elif normals_only:
         in_reference, words = usable & trusted & (said == NORMAL), "trusted normals"
     else:
-        in_reference = earliest_rows(groups, usable & trusted, config.reference_records)
-        words = f"the earliest {config.reference_records} usable records of each sensor, at most half of them"
+        in_reference = earliest_rows(groups, usable & trusted & ~called_faulty(scores, said), reference_records)
+        words = f"the earliest {reference_records} usable records of each sensor, at most half of them"
     against = with_out_of_sample(scores, out_of_sample)
     if out_of_sample and reference is None:
         words += "; those that calibrated it with their scores out of sample"
     p = record_p_values(against, usable, in_reference, groups)
-    units = unit_scores(scores, p, in_reference, config)
+    normals = normals_only and reference is None
+    return Compared(scores, num_judged, said, usable, trusted, groups, in_reference, normals, words, against, len(out_of_sample), p)
 
-    judged_by = scores if pool_sensors_s is None else over_sensors(scores, pool_sensors_s)[0]
+
+def called_faulty(scores: pa.Table, said: np.ndarray) -> Bool[np.ndarray, " records"]:
+    """The records of moments of a unit of which a person calls one faulty: all its sensors heard it."""
+    faulty = np.array([name not in (None, NORMAL) for name in said], bool)
+    if faulty.any():
+        units, sensors = (np.array(scores[name].to_pylist(), np.str_) for name in SENSOR)
+        moment = moments(units, sensors, scores["measured_at"].to_numpy().astype("datetime64[ms]").astype(np.int64), TOLERANCE_S)
+        faulty = np.bincount(moment, faulty)[moment] > 0
+    return faulty
+
+
+def decide_units(of: Compared, cuts: Cuts | GroupedCuts, config: UnitConfig, pool_sensors_s: float | None = None) -> UnitDecisions:
+    """Alarms and trends of units and drift of sensors, all of each sensor's own scores.
+
+    `pool_sensors_s` is the tolerance of the means over sensors that the cuts are for, None where they are for single scores. Records whose
+    time cannot be are in no month.
+    """
+    units = unit_scores(of.scores, of.p, of.in_reference, config)
+    judged_by = of.scores if pool_sensors_s is None else over_sensors(of.scores, pool_sensors_s)[0]
     abnormal = by_cut(judged_by, cuts) == LABEL_ABNORMAL
-    named = np.array([name is not None for name in said], bool)
-    healthy = usable & trusted & np.where(named, said == NORMAL, ~abnormal)
-    moved = drift(against, healthy, in_reference)
-    judged = np.arange(len(usable)) < num_judged
-    judged_units = set(scores["unit"].filter(pa.array(judged & np.isfinite(p))).to_pylist())
+    named = np.array([name is not None for name in of.said], bool)
+    in_time = of.usable & of.trusted
+    moved = drift(of.against, in_time & np.where(named, of.said == NORMAL, ~abnormal), of.in_reference)
+    finite = np.isfinite(of.p)
+    trends = unit_trends(of.against, in_time, of.in_reference, of.groups, config.window_minutes)
+    trends = trends.filter(pa.array([unit in of.judged_units for unit in trends["unit"].to_pylist()], pa.bool_()))
     facts = {
         "config": to_json(config),
-        "reference": words,
-        "trusted_normals": normals_only and reference is None,
-        "num_records": int(np.isfinite(p)[judged].sum()),
-        "num_unusable": int((~usable)[judged].sum()),
-        "num_without_reference": int((usable & ~np.isfinite(p))[judged].sum()),
-        "num_reference_records": int(in_reference.sum()),
-        "num_estimated_sensors": estimated_sensors(groups, usable, in_reference),
-        "num_out_of_sample": len(out_of_sample),
-        **unit_facts(units, config, judged_units),
+        "reference": of.words,
+        "trusted_normals": of.normals,
+        "num_records": int(finite[of.judged].sum()),
+        "num_unusable": int((~of.usable)[of.judged].sum()),
+        "num_without_reference": int((of.usable & ~finite)[of.judged].sum()),
+        "num_reference_records": int(of.in_reference.sum()),
+        "num_estimated_sensors": estimated_sensors(of.groups, of.usable, of.in_reference),
+        "num_out_of_sample": of.num_out_of_sample,
+        **unit_facts(units, config, of.judged_units),
     }
-    return UnitDecisions(units, moved, facts, config)
+    return UnitDecisions(units, moved, facts, config, trends)
+
+
+def keep_budget(
+    asked: str, of: Compared, cuts: Cuts, config: UnitConfig, human: list[str | None] | None, pool_sensors_s: float | None = None
+) -> tuple[Cuts, UnitConfig, dict[str, Any]]:
+    """Cuts of records and the rule of units for an alarm budget ("5/week"), and what cuts.json says of it.
+
+    `cuts` give the normal cut; where they are for means over sensors (`pool_sensors_s`), so are the scores that alarms are counted on.
+    """
+    per_week, in_time = budget_per_week(asked), of.usable & of.trusted
+    against = of.against if pool_sensors_s is None else over_sensors(of.against, pool_sensors_s)[0]
+    time_ms = of.scores["measured_at"].to_numpy().astype("datetime64[ms]").astype(np.int64)
+    rate = records_per_week(of.groups, time_ms, in_time & of.judged)
+    healthy = against["score"].to_numpy().astype(np.float64)[of.in_reference]
+    records = record_promise(per_week, healthy, rate)
+    p = record_p_values(of.against, of.usable, of.in_reference, of.groups, smoothed=True)
+    windows = unit_scores(of.scores, p, of.in_reference, config)
+    a_day = unit_facts(windows, config, of.judged_units)["windows_per_day"]
+    units = unit_promise(per_week, windows, config, None if a_day is None else 7 * a_day)
+    found = budget_cuts(cuts, records, per_week, of.normals)
+    judged_by = of.scores if pool_sensors_s is None else over_sensors(of.scores, pool_sensors_s)[0]
+    alarms = of.usable & (judged_by["score"].to_numpy().astype(np.float64) >= found.anomaly_above)
+    faults = None if human is None else missed(human, alarms[: of.num_judged])
+    doubtful = int(((healthy >= cuts.anomaly_above) & (healthy < found.anomaly_above)).sum())
+    return found, unit_config(config, units), budget_facts(asked, per_week, records, units, doubtful, faults)
 
 
 def write_units(decisions_uri: str, units: UnitDecisions) -> list[str]:
@@ -112,6 +204,8 @@ def write_units(decisions_uri: str, units: UnitDecisions) -> list[str]:
     objects.write_table(objects.join(decisions_uri, "unit_scores.parquet"), units.scores)
     objects.write_table(objects.join(decisions_uri, "drift.parquet"), units.drift)
     objects.write_json(objects.join(decisions_uri, "unit_alarms.json"), units.facts)
+    assert units.trends is not None
+    objects.write_table(objects.join(decisions_uri, "unit_trends.parquet"), units.trends)
     return list(FILES)
 
 
@@ -124,7 +218,9 @@ def read_units(decisions_uri: str) -> UnitDecisions | None:
     windows, moved = (objects.read_table(objects.join(decisions_uri, name)) for name in ("unit_scores.parquet", "drift.parquet"))
     if "dated" not in windows.column_names:  # an earlier version took every time for true
         windows = windows.append_column(UNIT_SCORES.field("dated"), pa.array(np.ones(windows.num_rows, bool)))
-    return UnitDecisions(windows, moved, facts=facts, config=from_json(UnitConfig, facts["config"], where))
+    trends_uri = objects.join(decisions_uri, "unit_trends.parquet")
+    trends = objects.read_table(trends_uri) if objects.exists(trends_uri) else None
+    return UnitDecisions(windows, moved, facts, from_json(UnitConfig, facts["config"], where), trends)
 
 
 def print_units(units: UnitDecisions) -> None:
@@ -135,7 +231,7 @@ def print_units(units: UnitDecisions) -> None:
     if not units.scores.num_rows:
         print("  no alarms of units: the run tells nothing of few records, and all sensors together have fewer than 50 reference records")
         return
-    print(f"  alarm: {k} of the last {n} windows with p <= {config.rate:g}")
+    print(f"  alarm: {k} of the last {n} windows with p <= {config.rate:.3g}")
     if num := facts.get("num_estimated_sensors"):
         print(f"  {num:,} sensors have fewer than {FEWEST_CONFORMAL} reference records: their p-values are estimates")
     print(f"  {healthy_words(facts)}")
@@ -146,6 +242,8 @@ def print_units(units: UnitDecisions) -> None:
         q = "-" if unit.q_value is None else f"{unit.q_value:.2g}"
         since = "by records whose time cannot be" if unit.since is None else f"since {unit.since:%Y-%m-%d %H:%M} UTC"
         print(f"    {unit.unit} {since}, q = {q}, most of all sensor {unit.sensor_id}")
+    if units.trends is not None:
+        print_trends(units.trends)
 
 
 def healthy_words(facts: dict[str, Any]) -> str:

@@ -87,7 +87,7 @@ def labels_of_records(uri: str, table: TrainingTable) -> np.ndarray:
     bad = pa.concat_tables([Parts(features).read(name="bad", schema=BAD_RECORDS) for features in table.corpora.values()])
     how = (table.facts.timezone, table.facts.time_format)
     matched = match_labels(read_labels(uri, *how), table.index, bad, *how)
-    print(f"{matched.num_rows} labels: {matched.table.num_rows} records, {matched.num_quarantined} of lines set aside")
+    print(matched.told("records"))
     of = {(c, r): label for c, r, label in zip(*(matched.table[n].to_pylist() for n in ("corpus", "record_id", "label")), strict=True)}
     keys = zip(table.index["corpus"].to_pylist(), table.index["record_id"].to_pylist(), strict=True)
     return np.array([of.get(key, UNLABELLED) for key in keys], dtype=object)

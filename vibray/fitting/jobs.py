@@ -18,7 +18,7 @@ class TrainJob:
     """folder for the run; it holds this one run"""
     recipe: Recipe
     labels: str | None = None
-    """labels file (JSON Lines): for a classifier or deep-sad, or with --normals-only"""
+    """labels file (JSON Lines, or a review queue as CSV): for a classifier or deep-sad, or with --normals-only"""
     normals_only: bool = False
     """fit a detector on the records labelled normal alone"""
     search_pool: bool = False

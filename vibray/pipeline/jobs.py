@@ -226,15 +226,22 @@ class LabelJob:
     pool_sensors: bool = False
     """judge each record by the mean score of its unit's sensors at the same time: what shakes a machine is heard by all of them"""
     pool_tolerance_s: float = TOLERANCE_S
-    """seconds: with --pool-sensors, records of a unit's sensors that begin within so much are of one moment"""
+    """seconds: with --pool-sensors or --review, records of a unit's sensors that begin within so much are of one moment"""
     labels: str | None = None
-    """labels file (JSON Lines): human labels win over any cut"""
+    """labels file (JSON Lines, or a review queue as CSV): human labels win over any cut"""
     normals_only: bool = False
     """fit the cuts on the records labelled normal alone"""
     min_group_records: int = 200
     """fewer records than these: a group has the cuts of all"""
     round: int = 0
     """number of this round of pseudo-labels"""
+    review: int | None = None
+    """write review.csv: so many records for a person to label, who hands it back as --labels"""
+    report: str | None = None
+    """URI of the report's page, for the links of review.csv into it"""
+    budget: str | None = None
+    """alarms that a healthy fleet may raise, as 5/week (or day, month): sets the abnormal cut of records and the rate of units' windows,
+    counted on the reference"""
     unit_window: float = UnitConfig.window_minutes
     """minutes: records of a unit's sensors within such a window are judged together"""
     persist: tuple[int, int] = UnitConfig.persist
@@ -297,7 +304,7 @@ class EvaluateJob:
     scores: tuple[str, ...]
     """finished scores tables of one run; a label row is looked for in all of them"""
     labels: str
-    """labels file (JSON Lines)"""
+    """labels file (JSON Lines, or a review queue as CSV)"""
     decisions: str | None = None
     """decisions folder whose cuts are judged"""
     output: str | None = None
@@ -317,7 +324,7 @@ class ReportJob:
     decisions: str | None = None
     """decisions folder: its cuts make the alarms"""
     labels: str | None = None
-    """labels file (JSON Lines): the report then shows metrics"""
+    """labels file (JSON Lines, or a review queue as CSV): the report then shows metrics"""
     title: str = "vibray report"
     """heading of the page"""
     explain: bool = True

@@ -2,25 +2,31 @@
 
 import json
 import warnings
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from vibray.config import UserError, from_json, short_hash, to_json
+from vibray.decide.budget import budget_per_week, print_budget
 from vibray.decide.cuts import Cuts, CutsWarning, GroupedCuts
 from vibray.decide.findings import counts_of, print_findings
 from vibray.decide.pseudo_labels import by_cut, export_npz, pseudo_labels, row_groups
 from vibray.decide.reference import OutOfSample, usable_rows
+from vibray.decide.review import review_queue, review_rows
 from vibray.decide.thresholds import ConformalConfig, cuts_of, grouped_cuts
-from vibray.decide.units import decide_units, print_units, write_units
+from vibray.decide.units import compare, decide_units, keep_budget, print_units, write_units
 from vibray.pipeline.jobs import By, LabelJob
+from vibray.report.anchors import record_anchor
 from vibray.report.distribution import score_distribution_png
 from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, UNDECIDED
 from vibray.storage import objects
-from vibray.storage.labels import match_labels, read_labels
+from vibray.storage.labels import match_labels, read_labels, review_csv
 from vibray.storage.parts import check_finished, finish_folder
 from vibray.tables import InputsDiffer, ScoresTable, identity_hash, one_corpus_each, open_scores, sensors_of
+
+REVIEW = "review.csv"
 
 
 class DecisionsMismatch(UserError):
@@ -29,6 +35,12 @@ class DecisionsMismatch(UserError):
 
 def label(job: LabelJob) -> None:
     """Runs the stage; see jobs/label.py."""
+    if job.review is not None and job.review < 1:
+        raise UserError(f"--review {job.review}: a queue has one record or more")
+    if job.budget is not None:
+        budget_per_week(job.budget)
+        if job.by != "none":
+            raise UserError(f"--budget makes one cut for all records: leave --by {job.by} out")
     decisions_uri, table = objects.absolute(job.decisions), open_scores([objects.absolute(uri) for uri in job.scores])
     reference = open_scores([objects.absolute(uri) for uri in job.unit_reference]) if job.unit_reference else None
     identity = json.loads(
@@ -39,11 +51,14 @@ def label(job: LabelJob) -> None:
                 "method": to_json(job.method),
                 "by": job.by,
                 "pool_sensors": job.pool_sensors,
-                "pool_tolerance_s": job.pool_tolerance_s if job.pool_sensors else None,
+                "pool_tolerance_s": job.pool_tolerance_s if job.pool_sensors or job.review is not None else None,
                 "labels": None if job.labels is None else objects.sha256(objects.read_bytes(job.labels)),
                 "normals_only": job.normals_only,
                 "min_group_records": job.min_group_records,
                 "round": job.round,
+                "review": job.review,
+                "report": job.report,
+                "budget": job.budget,
                 "units": to_json(job.units),
                 "unit_reference": None if reference is None else scores_identity(reference),
             }
@@ -58,18 +73,25 @@ def label(job: LabelJob) -> None:
     if job.pool_sensors:
         judged, num_partners = table.over_sensors(job.pool_tolerance_s)
         print_pooled(judged, num_partners, job.pool_tolerance_s)
-    cuts = fit_cuts(judged.scores, job.method, job.by, human, from_normals, job.min_group_records)
-    labels = pseudo_labels(judged.scores, cuts, human, job.round)
-    print_decisions(judged, cuts, labels)
     if reference is not None:
         check_reference(table, reference)
         if not set(sensors_of(table.scores)) & set(sensors_of(reference.scores)):
             print("--unit-reference holds no sensor of --scores: each is compared with the reference of all sensors together")
     others = None if reference is None else reference.scores
     tolerance_s = job.pool_tolerance_s if job.pool_sensors else None
-    of_units = decide_units(table.scores, cuts, job.units, human, from_normals, others, tolerance_s, out_of_sample(table))
+    compared = compare(table.scores, job.reference_records, human, from_normals, others, out_of_sample(table))
+    cuts, rule, budget = fit_cuts(judged.scores, job.method, job.by, human, from_normals, job.min_group_records), job.units, None
+    if job.budget is not None:
+        assert isinstance(cuts, Cuts)
+        cuts, rule, budget = keep_budget(job.budget, compared, cuts, rule, human, tolerance_s)
+    labels = pseudo_labels(judged.scores, cuts, human, job.round)
+    print_decisions(judged, cuts, labels)
+    if budget is not None:
+        print_budget(budget, compared.normals)
+    of_units = decide_units(compared, cuts, rule, tolerance_s)
     print_units(of_units)
     print_findings(table.findings)
+    queue = None if job.review is None else review_of(job, judged, cuts, human, compared.p)
     if job.dry_run:
         print("dry run: nothing was written")
         return
@@ -79,13 +101,36 @@ def label(job: LabelJob) -> None:
         "score_distribution.png": score_distribution_png(judged.scores["score"].to_numpy(), overall.normal_below, overall.anomaly_above),
     }
     values = {"cuts": to_json(cuts), "grouped": isinstance(cuts, GroupedCuts), "findings": counts_of(table.findings), **identity}
+    if budget is not None:
+        values["budget"] = budget
     objects.write_json(objects.join(decisions_uri, "cuts.json"), values)
     objects.write_table(objects.join(decisions_uri, "pseudo_labels.parquet"), labels)
     for name, data in files.items():
         objects.write_bytes(objects.join(decisions_uri, name), data)
     unit_files = write_units(decisions_uri, of_units)
+    if queue is not None:  # no file of the folder's marker: a person writes into it, wherever it lies
+        objects.write_bytes(objects.join(decisions_uri, REVIEW), review_csv(queue))
     finish_folder(decisions_uri, ["cuts.json", "pseudo_labels.parquet", *files, *unit_files], {"identity": identity})
     print(f"decisions are in {decisions_uri}")
+
+
+def review_of(
+    job: LabelJob, judged: ScoresTable, cuts: Cuts | GroupedCuts, human: list[str | None] | None, p_values: np.ndarray
+) -> list[dict[str, str]]:
+    """The rows of review.csv, their links into the report among them; says how many there are and of what."""
+    assert job.review is not None
+    above = by_cut(judged.scores, cuts) == LABEL_ABNORMAL
+    rows = review_rows(judged.scores, human, job.review, job.pool_tolerance_s)
+    queue = review_queue(judged.scores, rows, above, p_values)
+    for row in queue:
+        row["link"] = "" if job.report is None else f"{job.report}#{record_anchor(row['corpus'], row['record_id'])}"
+    guesses = ", ".join(f"{count} {name}" for name, count in Counter(row["guess"] for row in queue).most_common())
+    print(
+        f"review: {len(queue)} records of {len({row['unit'] for row in queue})} units ({guesses or 'nobody is left to ask about'}):",
+        end=" ",
+    )
+    print(f"fill in label (normal, or the fault's name) in {REVIEW} and give it as --labels")
+    return queue
 
 
 def out_of_sample(table: ScoresTable) -> OutOfSample:
@@ -159,7 +204,7 @@ def labels_of(labels_uri: str, table: ScoresTable) -> list[str | None]:
     """The human label of each scored record; rows that meet a line that was set aside are counted."""
     how = (table.facts.timezone, table.facts.time_format)
     matched = match_labels(read_labels(labels_uri, *how), table.scores, table.bad_records(), *how)
-    print(f"{matched.num_rows} labels: {matched.table.num_rows} scored records, {matched.num_quarantined} of lines set aside")
+    print(matched.told("scored records"))
     of = {(c, r): label for c, r, label in zip(*(matched.table[n].to_pylist() for n in ("corpus", "record_id", "label")), strict=True)}
     return [of.get(key) for key in zip(table.scores["corpus"].to_pylist(), table.scores["record_id"].to_pylist(), strict=True)]
 
@@ -232,7 +277,7 @@ def print_decisions(table: ScoresTable, cuts: Cuts | GroupedCuts, labels: pa.Tab
     print(f"{overall.method} on {overall.num_scores:,} {overall.scale} scores:", end=" ")
     print(f"normal <= {overall.normal_below:.6g}, anomaly >= {overall.anomaly_above:.6g}{nominal}")
     print(f"  {rate:.2%} of the usable scores are at or above {'the cut' if overall is cuts else 'their own cut'}")
-    if overall.kind == "rate":
+    if overall.kind == "rate" and overall.method != "budget":
         print("  that is a rate of the corpus, faults included, and no false-alarm probability: no trusted normals were used")
     if overall.kind == "rule":
         print("  MAD is a rule and promises no rate: a Gaussian would pass it so often, and scores are rarely one")

@@ -1,10 +1,10 @@
-"""Labels: a JSON Lines file of people's judgements, met with the keys of records."""
+"""Labels: a file of people's judgements, JSON Lines or a review queue as CSV, met with the keys of records."""
 
 import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,7 @@ from vibray.schema import KEY, NORMAL, ORIGIN, SENSOR, UNKNOWN
 from vibray.storage.decoding import Fields, decode
 from vibray.storage.objects import is_unicode, read_bytes
 from vibray.storage.samples import Refused
+from vibray.storage.spreadsheets import SpreadsheetError, csv_bytes, guarded, read_rows, utf8
 from vibray.storage.times import TimeFormat, parse_time
 
 NUM_SHOWN = 5
@@ -26,6 +27,9 @@ EXAMPLE = '{"label": "normal", "sensor_id": "u00-s1", "data_time": "2023-12-04T0
 
 KEY_COLUMNS = (*KEY, *SENSOR, "measured_at")
 """Columns of a table that labels can be matched with."""
+
+REVIEW_COLUMNS = (*("record_id", "corpus", *SENSOR, "data_time", "score", "guess", "why", "link"), "label", "note")
+"""Columns of a review queue; a person fills in the last two."""
 
 LABELS = pa.schema([ORIGIN.field("corpus"), ORIGIN.field("record_id"), pa.field("label", pa.string(), nullable=False)])
 
@@ -39,16 +43,24 @@ class Label:
     """A row of a labels file; `line` is where it stands. It names a record by its id, or by sensor and time."""
 
     line: int
-    label: str
+    label: str | None
+    """None: a row of a review queue that nobody has filled in"""
     corpus: str | None
     record_id: str | None
     unit: str | None
     sensor_id: str | None
     measured_at: datetime | None
+    cell: str = ""
+    """of a CSV: where a spreadsheet shows the label"""
+
+    @property
+    def where(self) -> str:
+        """Line, and cell of a spreadsheet."""
+        return f"line {self.line}" + (f" (cell {self.cell})" if self.cell else "")
 
     def __str__(self) -> str:
         names = ("label", "corpus", "record_id", "unit", "sensor_id", "measured_at")
-        return f"line {self.line}: " + ", ".join(f"{name} {getattr(self, name)}" for name in names if getattr(self, name) is not None)
+        return f"{self.where}: " + ", ".join(f"{name} {getattr(self, name)}" for name in names if getattr(self, name) is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,17 +70,70 @@ class Matched:
     table: pa.Table
     num_rows: int
     num_quarantined: int
+    num_empty: int = 0
+    """rows of a review queue without a label, passed over"""
+
+    def told(self, records: str) -> str:
+        """What became of the rows, in words."""
+        empty = f"; {self.num_empty} rows without a label yet were passed over" if self.num_empty else ""
+        return f"{self.num_rows} labels: {self.table.num_rows} {records}, {self.num_quarantined} of lines set aside{empty}"
 
 
 def read_labels(uri: str, timezone: str = "UTC", time_format: TimeFormat = "iso") -> list[Label]:
-    """The rows of a labels file; other fields are let pass, times are read as the corpus' own. Raises LabelError."""
-    zone = ZoneInfo(timezone)
-    lines = read_bytes(uri).removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    rows = [_label(text, number, f"{uri}, line {number}", zone, time_format) for number, text in enumerate(lines, 1) if text.strip()]
+    """The rows of a labels file; other fields are let pass, times are read as the corpus' own. Raises LabelError.
+
+    A file that begins with { or [ is JSON Lines, any other a CSV whatever its name: a review queue that came back, or any with the column
+    label and those that name a record. There a record_id (with its corpus) is all that names a record: spreadsheets change other cells.
+    """
+    zone, data = ZoneInfo(timezone), utf8(read_bytes(uri))
+    if data.lstrip()[:1] in (b"", b"{", b"["):
+        lines = enumerate(data.split(b"\n"), 1)
+        rows = [_label(text, number, f"{uri}, line {number}", zone, time_format) for number, text in lines if text.strip()]
+    else:
+        try:
+            rows = list(_of_csv(uri, data, zone, time_format))
+        except SpreadsheetError as error:
+            raise LabelError(str(error)) from None
     if not rows:
         raise LabelError(f"{uri} holds no row: one a line is wanted, as {EXAMPLE}")
-    check_names(uri, (row.label for row in rows))
+    if all(row.label is None for row in rows):
+        raise LabelError(f"{uri} has no label in any of its {len(rows)} rows: fill in the column label, with {NORMAL} or a fault's name")
+    check_names(uri, (row.label for row in rows if row.label is not None))
     return rows
+
+
+_NAMES = ("label", "corpus", "record_id", *SENSOR, "data_time")
+
+
+def _of_csv(uri: str, data: bytes, zone: ZoneInfo, time_format: TimeFormat) -> Iterator[Label]:
+    columns, rows = read_rows(uri, data, _NAMES)
+    if "label" not in columns or not ("record_id" in columns or {"sensor_id", "data_time"} <= columns):
+        has = ", ".join(name for name in _NAMES if name in columns) or "none of these"
+        raise LabelError(
+            f"{uri} is no JSON Lines, and as CSV its first line must name the columns label and record_id (or label, sensor_id and "
+            f"data_time), parted by commas, semicolons or tabs; it names {has}"
+        )
+    for row in rows:
+        cell, values = row.cell("label"), {name: cell for name, cell in row.cells.items() if cell}
+        if "label" not in values:
+            yield Label(row.line, None, None, None, None, None, None, cell)
+            continue
+        kept = ("label", "corpus", "record_id") if "record_id" in values else _NAMES
+        values = {name: value for name, value in values.items() if name in kept}
+        yield _checked(values, row.line, f"{uri}, line {row.line} (cell {cell})", zone, time_format, cell)
+
+
+def review_csv(rows: Iterable[dict[str, str]]) -> bytes:
+    """A review queue for a spreadsheet: a row a record under REVIEW_COLUMNS, whose last two are left empty."""
+    names, texts = ("corpus", *SENSOR), ("record_id", "guess", "why")
+    shown = (
+        row
+        | {name: guarded(row[name], name=True) for name in names}
+        | {name: guarded(row[name]) for name in texts}
+        | {"label": "", "note": ""}
+        for row in rows
+    )
+    return csv_bytes(REVIEW_COLUMNS, shown)
 
 
 def check_names(uri: str, labels: Iterable[str]) -> None:
@@ -105,6 +170,10 @@ def _label(text: bytes, number: int, where: str, zone: ZoneInfo, time_format: Ti
         raise LabelError(f"{where} is not a JSON object: one row a line is wanted, as {EXAMPLE}")
     if isinstance(row, Fields):
         raise LabelError(f"{where} says {' and '.join(row.doubled)} more than once: which one is meant?")
+    return _checked(row, number, where, zone, time_format)
+
+
+def _checked(row: dict[str, Any], number: int, where: str, zone: ZoneInfo, time_format: TimeFormat, cell: str = "") -> Label:
     for name in ("label", "corpus", "record_id", "unit", "sensor_id"):
         if name in row and not (isinstance(row[name], str) and row[name] and is_unicode(row[name])):
             raise LabelError(f"{where}: {name} must be a text in Unicode that is not empty")
@@ -118,7 +187,7 @@ def _label(text: bytes, number: int, where: str, zone: ZoneInfo, time_format: Ti
             time = parse_time(row["data_time"], zone, time_format).at
         except (ValueError, OverflowError) as error:
             raise LabelError(f"{where}: data_time {row['data_time']!r} is no time: {error}") from None
-    return Label(number, row["label"], row.get("corpus"), row.get("record_id"), row.get("unit"), row.get("sensor_id"), time)
+    return Label(number, row["label"], row.get("corpus"), row.get("record_id"), row.get("unit"), row.get("sensor_id"), time, cell)
 
 
 def match_labels(
@@ -129,6 +198,7 @@ def match_labels(
     A row that meets no record but one of `bad_records` (by its place in the shard, or by the sensor and time its head shows) is counted.
     Raises LabelError, with counts and examples, where a row meets no record or several, or two rows give one record different labels.
     """
+    num_all, rows = len(rows), [row for row in rows if row.label is not None]
     candidates = _candidates(rows, keys)
     aside = _quarantined(bad_records, ZoneInfo(timezone), time_format) if bad_records is not None else set()
     labels: dict[tuple[str, str], Label] = {}
@@ -139,21 +209,21 @@ def match_labels(
         if len(found) > 1:
             several.append(f"{row} ({len(found)} records)")
         elif found and labels.setdefault(found[0], row).label != row.label:
-            against.append(f"{row}, but line {labels[found[0]].line} says {labels[found[0]].label}")
+            against.append(f"{row}, but {labels[found[0]].where} says {labels[found[0]].label}")
         elif not found and _is_aside(row, aside):
             num_quarantined += 1
         elif not found:
             none.append(str(row))
     _refuse(len(rows), none, several, against)
     table = pa.table([[key[0] for key in labels], [key[1] for key in labels], [row.label for row in labels.values()]], schema=LABELS)
-    return Matched(table, len(rows), num_quarantined)
+    return Matched(table, len(rows), num_quarantined, num_all - len(rows))
 
 
 def _refuse(num_rows: int, none: list[str], several: list[str], against: list[str]) -> None:
     kinds = (
         (none, "meet no record (was another input labelled?)"),
         (several, "meet more than one record (name record_id, or the unit or corpus too)"),
-        (against, "contradict another row"),
+        (against, "contradict another row (leave one of the two)"),
     )
     lines = []
     for examples, what in kinds:

@@ -1,0 +1,112 @@
+"""Which records a person should look at next: the review queue.
+
+A candidate is a usable record (calibrated; not off, in transition or of a faulty sensor) that no person has labelled. The rule:
+
+  1. the highest scores first;
+  2. of a moment of a unit the first alone, and none where a person has labelled one: its sensors heard one thing;
+  3. in turn one of each unit, its next being of another guessed fault where a classifier guesses some; no unit has more than a quarter of
+     the queue (or its even share, where there are fewer than four).
+
+On ten generated fleets 20 labels by this rule and 20 by the scores alone find 20 faulty records each, but a classifier that is taught with
+them has macro-F1 .61 against .54, with 20 more .74 against .66; 20 random ones find one fault. What was tried beside it taught no more:
+records near the cut, strata of the score, clusters, chance above the cut, and for a classifier the smallest margin between two faults
+(`python -m tests.reference.review`).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Float64, Int64
+
+from vibray.decide.pooling import TOLERANCE_S, moments
+from vibray.decide.reference import usable_rows
+from vibray.schema import FAULT_PREFIX, NORMAL, UNKNOWN
+
+LARGEST_SHARE = 0.25
+"""Of the queue, from one unit."""
+RAREST = 1e-4
+"""A p-value below it is extrapolated far beyond any reference: no number is shown."""
+
+
+def review_rows(
+    scores: pa.Table, human: Sequence[str | None] | None, num: int, tolerance_s: float = TOLERANCE_S
+) -> Int64[np.ndarray, " queue"]:
+    """The rows of the queue, in its order; fewer than `num` where there are no more.
+
+    Records of a unit that begin within `tolerance_s` are of one moment. Equal scores stand in the order of (corpus, record_id).
+    """
+    rows = np.flatnonzero(usable_rows(scores))
+    labelled = np.array([name is not None for name in human or [None] * scores.num_rows], bool)[rows]
+    table = scores.take(pa.array(rows))
+    unit, sensor = (np.unique(table[name].to_pylist(), return_inverse=True)[1].reshape(-1) for name in ("unit", "sensor_id"))
+    fault = np.array(table["fault"].to_pylist() if "fault" in table.column_names else [""] * len(rows), np.str_)
+    kind = np.unique(fault, return_inverse=True)[1].reshape(-1)
+    time_ms = table["measured_at"].to_numpy().astype("datetime64[ms]").astype(np.int64)
+    moment = moments(unit, sensor, time_ms, tolerance_s)
+    keys = table.select(["score", "corpus", "record_id"]).append_column("row", pa.array(np.arange(len(rows))))
+    best = keys.sort_by([("score", "descending"), ("corpus", "ascending"), ("record_id", "ascending")])["row"].to_numpy()
+    best = best[(np.bincount(moment, labelled, minlength=1)[moment] == 0)[best]]
+    best = best[np.sort(np.unique(moment[best], return_index=True)[1])]
+    if not len(best):
+        return rows[:0]
+    by_kind = best[np.lexsort((_rank_within(unit[best] * (kind.max() + 1) + kind[best]), fault[best] == NORMAL))]
+    turn = np.empty(len(rows), np.int64)
+    turn[by_kind] = _rank_within(unit[by_kind])
+    most = max(int(np.ceil(LARGEST_SHARE * num)), -(-num // len(np.unique(unit[best]))))
+    best = best[np.argsort(turn[best], kind="stable")]
+    return rows[best[turn[best] < most][:num]]
+
+
+def _rank_within(code: Int64[np.ndarray, " records"]) -> Int64[np.ndarray, " records"]:
+    """How many of its own code stand before each."""
+    order = np.argsort(code, kind="stable")
+    size = np.bincount(code)
+    rank = np.empty(len(code), np.int64)
+    rank[order] = np.arange(len(code)) - np.repeat(np.cumsum(size) - size, size)
+    return rank
+
+
+def likeliest(table: pa.Table) -> Float64[np.ndarray, "2 records"] | None:
+    """The probabilities of the two likeliest faults, their sum over all faults being 1; None where no two faults were told apart."""
+    names = [name for name in table.column_names if name.startswith(FAULT_PREFIX)]
+    if len(names) < 2:
+        return None
+    p = np.stack([table[name].to_numpy().astype(np.float64) for name in names])
+    p /= np.maximum(p.sum(axis=0), np.finfo(np.float64).tiny)
+    return np.sort(p, axis=0)[:-3:-1]
+
+
+def review_queue(
+    scores: pa.Table,
+    rows: Int64[np.ndarray, " queue"],
+    above: Bool[np.ndarray, " records"],
+    p_values: Float64[np.ndarray, " records"],
+) -> list[dict[str, str]]:
+    """The columns record_id to why of these rows: `guess` is normal, abnormal or a fault, `p_values` as in reference.py."""
+    table = scores.take(pa.array(rows))
+    two, faults = likeliest(table), [name.removeprefix(FAULT_PREFIX) for name in table.column_names if name.startswith(FAULT_PREFIX)]
+    queue = []
+    for i, (row, record) in enumerate(zip(rows.tolist(), table.to_pylist(), strict=True)):
+        guess = record.get("fault") or ("abnormal" if above[row] else NORMAL)
+        why = ["above the cut" if above[row] else "below the cut"]
+        if np.isfinite(p_values[row]):
+            rarer = "fewer than " if p_values[row] < RAREST else ""
+            one_in = int(float(f"{1 / max(p_values[row], RAREST):.2g}"))
+            why.append(f"{rarer}one in {one_in:,} healthy records of this sensor score as high")
+        if two is not None and guess != NORMAL:
+            likely = sorted(faults, key=lambda name: -record[FAULT_PREFIX + name])[:2]
+            why.append(" or ".join(f"{name} {p:.2f}" for name, p in zip(likely, two[:, i].tolist(), strict=True)))
+        if guess == UNKNOWN:
+            guess = "abnormal"
+            why.append("like no fault that was labelled")
+        queue.append(
+            {
+                **{name: record[name] for name in ("record_id", "corpus", "unit", "sensor_id")},
+                "data_time": f"{record['measured_at']:%Y-%m-%dT%H:%M:%S}.{record['measured_at'].microsecond // 1000:03d}Z",
+                "score": f"{record['score']:.6g}",
+                "guess": guess,
+                "why": "; ".join(why),
+            }
+        )
+    return queue
