@@ -10,6 +10,7 @@ import torch
 from tests.pipeline.lines import FACTS, RATE_HZ, corpus_fields, tiny_svdd, write_labels, write_units
 from vibray import runs
 from vibray.decide.thresholds import PercentileConfig
+from vibray.decide.unit_diagnoses import read_unit_diagnoses
 from vibray.fitting.data import TrainingError
 from vibray.fitting.jobs import TrainJob
 from vibray.pipeline.evaluate import evaluate
@@ -19,6 +20,8 @@ from vibray.pipeline.label import label
 from vibray.pipeline.score import score
 from vibray.pipeline.train import train
 from vibray.recipes import classifier, cwt_classifier
+from vibray.schema import UNIT_DIAGNOSES
+from vibray.storage import objects
 from vibray.storage.parts import Parts
 
 
@@ -58,6 +61,17 @@ def test_a_run_read_back_says_in_memory_what_it_said_in_bulk(line: Path):
     outputs = run.outputs(waveforms, RATE_HZ, sensors)
     for name in ("score", "score_detector", "fault_p_蜂鸣"):
         np.testing.assert_allclose(outputs[name].numpy(), evidence[name].to_numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_decisions_on_a_classifiers_scores_hold_the_moments_of_units(line: Path, capsys):
+    label(LabelJob((str(line / "scores"),), str(line / "named"), method=PercentileConfig()))
+    told = capsys.readouterr().out
+    found = read_unit_diagnoses(str(line / "named"))
+    assert found is not None and found.schema.equals(UNIT_DIAGNOSES)
+    assert found.num_rows == 352 and all(len(sensors) == 1 for sensors in found["sensors"].to_pylist())  # ten minutes apart
+    assert f"{found['fault'].to_pylist().count('蜂鸣')} 蜂鸣" in told
+    origins = objects.read_table(str(line / "named" / "pseudo_labels.parquet"))["origin"].to_pylist()
+    assert set(origins) == {"classifier"}
 
 
 def test_a_second_start_finds_it_finished_and_another_label_is_another_training(line: Path, capsys):

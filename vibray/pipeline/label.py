@@ -16,6 +16,8 @@ from vibray.decide.pseudo_labels import by_cut, export_npz, pseudo_labels, row_g
 from vibray.decide.reference import OutOfSample, usable_rows
 from vibray.decide.review import review_queue, review_rows
 from vibray.decide.thresholds import ConformalConfig, cuts_of, grouped_cuts
+from vibray.decide.unit_diagnoses import FILE as UNIT_DIAGNOSES_FILE
+from vibray.decide.unit_diagnoses import unit_diagnoses
 from vibray.decide.units import compare, decide_units, keep_budget, print_units, write_units
 from vibray.pipeline.jobs import By, LabelJob
 from vibray.report.anchors import record_anchor
@@ -43,6 +45,7 @@ def label(job: LabelJob) -> None:
             raise UserError(f"--budget makes one cut for all records: leave --by {job.by} out")
     decisions_uri, table = objects.absolute(job.decisions), open_scores([objects.absolute(uri) for uri in job.scores])
     reference = open_scores([objects.absolute(uri) for uri in job.unit_reference]) if job.unit_reference else None
+    by_moment = job.pool_sensors or job.review is not None or table.faults is not None
     identity = json.loads(
         json.dumps(
             {
@@ -51,7 +54,7 @@ def label(job: LabelJob) -> None:
                 "method": to_json(job.method),
                 "by": job.by,
                 "pool_sensors": job.pool_sensors,
-                "pool_tolerance_s": job.pool_tolerance_s if job.pool_sensors or job.review is not None else None,
+                "pool_tolerance_s": job.pool_tolerance_s if by_moment else None,
                 "labels": None if job.labels is None else objects.sha256(objects.read_bytes(job.labels)),
                 "normals_only": job.normals_only,
                 "min_group_records": job.min_group_records,
@@ -84,12 +87,15 @@ def label(job: LabelJob) -> None:
     if job.budget is not None:
         assert isinstance(cuts, Cuts)
         cuts, rule, budget = keep_budget(job.budget, compared, cuts, rule, human, tolerance_s)
-    labels = pseudo_labels(judged.scores, cuts, human, job.round)
+    labels = pseudo_labels(judged.scores, cuts, human, job.round, "threshold" if table.faults is None else "classifier")
     print_decisions(judged, cuts, labels)
     if budget is not None:
         print_budget(budget, compared.normals)
     of_units = decide_units(compared, cuts, rule, tolerance_s)
     print_units(of_units)
+    diagnosed = None if table.faults is None else unit_diagnoses(table.scores, table.faults, job.pool_tolerance_s)
+    if diagnosed is not None:
+        print_unit_diagnoses(diagnosed)
     print_findings(table.findings)
     queue = None if job.review is None else review_of(job, judged, cuts, human, compared.p)
     if job.dry_run:
@@ -108,10 +114,20 @@ def label(job: LabelJob) -> None:
     for name, data in files.items():
         objects.write_bytes(objects.join(decisions_uri, name), data)
     unit_files = write_units(decisions_uri, of_units)
+    if diagnosed is not None:
+        objects.write_table(objects.join(decisions_uri, UNIT_DIAGNOSES_FILE), diagnosed)
+        unit_files = [*unit_files, UNIT_DIAGNOSES_FILE]
     if queue is not None:  # no file of the folder's marker: a person writes into it, wherever it lies
         objects.write_bytes(objects.join(decisions_uri, REVIEW), review_csv(queue))
     finish_folder(decisions_uri, ["cuts.json", "pseudo_labels.parquet", *files, *unit_files], {"identity": identity})
     print(f"decisions are in {decisions_uri}")
+
+
+def print_unit_diagnoses(diagnosed: pa.Table) -> None:
+    """How many moments of units are abnormal, and by which faults."""
+    counts = Counter(fault for fault in diagnosed["fault"].to_pylist() if fault != NORMAL)
+    named = ", ".join(f"{count:,} {fault}" for fault, count in counts.most_common()) or "none"
+    print(f"units' moments, all sensors together: {diagnosed.num_rows:,}, abnormal: {named}")
 
 
 def review_of(
