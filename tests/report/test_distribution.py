@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
+from vibray.report.timeline import highest_of_bins
 
 from vibray.report.distribution import _draw, score_distribution_png
 from vibray.report.scale import Scale
-from vibray.report.timeline import highest_of_bins
 
 RNG = np.random.default_rng(0)
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
+from vibray.report.units import drift_words, drifting
 
 from tests.report import fleet
 from vibray import schema
@@ -14,7 +15,6 @@ from vibray.decide.unit_alarms import UnitAlarm, UnitConfig
 from vibray.report.alarms import UNIT_COLUMNS, unit_alarms_csv
 from vibray.report.data import ReportConfig, ReportData
 from vibray.report.page import render
-from vibray.report.units import drift_words, drifting
 
 AT = datetime(2024, 7, 1, 12, tzinfo=UTC)
 EVIL = "=<b>unit</b>"

@@ -13,7 +13,7 @@ DAYS = (1, 2, 4, 7, 14)
 MONTHS = (1, 2, 3, 6, 12, 24, 60, 120)
 
 
-def text_width(text: str, size: float) -> float:
+def text_width(text: str, size: float | int) -> float:
     """CSS pixels that a text takes at most: Chinese characters are as broad as high, others narrower."""
     return size * sum(1.05 if ord(c) > 0x2E80 else 0.62 for c in text)
 

@@ -77,7 +77,7 @@ def shades(data: ReportData, scale: Scale) -> Int64[np.ndarray, " records"]:
     finite = score[np.isfinite(score)]
     place = np.zeros(len(score))
     if data.cuts:
-        middle, at, cut = (_along(scale, values, finite) for values in (np.median(finite), score, data.anomaly_above))
+        middle, at, cut = (_along(scale, values, finite) for values in (np.array([np.median(finite)]), score, data.anomaly_above))
         with np.errstate(divide="ignore", invalid="ignore"):
             place = np.where(cut > middle, (at - middle) / (cut - middle), 0.0)
         shade = np.searchsorted(LEVELS, place, side="right") - 1
@@ -86,9 +86,9 @@ def shades(data: ReportData, scale: Scale) -> Int64[np.ndarray, " records"]:
     return np.minimum(np.searchsorted(np.quantile(finite, SHARES[:2]), score, side="right"), 2)
 
 
-def _along(scale: Scale, scores: np.ndarray | np.float64, finite: np.ndarray) -> np.ndarray:
+def _along(scale: Scale, scores: np.ndarray, finite: np.ndarray) -> np.ndarray:
     """Where scores lie along the axis; a cut at or below 0 has no place on a logarithmic one and stands at its beginning."""
-    return scale.forward(np.maximum(scores, finite.min()) if scale.kind == "log" else np.asarray(scores))
+    return scale.forward(np.maximum(scores, finite.min()) if scale.kind == "log" else scores)
 
 
 def fleet_map(data: ReportData, units: tuple[Unit, ...], scale: Scale, config: ReportConfig, t: Words) -> FleetMap | None:
@@ -129,7 +129,7 @@ class _Hover:
 
     def __init__(self, data: ReportData, t: Words):
         self.data, self.t = data, t
-        self._score, self._one, self._many = (t.plain(text) for text in ("score {score}, {rarity}", "{n} record", "{n} records"))
+        self._score, self._one, self._many = t.plain("score {score}, {rarity}"), t.plain("{n} record"), t.plain("{n} records")
 
     def of(self, row: int, judged: bool, state: str) -> str:
         if judged:
@@ -159,7 +159,7 @@ def _axis(columns: Columns, t: Words) -> Markup:
 
 def _sparks(worst: dict[int, list[tuple[int, float]]], scale: Scale, scores: np.ndarray, num: int) -> dict[int, Markup]:
     finite = scores[np.isfinite(scores)]
-    low, high = (float(scale.forward(np.float64(v))) for v in (finite.min(), finite.max()))
+    low, high = scale.at(float(finite.min())), scale.at(float(finite.max()))
     found = {}
     for place, points in worst.items():
         y = SPARK_HEIGHT - 1 - (SPARK_HEIGHT - 2) * (scale.forward(np.array([s for _, s in points])) - low) / max(high - low, 1e-12)

@@ -33,7 +33,7 @@ def figures(data: ReportData, t: Words) -> Iterator[Figure]:
     """The figures a reader asks for first; all of them stand in the section on the labels."""
     metrics = data.metrics or {}
     by_unit = metrics.get("spread_by_unit") or {}
-    for name, label in (("auroc", "AUROC"), ("auprc", "AUPRC"), ("partial_auroc", "partial AUROC")):
+    for name, label in (("auroc", "AUROC"), ("auprc", "AUPRC"), ("partial_auroc", t.plain("partial AUROC"))):
         if metrics.get(name) is None:
             continue
         interval, std = (by_unit.get(name) or {}).get("interval"), metrics.get("auroc_std") if name == "auroc" else None
@@ -42,12 +42,12 @@ def figures(data: ReportData, t: Words) -> Iterator[Figure]:
             spread = t.plain(
                 "95 %: {low} to {high}, bootstrap of {n} units", low=f"{interval[0]:.3f}", high=f"{interval[1]:.3f}", n=by_unit["num_units"]
             )
-        yield Figure(t.plain(label), f"{metrics[name]:.3f}", spread)
+        yield Figure(label, f"{metrics[name]:.3f}", spread)
     at = metrics.get("at_cut") or {}
-    for name, label in (("recall", "recall at the cut"), ("realised_rate", "false alarms at the cut")):
+    for name, label in (("recall", t.plain("recall at the cut")), ("realised_rate", t.plain("false alarms at the cut"))):
         if at.get(name) is None:
             continue
         low, high = (formats.percent(end) for end in at.get(f"{name}_interval") or (None, None))
-        yield Figure(t.plain(label), formats.percent(at[name]), t.plain("95 %: {low} to {high}, Clopper-Pearson", low=low, high=high))
+        yield Figure(label, formats.percent(at[name]), t.plain("95 %: {low} to {high}, Clopper-Pearson", low=low, high=high))
     if metrics.get("macro_f1") is not None:
         yield Figure(t.plain("macro-F1 over the faults"), f"{metrics['macro_f1']:.3f}", "")

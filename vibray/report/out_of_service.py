@@ -54,11 +54,12 @@ def resting(data: ReportData, unit: np.ndarray, names: list[str]) -> tuple[Resti
         newest = rows[np.argmax(times[rows])]
         found.append(
             Resting(
-                names[place],
-                int(off[own].sum()),
-                int(transient[own].sum()),
-                len(rows),
-                *_span(data, times, own),
+                unit=names[place],
+                num_off=int(off[own].sum()),
+                num_transient=int(transient[own].sum()),
+                num_records=len(rows),
+                first=_first(data, times, own),
+                last=_last(data, times, own),
                 is_off=bool(off[newest]),
                 num_above=int(data.no_alarm[own].sum()),
             )
@@ -77,11 +78,13 @@ def faulty_sensors(data: ReportData) -> tuple[FaultySensor, ...]:
         causes = Counter(cause for cause in data.causes(own) if cause is not None)
         found.append(
             FaultySensor(
-                *pairs[at],
-                len(own),
-                len(rows),
-                tuple(causes.most_common()),
-                *_span(data, times, own),
+                unit=pairs[at][0],
+                sensor_id=pairs[at][1],
+                num_faulty=len(own),
+                num_records=len(rows),
+                causes=tuple(causes.most_common()),
+                first=_first(data, times, own),
+                last=_last(data, times, own),
                 still=bool(faulty[rows[np.argmax(times[rows])]]),
                 num_above=int(data.no_alarm[own].sum()),
                 highest=float(data.score[own].max()),
@@ -90,9 +93,11 @@ def faulty_sensors(data: ReportData) -> tuple[FaultySensor, ...]:
     return tuple(sorted(found, key=lambda r: (not r.still, -r.num_faulty, r.unit, r.sensor_id)))
 
 
-def _span(data: ReportData, times: np.ndarray, rows: np.ndarray) -> tuple[datetime | None, datetime | None]:
+def _first(data: ReportData, times: np.ndarray, rows: np.ndarray) -> datetime | None:
     dated = times[rows[data.time_trusted[rows]]]
-    if not len(dated):
-        return None, None
-    first, last = (datetime.fromtimestamp(int(t) / 1000, UTC) for t in (dated.min(), dated.max()))
-    return first, last
+    return datetime.fromtimestamp(int(dated.min()) / 1000, UTC) if len(dated) else None
+
+
+def _last(data: ReportData, times: np.ndarray, rows: np.ndarray) -> datetime | None:
+    dated = times[rows[data.time_trusted[rows]]]
+    return datetime.fromtimestamp(int(dated.max()) / 1000, UTC) if len(dated) else None

@@ -52,7 +52,9 @@ class Rarity:
 
 
 def phrase(one_in: int, beyond: bool, estimate: bool, t: Words = ENGLISH) -> str:
-    """ "one in 40", "rarer than one in 99", "about one in 40"."""
+    """ "usual", "one in 40", "rarer than one in 99", "about one in 40"."""
+    if one_in < 2:
+        return t.plain("usual")
     if beyond:
         return t.plain("probably rarer than one in {n}" if estimate else "rarer than one in {n}", n=f"{one_in:,}")
     return t.plain("about one in {n}" if estimate else "one in {n}", n=f"{one_in:,}")
@@ -78,5 +80,8 @@ def rarity(scores: pa.Table, num_reference: int, out_of_sample: OutOfSample | No
     known = np.isfinite(p) & (most > 0)
     beyond = known & (p <= (1 + SAME) / (most + 1))  # a score that equals the largest has twice that
     one_in = np.zeros(len(p), np.int64)
-    one_in[known] = np.where(beyond, most, np.minimum(1 / np.maximum(p, 1e-12) + SAME, most))[known].astype(np.int64)
+    told = np.minimum(1 / np.maximum(np.where(known, p, 1.0), 1e-12) * (1 + SAME), most)
+    digit = 10.0 ** np.floor(np.log10(np.maximum(told, 1)))
+    told = np.where(estimate, np.round(told / digit) * digit, told)  # an estimate has one digit
+    one_in[known] = np.where(beyond, most, told)[known].astype(np.int64)
     return Rarity(one_in, beyond, estimate & known, in_reference)

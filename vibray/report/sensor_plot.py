@@ -65,7 +65,7 @@ def frame(scale: Scale, times_ms: Int64[np.ndarray, " records"], scores: Float64
             rows.append(f'<text class="end" x="{LEFT - 4}" y="{y + 3.5:.1f}">{label}</text>')
             free_above = y - 1.3 * SIZE
     free_from = 0.0
-    for ms, label in time_ticks(first, last, 4, t):
+    for ms, label in time_ticks(first, last, 5, t):
         x, half = float(empty.x(np.array([ms]))[0]), text_width(label, SIZE) / 2
         rows.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
         at = min(max(x, half), WIDTH - half)

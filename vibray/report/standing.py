@@ -39,6 +39,8 @@ class Unit:
     num_alarms: int
     highest_row: int | None
     """the row of its highest judged record; None where none is"""
+    now_row: int | None
+    """of the newest judged records of its sensors, one each, that with the rarest score"""
     first_alarm: datetime | None
     last_alarm: datetime | None
     alarm: UnitAlarm | None
@@ -99,8 +101,9 @@ def standing(data: ReportData, sensors: tuple[tables.Sensor, ...]) -> tuple[Unit
                 num_records=len(rows),
                 num_alarms=num_alarms,
                 highest_row=int(usable[np.argmax(data.score[usable])]) if len(usable) else None,
-                first_alarm=_time(times[loud[0]]) if len(loud) else None,
-                last_alarm=_time(times[loud[-1]]) if len(loud) else None,
+                now_row=_rarest_now(data, usable),
+                first_alarm=_time(int(times[loud[0]])) if len(loud) else None,
+                last_alarm=_time(int(times[loud[-1]])) if len(loud) else None,
                 alarm=alarm,
                 trend=trend,
                 diagnosis=diagnoses.get(name),
@@ -109,6 +112,13 @@ def standing(data: ReportData, sensors: tuple[tables.Sensor, ...]) -> tuple[Unit
             )
         )
     return tuple(sorted(found, key=lambda u: _rank(u, data)))
+
+
+def _rarest_now(data: ReportData, rows: np.ndarray) -> int | None:
+    """`rows` in order of time."""
+    place = data.sensors[1][rows]
+    newest = [int(rows[np.flatnonzero(place == p)[-1]]) for p in np.unique(place)]
+    return max(newest, key=lambda row: (data.rarity.rank(row), data.score[row]), default=None)
 
 
 def _standing(needs: bool, alarm: UnitAlarm | None, trend: Any, num_alarms: int, num_judged: int) -> Standing:
@@ -126,8 +136,8 @@ def _rank(unit: Unit, data: ReportData) -> tuple[Any, ...]:
     return list(Standing).index(unit.standing), by_q, -unit.num_alarms, -highest, unit.name
 
 
-def _time(ms: np.int64) -> datetime:
-    return datetime.fromtimestamp(int(ms) / 1000, UTC)
+def _time(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
 
 
 def _trends(table: pa.Table | None) -> dict[str, Mapping[str, Any]]:

@@ -10,10 +10,15 @@ from markupsafe import Markup, escape
 Language = Literal["en", "zh"]
 
 
+FILES = ("zh.json", "zh_data.json")
+"""The Chinese of each sentence of the page; of names and titles that come with the data. Names in braces are values."""
+
+
 @cache
 def catalogue() -> dict[str, str]:
-    """zh.json: the Chinese of each English sentence. Names in braces are values."""
-    return json.loads(files("vibray.report").joinpath("zh.json").read_text(encoding="utf-8"))
+    """Chinese by English."""
+    read = [json.loads(files("vibray.report").joinpath(name).read_text(encoding="utf-8")) for name in FILES]
+    return read[0] | read[1]
 
 
 class Words:
