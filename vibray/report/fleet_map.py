@@ -22,7 +22,7 @@ LEVELS = (0.0, 0.35, 0.7, 1.0, 1.35)
 """Where a shade begins: how far the score has come from the median of all (0) to its cut (1), along the axis of the scores."""
 SHARES = (0.5, 0.8, 0.95, 0.99, 1.0)
 """Without cuts: shares of all scores that lie below. The last two shades, those of alarms, then do not occur."""
-NUM_LABELS, NARROW_LABELS = 8, 3
+NUM_LABELS, NARROW_LABELS = 9, 3
 SPARK_HEIGHT, NAME_SIZE = 18, 13.2
 
 

@@ -67,6 +67,9 @@ def rarity(scores: pa.Table, num_reference: int, out_of_sample: OutOfSample | No
     person should read "one in 80,000" where 200 records were seen. A reference record is compared with four fifths of them. With fewer
     than 99 the p-value leans on other machines, the run's or those of the table, and says no more than one in 200.
     """
+    if not scores.num_rows:
+        none = np.zeros(0, bool)
+        return Rarity(np.zeros(0, np.int64), none, none, none)
     judged = with_out_of_sample(scores, out_of_sample or {})
     usable, groups = usable_rows(judged), sensor_groups(judged)
     in_reference = earliest_rows(groups, usable & trusted_rows(judged), num_reference)
