@@ -23,6 +23,8 @@ LEVELS = (0.0, 0.35, 0.7, 1.0, 1.35)
 SHARES = (0.5, 0.8, 0.95, 0.99, 1.0)
 """Without cuts: shares of all scores that lie below. The last two shades, those of alarms, then do not occur."""
 NUM_LABELS, NARROW_LABELS = 9, 3
+LAST_SHARE, LAST_NARROW = 86, 70
+"""Percent of the width beyond which no label begins, on a wide screen and a narrow one: it would not end inside."""
 SPARK_HEIGHT, NAME_SIZE = 18, 13.2
 
 
@@ -150,9 +152,9 @@ def _axis(columns: Columns, t: Words) -> Markup:
     marks = []
     for i, (ms, label) in enumerate(ticks):
         share = 100 * (ms - columns.first_ms) / (end - columns.first_ms)
-        if share > 93:
+        if share > LAST_SHARE:
             continue  # its label would end outside
-        at, minor = f"{share:.2f}%", ' class="minor"' if i % every else ""
+        at, minor = f"{share:.2f}%", ' class="minor"' if i % every or share > LAST_NARROW else ""
         marks.append(f'<g{minor}><line x1="{at}" x2="{at}" y1="15" y2="20"/><text x="{at}" y="11">{label}</text></g>')
     return Markup(f'<svg class="axis" role="img" aria-label="{t("time axis, UTC")}">{"".join(marks)}</svg>')
 
