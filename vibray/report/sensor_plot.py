@@ -11,7 +11,7 @@ from vibray.report.scale import Scale
 from vibray.report.words import Words
 
 WIDTH, HEIGHT = 300, 124
-LEFT, RIGHT, TOP, BOTTOM = 40, 8, 6, 20
+LEFT, RIGHT, TOP, BOTTOM = 44, 8, 6, 20
 SIZE = 10.5
 NUM_POINTS = 160
 """Points of a sensor: above, one a bin of time, its highest, so that no alarm is thinned away."""
