@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ def test_trends_and_diagnoses_are_said_where_they_are_known(data: ReportData) ->
     assert "growing, +1.5 spreads a month" in page and "step of +6.0 spreads" in page
     assert "Its scores have been growing since 2024-07-01, by 3.2 spreads" in page
     assert "Latest diagnosis of its sensors together: 直流偏磁, 87 % (2024-07-01 12:00 UTC)." in page
-    assert "diagnosis" not in render(replace(data, faults=None) if False else data).split('<section id="ranking"')[1].split("</thead>")[0]
+    assert "diagnosis" not in render(data).split('<section id="ranking"')[1].split("</thead>")[0]
 
 
 def test_a_budget_is_said_with_what_it_would_have_missed(data: ReportData) -> None:
@@ -125,7 +126,7 @@ def test_flagged_records_have_their_anchors(data: ReportData) -> None:
 
 
 def test_anchors_are_of_the_key_alone() -> None:
-    assert record_anchor("a", "b@1") == "record-" + "d3ba3bd8ee5a"
+    assert record_anchor("a", "b@1") == "record-" + sha256(b"a\x00b@1").hexdigest()[:12]
     assert record_anchor("a", "b@1") != record_anchor("ab", "@1")
     assert unit_anchor("主变 1") == unit_anchor("主变 1") != unit_anchor("主变 2")
     assert unit_anchor("主变 1").isascii() and len(unit_anchor("x")) == len("unit-") + 12
