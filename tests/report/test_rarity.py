@@ -59,6 +59,14 @@ def test_it_is_the_rank_among_the_reference() -> None:
     assert found.one_in[:150].max() == 120
 
 
+def test_with_a_handful_of_records_the_runs_machines_say_it() -> None:
+    scores = np.concatenate([np.full(3, 9.0), np.full(11, 1.0), [9.0]])
+    fleet_p = [0.5] * 14 + [0.011]
+    found = rarity(table(scores, fleet_p_value=fleet_p), 200)
+    assert found.words(14) == "about one in 90"  # not one in two or three, whatever the first three scored
+    assert found.words(13) == "about one in 2"
+
+
 def test_with_few_records_it_is_an_estimate_of_one_digit_and_of_200_at_most() -> None:
     rng = np.random.default_rng(1)
     sensor = np.repeat(np.arange(6), 40)

@@ -26,6 +26,10 @@ WIDE, NARROW = (760, 280), (360, 250)
 """Sizes of the two drawings of a broad figure, in CSS pixels: text that is scaled down to a telephone cannot be read."""
 
 
+OF_THE_CARD = ("run", "recipe", "corpora")
+"""What an evaluation says of the run, which its card says already."""
+
+
 def render(data: ReportData, config: ReportConfig = ReportConfig(), language: Language = "en") -> str:
     """The report as one HTML page, a function of its arguments only."""
     t = Words(language)
@@ -89,7 +93,7 @@ def _context(data: ReportData, config: ReportConfig, t: Words) -> dict[str, Any]
         "num_untimed": int((~data.time_trusted).sum()),
         "first_and_last": [int(time) for time in (times.min(), times.max())] if times.size else None,
         "diagnoses": tables.diagnoses(data),
-        "metrics": list(tables.metric_tables(data.metrics or {})),
+        "metrics": list(tables.metric_tables({k: v for k, v in (data.metrics or {}).items() if k not in OF_THE_CARD})),
         "drifting": [row for row in drift.drifting(data) if row.num_months],
         "drift_words": drift.drift_words(data, t),
         "notes": list(_notes(data, inputs, sensors, units, t)),

@@ -10,6 +10,7 @@ from vibray.decide.fleet_scores import FEWEST_SCORES
 from vibray.decide.reference import (
     FEWEST_CONFORMAL,
     NUM_FOLDS,
+    PRIOR_RECORDS,
     OutOfSample,
     earliest_rows,
     record_p_values,
@@ -19,6 +20,7 @@ from vibray.decide.reference import (
     with_out_of_sample,
 )
 from vibray.report.words import ENGLISH, Words
+from vibray.schema import FLEET_P_VALUE
 
 MOST_ESTIMATED = FEWEST_SCORES
 """An estimate that leans on other machines says no more than one in so many: the fewest healthy scores that are kept of the run's."""
@@ -65,7 +67,8 @@ def rarity(scores: pa.Table, num_reference: int, out_of_sample: OutOfSample | No
 
     A score above all n of them is rarer than one in n; the tail that `reference.p_values` carries on beyond them orders alarms, but no
     person should read "one in 80,000" where 200 records were seen. A reference record is compared with four fifths of them. With fewer
-    than 99 the p-value leans on other machines, the run's or those of the table, and says no more than one in 200.
+    than 99 the p-value leans on other machines, the run's or those of the table, and says no more than one in 200; with fewer than 20 it is
+    `fleet_p_value` where there is one: of seven records two may be faulty, and hide a third.
     """
     if not scores.num_rows:
         none = np.zeros(0, bool)
@@ -77,6 +80,8 @@ def rarity(scores: pa.Table, num_reference: int, out_of_sample: OutOfSample | No
     own = np.zeros(len(p), np.int64)
     for _, rows in groups:
         own[rows] = in_reference[rows].sum()
+    of_fleet = judged[FLEET_P_VALUE.name].to_numpy(zero_copy_only=False).astype(np.float64)
+    p = np.where((own < PRIOR_RECORDS) & usable & np.isfinite(of_fleet), of_fleet, p)
     estimate = own < FEWEST_CONFORMAL
     own[in_reference] -= -(-own[in_reference] // NUM_FOLDS)
     most = np.where(estimate, MOST_ESTIMATED, own)
