@@ -47,7 +47,7 @@ def test_transformers_are_told_what_as_many_records_bring(context: int, records:
 
 def test_machines_without_mains_are_told_of_the_public_corpora() -> None:
     assert {row.machines for row in expected(False, 3)} >= {"gearbox, broken tooth", "bearings run to failure"}
-    assert [row.sensors for row in expected(False, 3)][0] == "new, 10 records"
+    assert expected(False, 3)[0].sensors == "new, 10 records"
     assert not {row.machines for row in expected(False, None)} & {row.machines for row in expected(True, None)}
 
 

@@ -53,7 +53,9 @@ def report(job: ReportJob, config: ReportConfig = ReportConfig()) -> None:
     inputs = short_hash(inputs_of(job, table))
     if not job.dry_run:
         check_free(files, inputs)
-    data = replace(gather(table, job.decisions, job.labels, job.title), inputs=inputs)
+    data = gather(table, job.decisions, job.labels, job.title)
+    apart = out_of_sample(table) if data.scores is table.scores else {}  # not of means over sensors
+    data = replace(data, inputs=inputs, out_of_sample=apart)
     if job.search is not None:
         from vibray.compare.summary import read_search  # Optuna takes a second to import
 
@@ -108,7 +110,6 @@ def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None
         title=title,
         generated_at=datetime.now(UTC),
         scores=table.scores if table is own else _means_alone(table.scores),
-        out_of_sample=out_of_sample(table) if table is own else {},
         counts=counts,
         run={
             "run": table.run["uri"],
