@@ -77,7 +77,7 @@ def test_without_them_an_alarm_is_enough_and_without_cuts_nothing_is(data: Repor
     assert {name: unit.num_alarms for name, unit in found.items() if unit.num_alarms} == alarms
     assert all((unit.standing == Standing.LOOK) == (name in alarms) for name, unit in found.items())
     assert [u.num_alarms for u in found.values() if u.num_alarms] == sorted(alarms.values(), reverse=True)
-    assert not any(unit.standing == Standing.LOOK for unit in told(data, cuts=None).values())
+    assert {unit.standing for unit in told(data, cuts=None).values()} == {Standing.UNJUDGED}  # nothing was found, for nobody looked
 
 
 def test_first_and_last_alarm_and_the_rarest_of_the_newest(data: ReportData) -> None:

@@ -96,7 +96,7 @@ def standing(data: ReportData, sensors: tuple[tables.Sensor, ...]) -> tuple[Unit
                 place=i,
                 name=name,
                 anchor=unit_anchor(name),
-                standing=_standing(name in data.needing_a_look, alarm, trend, num_alarms, len(usable)),
+                standing=_standing(name in data.needing_a_look, alarm, trend, num_alarms, bool(data.cuts) and len(usable) > 0),
                 sensors=tuple(sorted(own_sensors[name], key=lambda s: s.sensor_id)),
                 num_records=len(rows),
                 num_alarms=num_alarms,
@@ -121,12 +121,12 @@ def _rarest_now(data: ReportData, rows: np.ndarray) -> int | None:
     return max(newest, key=lambda row: (data.rarity.rank(row), data.score[row]), default=None)
 
 
-def _standing(needs: bool, alarm: UnitAlarm | None, trend: Any, num_alarms: int, num_judged: int) -> Standing:
+def _standing(needs: bool, alarm: UnitAlarm | None, trend: Any, num_alarms: int, is_judged: bool) -> Standing:
     if needs:
         return Standing.LOOK
     if num_alarms or trend is not None or (alarm is not None and alarm.last_alarm is not None):
         return Standing.WATCH
-    return Standing.QUIET if num_judged else Standing.UNJUDGED
+    return Standing.QUIET if is_judged else Standing.UNJUDGED
 
 
 def _rank(unit: Unit, data: ReportData) -> tuple[Any, ...]:
