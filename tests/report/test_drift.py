@@ -63,7 +63,7 @@ def test_the_page_says_who_since_when_and_how_often_a_healthy_fleet_would(data):
         "0.1100",
         "these are rates",
         "31 here",
-        "about 0.7700 alarms",
+        "about 0.77 alarms",
     ):
         assert words in rule
     assert "<h1>\n1 of 5 machines needs a look\n</h1>" in page

@@ -112,7 +112,7 @@ def test_trends_and_diagnoses_are_said_where_they_are_known(data: ReportData) ->
 def test_a_budget_is_said_with_what_it_would_have_missed(data: ReportData) -> None:
     budget = {"per_week": 5.0, "expected_per_week": 1.25, "upper_per_week": 4.5, "missed": {"dc_bias": [1, 10], "<b>": [0, 2]}}
     page = render(replace(data, budget=budget))
-    assert "a budget of 5.000 alarms a week: a healthy fleet is expected to raise 1.250, with an upper bound of 4.500" in page
+    assert "a budget of 5 alarms a week: a healthy fleet is expected to raise 1.25, with an upper bound of 4.5" in page
     assert "would have missed: dc_bias: 1 of 10; &lt;b&gt;: 0 of 2." in page
     assert "<b>:" not in page
 

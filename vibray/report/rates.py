@@ -55,16 +55,16 @@ def _of_units(facts: Mapping[str, Any], t: Words) -> Markup:
     a_day = facts.get("resampled_per_day")
     if a_day is None:
         return t("How often a healthy fleet would raise an alarm is not known: no unit has records in two windows.")
-    values = {"week": formats.number(7 * a_day), "fleet": formats.number(facts.get("num_units"))}
+    values = {"week": f"{7 * a_day:.2g}"}
     if facts.get("at_most_per_day") is not None:
-        values["most"] = formats.number(7 * facts["at_most_per_day"])
+        values["most"] = f"{7 * facts['at_most_per_day']:.2g}"
         return t("Were all machines healthy, about {week} alarms of machines a week would be raised, at most {most}.", **values)
     return t("Were all machines healthy, about {week} alarms of machines a week would be raised.", **values)
 
 
 def _of_budget(budget: Mapping[str, Any], t: Words) -> Iterator[Markup]:
     names = ("per_week", "expected_per_week", "upper_per_week")
-    values = {name: formats.number(budget.get(name)) for name in names}
+    values = {name: "–" if budget.get(name) is None else f"{budget[name]:.3g}" for name in names}
     yield t(
         "The cuts keep to a budget of {per_week} alarms a week: a healthy fleet is expected to raise {expected_per_week}, with an upper "
         "bound of {upper_per_week}.",
