@@ -272,7 +272,7 @@ return [...found];
 
 
 def test_it_prints(browser: Any, pages: dict[str, str], tmp_path: Path) -> None:
-    """On paper everything is open and nothing of the contents or the filter is left."""
+    """On white, whatever the screen, and without the contents and the filter."""
     opened(browser, pages["en"], scheme="dark")
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert not one(browser, "nav").is_displayed()

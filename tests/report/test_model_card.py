@@ -79,8 +79,8 @@ def test_what_the_runs_folder_says(tmp_path: Path) -> None:
         "s3://f/pool",
     )
     assert model.versions == {"python": "3.11.7", "vibray": "0.1.0"}
-    assert run_facts({**run, "content": "another"}, [None], None) == Model(kind="classical", mains=False)
-    assert run_facts({**run, "uri": str(tmp_path / "gone")}, [None], 50.0) == Model(kind="classical", mains=True)
+    assert run_facts({**run, "content": "another"}, [None], None) == Model(mains=False)
+    assert run_facts({**run, "uri": str(tmp_path / "gone")}, [None], 50.0) == Model(mains=True)
 
 
 def test_the_card_on_the_page() -> None:

@@ -350,6 +350,14 @@ def test_many_records_stay_a_small_page() -> None:
     assert re.search(r"[\d,]+ of 400,000 records raise an alarm", words(Page(html)))
 
 
+def test_ten_thousand_records_of_200_units_are_less_than_5_megabytes() -> None:
+    scores = fleet.scores(10_000, 200, faults=fleet.FAULTS)
+    data = fleet.report_data(100, scores=scores, evidence=fleet.evidence(scores, 250), counts={}, explanations={})
+    html = render(data)
+    assert html.count("<article") == ReportConfig().num_records and html.count('class="plot"') == 600
+    assert len(html.encode()) < 5_000_000
+
+
 def test_schema_columns_are_all_used() -> None:
     """A member or a fault that is added to the schema's table reaches the page's data."""
     table = schema.scores(("a", "b"), ("x",)).empty_table()

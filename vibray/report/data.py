@@ -65,7 +65,7 @@ class ReportConfig:
     """Highest records shown with waveform and time-frequency image."""
     records_per_sensor: int = 4
     """At most this many of them from one sensor, so that one loud sensor does not fill the page."""
-    num_sensors: int = 400
+    num_sensors: int = 600
     """Sensors whose scores are drawn over time, those of units that need a look first."""
     num_columns: int = 60
     """Columns of time of the fleet's map at most."""
@@ -81,8 +81,6 @@ class ReportConfig:
 class Model:
     """What is known of the run beside its facts, for its model card."""
 
-    kind: str | None = None
-    """the recipe's kind"""
     mains: bool | None = None
     """the machine has a mains frequency"""
     num_context: int | None = None

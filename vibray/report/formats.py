@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from vibray.report.anchors import unit_anchor
+
 
 def plain(value: Any) -> str:
     """A fact of the run: a number with the digits it was given."""
@@ -58,5 +60,5 @@ def minute(time: datetime | int) -> str:
     return utc(time, "%Y-%m-%d %H:%M")
 
 
-FILTERS = {"n": count, "g": number, "plain": plain, "pct": percent, "utc": utc, "day": day, "minute": minute}
+FILTERS = {"anchor": unit_anchor, "n": count, "g": number, "plain": plain, "pct": percent, "utc": utc, "day": day, "minute": minute}
 """By their names in the templates."""

@@ -59,7 +59,6 @@
   };
   addEventListener("hashchange", open);
   if (location.hash) open();
-  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((item) => { item.open = true; }));
 
   const map = document.querySelector("table.map");
   const readout = document.querySelector("#readout");

@@ -15,7 +15,7 @@ def run_facts(run: Mapping[str, Any], calibrations: Iterable[Mapping[str, Any] |
 
     Where the run or a calibration is gone, or another lies in its place, the card does without it: scores outlive runs.
     """
-    known = Model(kind=run.get("kind"), mains=mains_hz is not None)
+    known = Model(mains=mains_hz is not None)
     uri = run["uri"]
     try:
         if short_hash(check_finished(uri)["files"]) != run["content"]:
@@ -33,7 +33,7 @@ def run_facts(run: Mapping[str, Any], calibrations: Iterable[Mapping[str, Any] |
         "trained on": ", ".join(each["uri"] for each in (identity.get("features") or {}).values()) or None,
         "trained with labels": "yes" if identity.get("labels") else None,
     }
-    return Model(known.kind, known.mains, num_context, trained_on, {name: v for name, v in versions.items() if name != "format_version"})
+    return Model(known.mains, num_context, trained_on, {name: v for name, v in versions.items() if name != "format_version"})
 
 
 def _of_calibrations(calibrations: list[Mapping[str, Any]]) -> int | None:
