@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tests.report import fleet
@@ -52,14 +53,18 @@ def browser() -> Iterator[Any]:
     driver.quit()
 
 
+def renamed(table: pa.Table) -> pa.Table:
+    names = [name.replace("T12", "2号主变") for name in table["unit"].to_pylist()]
+    return table.set_column(table.column_names.index("unit"), table.schema.field("unit"), pa.array(names))
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """URLs of the page in English and Chinese, and of a fleet of 120 machines without evidence."""
     folder = tmp_path_factory.mktemp("pages")
     data = fleet.report_data(700)
-    named = data.scores.schema.get_field_index("unit")
-    chinese = [name.replace("T12", "2号主变") for name in data.scores["unit"].to_pylist()]
-    in_chinese = replace(data, scores=data.scores.set_column(named, data.scores.schema.field(named), [chinese]), evidence=None)
+    assert data.evidence is not None
+    in_chinese = replace(data, scores=renamed(data.scores), evidence=renamed(data.evidence))
     many = replace(data, scores=fleet.scores(3000, 120, faults=fleet.FAULTS), evidence=None, explanations={})
     texts = {
         "en": render(replace(data, units=UNITS[:1], unit_facts=FACTS), CONFIG),

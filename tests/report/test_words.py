@@ -12,6 +12,7 @@ import pytest
 import vibray.report
 from tests.report import fleet
 from vibray.report import rates
+from vibray.report.data import ReportConfig
 from vibray.report.expectations import recipes, whole
 from vibray.report.page import render
 from vibray.report.records import LABELS
@@ -22,8 +23,8 @@ from vibray.schema import Cause, Reason, State, Verdict
 
 REPORT = Path(vibray.report.__file__).parent
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
-SAME = {"kNN", "Deep SVDD", "one in N", "one in {n}"}
-"""Proper names, and a fraction."""
+SAME = {"kNN", "Deep SVDD", "one in N", "one in {n}", ", "}
+"""Proper names, a fraction, a comma."""
 
 
 def of_templates() -> Iterator[str]:
@@ -124,6 +125,8 @@ def test_the_page_is_chinese_and_its_data_as_they_are() -> None:
     seen = re.sub(r"<(style|script)>.*?</\1>", "", html, flags=re.DOTALL)
     text = re.sub(r"<[^>]*>", " ", seen)
     assert "台设备中有" in text and "T12-tank" in text and "winding_looseness" in text
+    card = render(fleet.report_data(60), ReportConfig(num_records=1), "zh").split("<article")[1].split("</article>")[0]
+    assert all(f">{catalogue()[label]}<" in card and f">{label}<" not in card for label in ("time, s", "dB re maximum"))
     for sentence in SENTENCES:
         if len(sentence) > 25 and "{" not in sentence and sentence not in SAME:
             assert sentence not in text, sentence

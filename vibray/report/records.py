@@ -180,9 +180,10 @@ LABELS = ("time, s", "amplitude", "dB re maximum")
 
 
 def _translated(picture: Markup, t: Words) -> Markup:
+    text = str(picture)  # a Markup's own replace would escape the tags
     for label in LABELS if t.language != "en" else ():
-        picture = Markup(picture.replace(f">{label}<", f">{t(label)}<"))
-    return picture
+        text = text.replace(f">{label}<", f">{t(label)}<")
+    return Markup(text)
 
 
 def _shown(explanations: Iterable[Explanation], t: Words) -> Iterable[Shown]:
