@@ -7,6 +7,7 @@ whose labels stand at shares of that width.
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Int64
 from markupsafe import Markup, escape
 
@@ -20,8 +21,8 @@ from vibray.schema import State
 
 LEVELS = (0.0, 0.35, 0.7, 1.0, 1.35)
 """Where a shade begins: how far the score has come from the median of all (0) to its cut (1), along the axis of the scores."""
-SHARES = (0.5, 0.8, 0.95, 0.99, 1.0)
-"""Without cuts: shares of all scores that lie below. The last two shades, those of alarms, then do not occur."""
+SHARES = (0.5, 0.8)
+"""Without cuts: shares of all scores that lie below the second and the third shade. Those of alarms then do not occur."""
 NUM_LABELS, NARROW_LABELS = 9, 3
 LAST_SHARE, LAST_NARROW = 86, 70
 """Percent of the width beyond which no label begins, on a wide screen and a narrow one: it would not end inside."""
@@ -85,7 +86,7 @@ def shades(data: ReportData, scale: Scale) -> Int64[np.ndarray, " records"]:
         shade = np.searchsorted(LEVELS, place, side="right") - 1
         above = score >= data.anomaly_above
         return np.where(above, np.maximum(shade, 3), np.clip(shade, 0, 2))
-    return np.minimum(np.searchsorted(np.quantile(finite, SHARES[:2]), score, side="right"), 2)
+    return np.minimum(np.searchsorted(np.quantile(finite, SHARES), score, side="right"), 2)
 
 
 def _along(scale: Scale, scores: np.ndarray, finite: np.ndarray) -> np.ndarray:
@@ -98,32 +99,35 @@ def fleet_map(data: ReportData, units: tuple[Unit, ...], scale: Scale, config: R
     drawn = np.flatnonzero(np.isfinite(data.score) & data.time_trusted)
     if not len(drawn):
         return None
-    times = tables.times_ms(data)
-    columns = columns_of(times[drawn], max(12, min(config.num_columns, config.num_cells // max(1, len(units)))))
-    unit, judged = units_of(data)[1][drawn], data.judged[drawn]
-    cell = unit * columns.num + columns.of(times[drawn])
-    order = np.lexsort((data.score[drawn], judged, cell))
-    last = order[np.flatnonzero(np.diff(cell[order], append=-1))]  # of each cell the judged record with the highest score
-    counts = np.bincount(cell, minlength=(unit.max() + 1) * columns.num)
-    shade = shades(data, scale)
-    rows: dict[int, list[str]] = {}
-    worst: dict[int, list[tuple[int, float]]] = {}
-    sensors = data.scores["sensor_id"].take(drawn[last]).to_pylist()
-    state = data.scores["state"].take(drawn[last]).to_pylist()
-    words = _Hover(data, t)
-    for at, sensor, of_state in zip(last.tolist(), sensors, state, strict=True):
-        place, column = divmod(int(cell[at]), columns.num)
-        row, num = int(drawn[at]), int(counts[cell[at]])
-        kind = f"s{shade[row]}" if judged[at] else "off" if of_state == State.OFF else "no"
-        said = escape(f"{columns.label(column)} · {words.of(row, bool(judged[at]), of_state)} · {sensor} · {words.records(num)}")
-        rows.setdefault(place, []).append(f'<path class="{kind}" d="M{column} 0h.9v1h-.9z"><title>{said}</title></path>')
-        if judged[at]:
-            worst.setdefault(place, []).append((column, float(data.score[row])))
+    most = max(12, min(config.num_columns, config.num_cells // max(1, len(units))))
+    columns = columns_of(tables.times_ms(data)[drawn], most)
+    rows, places, counts = _worst(data, drawn, columns)
+    shade, words = shades(data, scale), _Hover(data, t)
+    cells: dict[int, list[str]] = {}
+    line: dict[int, list[tuple[int, float]]] = {}
+    told = data.scores.select(["sensor_id", "state"]).take(pa.array(rows)).to_pylist()
+    for row, at, num, values in zip(rows.tolist(), places.tolist(), counts.tolist(), told, strict=True):
+        place, column = divmod(at, columns.num)
+        judged, state = bool(data.judged[row]), values["state"]
+        kind = f"s{shade[row]}" if judged else "off" if state == State.OFF else "no"
+        said = escape(f"{columns.label(column)} · {words.of(row, judged, state)} · {values['sensor_id']} · {words.records(num)}")
+        cells.setdefault(place, []).append(f'<path class="{kind}" d="M{column} 0h.9v1h-.9z"><title>{said}</title></path>')
+        if judged:
+            line.setdefault(place, []).append((column, float(data.score[row])))
     alt = {u.place: t.plain("{unit}: worst score by time", unit=u.name) for u in units}
     head = f'<svg class="strip" role="img" viewBox="0 0 {columns.num} 1" preserveAspectRatio="none"'
-    made = {place: Markup(f'{head} aria-label="{escape(alt[place])}">{"".join(cells)}</svg>') for place, cells in rows.items()}
+    made = {place: Markup(f'{head} aria-label="{escape(alt[place])}">{"".join(own)}</svg>') for place, own in cells.items()}
     longest = round(max(text_width(u.name, NAME_SIZE) for u in units))
-    return FleetMap(columns, longest, _axis(columns, t), made, _sparks(worst, scale, data.score, columns.num))
+    return FleetMap(columns, longest, _axis(columns, t), made, _sparks(line, scale, data.score, columns.num))
+
+
+def _worst(data: ReportData, drawn: np.ndarray, columns: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each cell that has a record: the judged one with the highest score, or of those that are not judged; the cell, which is
+    unit * columns + column; how many records it has."""
+    cell = units_of(data)[1][drawn] * columns.num + columns.of(tables.times_ms(data)[drawn])
+    order = np.lexsort((data.score[drawn], data.judged[drawn], cell))
+    last = order[np.flatnonzero(np.diff(cell[order], append=-1))]
+    return drawn[last], cell[last], np.bincount(cell)[cell[last]]
 
 
 class _Hover:

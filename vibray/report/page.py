@@ -13,7 +13,7 @@ from vibray.report import drift, model_card, out_of_service, quality, rates, tab
 from vibray.report.data import GLOBAL, ReportConfig, ReportData
 from vibray.report.expectations import recipes
 from vibray.report.flagged import flagged
-from vibray.report.fleet_map import LEVELS, fleet_map
+from vibray.report.fleet_map import fleet_map
 from vibray.report.histogram import histogram_svg
 from vibray.report.records import highest
 from vibray.report.scale import Scale
@@ -24,8 +24,6 @@ from vibray.report.words import Language, Words
 
 WIDE, NARROW = (760, 280), (360, 250)
 """Sizes of the two drawings of a broad figure, in CSS pixels: text that is scaled down to a telephone cannot be read."""
-
-
 OF_THE_CARD = ("run", "recipe", "corpora")
 """What an evaluation says of the run, which its card says already."""
 
@@ -60,7 +58,6 @@ def _context(data: ReportData, config: ReportConfig, t: Words) -> dict[str, Any]
         "standings": {one: [u for u in units if u.standing == one] for one in Standing},
         "Standing": Standing,
         "units": units,
-        "levels": len(LEVELS),
         "map": fleet_map(data, units, scale, config, t),
         "views": views,
         "num_drawn": sum(view.picture is not None for view in views.values()),
