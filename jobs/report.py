@@ -6,6 +6,8 @@
 --report two/a.html writes two/a.html, a.alarms.csv, a.no_alarm.csv and a.unit_alarms.csv; any other name is a folder for report.html,
 alarms.csv, no_alarm.csv and unit_alarms.csv. The report of other inputs is not overwritten.
 
+--language zh writes the page in Chinese; names, notes and findings stay as the data have them.
+
 An alarm is a record at or above the cut of a calibrated sensor that works, on a machine in service; what is off, switching or of a faulty
 sensor stands in no_alarm.csv. Alarms of units and the drift of sensors are shown where the decisions were made on these very scores.
 """

@@ -100,7 +100,7 @@ def test_a_fault_behind_a_clock_that_was_lost_is_an_alarm_and_no_reference(tmp_p
     report(ReportJob((scores,), str(tmp_path / "page.html"), found["folder"], explain=False))
     page = (tmp_path / "page.html").read_text()
     assert "30 records of sensor t3/t3-a have a time that cannot be" in page and "time unknown" in page
-    assert f"From {at(0):%Y-%m-%d %H:%M} to" in page  # no axis begins in 1970
+    assert f"Records from {at(0):%Y-%m-%d %H:%M} to" in page  # no axis begins in 1970
     one, other = (open_scores([str(tmp_path / f"scores-{name}")]).scores["score"].to_pylist() for name in ("sound", "lost"))
     assert one == other  # their scores stand
 

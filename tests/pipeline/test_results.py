@@ -21,6 +21,12 @@ from vibray.pipeline.evaluate import evaluate
 from vibray.pipeline.jobs import DemoJob, EvaluateJob, LabelJob, ReportJob
 from vibray.pipeline.label import as_decided, label, overall_of, read_cuts
 from vibray.pipeline.report import gather, report
+from vibray.report import formats, quality, tables
+from vibray.report.data import ReportConfig
+from vibray.report.page import render
+from vibray.schema import TIME
+from vibray.storage import objects
+from vibray.storage.parts import finish_folder
 from vibray.tables import open_scores
 
 
@@ -104,6 +110,46 @@ def test_a_report_is_overwritten_by_the_same_inputs_alone(folder, tmp_path):
         report(job)
     labels.write_bytes(before["labels.jsonl"])
     assert written(tmp_path) == before
+
+
+def test_trends_and_a_budget_are_read_where_the_decisions_have_them(folder, tmp_path):
+    """An earlier version's decisions have neither."""
+    scores, there = (str(folder / "scores" / "first"),), folder / "decisions" / "first"
+    plain = gather(open_scores(scores), str(there), None, "")
+    assert plain.trends is None and plain.budget is None
+    shutil.copytree(there, here := tmp_path / "decisions")
+    trends = pa.table({"unit": ["u0"], "verdict": ["growing"], "since": pa.array([0], TIME), "change": [3.0], "per_month": [1.0]})
+    objects.write_table(str(here / "unit_trends.parquet"), trends)
+    budget = {"per_week": 5.0, "expected_per_week": 1.0, "upper_per_week": 3.0, "missed": {"tone": [1, 4]}}
+    objects.write_json(str(here / "cuts.json"), {**objects.read_json(str(here / "cuts.json")), "budget": budget})
+    done = objects.read_json(str(here / "_done.json"))
+    (here / "_done.json").unlink()
+    finish_folder(str(here), [*done["files"], "unit_trends.parquet"], {"identity": done["identity"]})
+    data = gather(open_scores(scores), str(here), None, "")
+    assert data.budget == budget and data.trends is not None and data.trends.to_pylist() == trends.to_pylist()
+
+
+def test_a_page_of_another_language_is_another_page(folder, tmp_path):
+    to = str(tmp_path / "a.html")
+    report(asked(folder, to, language="zh"))
+    assert '<html lang="zh-Hans">' in (tmp_path / "a.html").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match="of other inputs"):
+        report(asked(folder, to))
+
+
+def test_what_the_summary_counts_stands_on_the_page(folder, tmp_path):
+    """A number of states, sensor faults and sensors without calibration is one of the page's tables."""
+    table = open_scores([str(folder / "scores" / "first")])
+    data = gather(table, None, None, "")
+    states = {state: count for state, count, *_ in tables.states(data)}
+    assert states == {row["values"]: row["counts"] for row in data.scores["state"].value_counts().to_pylist()}
+    page = render(data, ReportConfig(num_records=1))
+    section = page[page.index('id="quality"') :].split("</section>")[0]
+    counts = data.counts["first"]
+    for number in (counts["read"], counts["kept"], *states.values(), int((~data.calibrated).sum())):
+        assert f">{number:,}<" in section
+    for q in quality.QUANTILES:
+        assert formats.number(float(np.quantile(data.score, q))) in section
 
 
 @pytest.mark.parametrize(

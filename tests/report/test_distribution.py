@@ -1,4 +1,4 @@
-"""The scale chosen, the histogram's PNG, and thinning that keeps every peak."""
+"""The scale chosen, and the histogram's PNG."""
 
 import io
 
@@ -9,7 +9,6 @@ from PIL import Image
 
 from vibray.report.distribution import _draw, score_distribution_png
 from vibray.report.scale import Scale
-from vibray.report.timeline import highest_of_bins
 
 RNG = np.random.default_rng(0)
 
@@ -103,21 +102,3 @@ def test_the_name_of_a_cut_is_at_its_line() -> None:
     at = [axes.transData.transform((cut, 1))[0] for cut in (40, 60)]
     assert 0 < at[0] - below.x1 < 12 and 0 < above.x0 - at[1] < 12
     assert below.y0 == above.y0
-
-
-def test_thinning_keeps_each_bins_highest() -> None:
-    times = RNG.permutation(np.arange(10_000)).astype(np.int64) * 1000
-    scores = RNG.standard_normal(10_000)
-    rows = highest_of_bins(times, scores, 100)
-    assert len(rows) == 100
-    assert (np.diff(times[rows]) > 0).all()
-    bins = np.minimum((times * (100 / times.max())).astype(int), 99)
-    np.testing.assert_array_equal(np.sort(scores[rows]), np.sort([scores[bins == b].max() for b in range(100)]))
-
-
-def test_few_records_are_all_kept_in_order_of_time() -> None:
-    times = np.array([30, 10, 20], np.int64)
-    assert highest_of_bins(times, np.zeros(3)).tolist() == [1, 2, 0]
-    assert highest_of_bins(times[:0], np.zeros(0)).tolist() == []
-    same = highest_of_bins(np.zeros(500, np.int64), np.arange(500.0))
-    assert same.tolist() == [499]

@@ -10,7 +10,7 @@ import pytest
 from tests.report import fleet
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.report.data import ReportConfig, ReportData
-from vibray.report.record_figure import time_frequency
+from vibray.report.record_figure import record_svg, time_frequency
 from vibray.report.records import highest
 
 
@@ -70,9 +70,16 @@ def test_order_of_equal_scores_is_by_key(data: ReportData) -> None:
     equal = data.evidence.set_column(column, data.evidence.schema.field("score"), pa.array(np.full(60, 9.0, np.float32)))
     equal = equal.filter(pc.field("state") == "energised")
     config = ReportConfig(num_records=2, records_per_sensor=99)
-    forwards = [c.record_id for c in highest(replace(data, evidence=equal), config).cards]
-    backwards = [c.record_id for c in highest(replace(data, evidence=equal.take(pa.array(np.arange(len(equal))[::-1]))), config).cards]
+    plain, back = replace(data, cuts=None), equal.take(pa.array(np.arange(len(equal))[::-1]))  # without cuts no unit goes before others
+    forwards, backwards = ([c.record_id for c in highest(replace(plain, evidence=rows), config).cards] for rows in (equal, back))
     assert forwards == backwards == sorted(equal["record_id"].to_pylist())[:2]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_unit_in_chinese_is_drawn_as_text() -> None:
+    """matplotlib's own font lacks the characters: the browser's draws them."""
+    picture, _ = record_svg(CwtImage(CwtImageConfig()), tone(500, 8192.0, 8192), 8192.0, "米/秒²", "振动")
+    assert ">米/秒²<" in picture and 'aria-label="振动"' in picture
 
 
 def tone(hz: float, rate_hz: float, num_samples: int) -> np.ndarray:

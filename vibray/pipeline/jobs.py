@@ -327,6 +327,8 @@ class ReportJob:
     """labels file (JSON Lines, or a review queue as CSV): the report then shows metrics"""
     title: str = "vibray report"
     """heading of the page"""
+    language: Literal["en", "zh"] = "en"
+    """what the page is written in: English or Chinese; what the data says stays as it is"""
     explain: bool = True
     """draw why the highest records are high (needs the run)"""
     search: str | None = None

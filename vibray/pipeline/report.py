@@ -26,14 +26,16 @@ from vibray.pipeline.calibrate import Context, load_calibrated
 from vibray.pipeline.evaluate import content_of, evaluate_table, judged_inputs, judged_labels
 from vibray.pipeline.featurize import input_findings
 from vibray.pipeline.jobs import ReportJob
-from vibray.pipeline.label import as_decided, decided_on, overall_of, read_cuts, scores_identity
+from vibray.pipeline.label import as_decided, decided_on, out_of_sample, overall_of, read_cuts, scores_identity
 from vibray.recipes import ClassicalRecipe, build_vector, columns_of
 from vibray.report.alarms import alarms_csv, no_alarm_csv, unit_alarms_csv
 from vibray.report.data import Bars, Explanation, Map, ReportConfig, ReportData
 from vibray.report.files import check_free, report_files, write_report
 from vibray.report.page import render
 from vibray.report.records import highest
+from vibray.report.run_facts import run_facts
 from vibray.runs import Detecting, Diagnosing, Run, classical_members, deep_members, run_identity
+from vibray.schema import FLEET_P_VALUE
 from vibray.storage import objects
 from vibray.storage.parts import check_finished
 from vibray.tables import ScoresTable, open_scores, sensors_of, waveforms_of
@@ -51,7 +53,9 @@ def report(job: ReportJob, config: ReportConfig = ReportConfig()) -> None:
     inputs = short_hash(inputs_of(job, table))
     if not job.dry_run:
         check_free(files, inputs)
-    data = replace(gather(table, job.decisions, job.labels, job.title), inputs=inputs)
+    data = gather(table, job.decisions, job.labels, job.title)
+    apart = out_of_sample(table) if data.scores is table.scores else {}  # not of means over sensors
+    data = replace(data, inputs=inputs, out_of_sample=apart)
     if job.search is not None:
         from vibray.compare.summary import read_search  # Optuna takes a second to import
 
@@ -63,7 +67,7 @@ def report(job: ReportJob, config: ReportConfig = ReportConfig()) -> None:
         return
     if job.explain:
         data = replace(data, explanations=explanations(data, table, config))
-    texts = {files.page: render(data, config), files.alarms: alarms_csv(data), files.no_alarm: no_alarm_csv(data)}
+    texts = {files.page: render(data, config, job.language), files.alarms: alarms_csv(data), files.no_alarm: no_alarm_csv(data)}
     if data.unit_facts is not None:
         texts[files.unit_alarms] = unit_alarms_csv(data)
     write_report(files, inputs, texts)
@@ -76,12 +80,12 @@ def report(job: ReportJob, config: ReportConfig = ReportConfig()) -> None:
 def inputs_of(job: ReportJob, table: ScoresTable) -> dict[str, Any]:
     """What decides whether two commands make one report."""
     search = None if job.search is None else content_of(objects.absolute(job.search))
-    return {**judged_inputs(table, job.labels, job.decisions), "search": search}
+    return {**judged_inputs(table, job.labels, job.decisions), "search": search, "language": job.language}
 
 
 def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None, title: str) -> ReportData:
     """What the report shows."""
-    cuts, facts, notes = None, table.facts, []
+    cuts, facts, notes, own = None, table.facts, [], table
     metrics = None if labels_uri is None else evaluate_table(table, judged_labels(labels_uri, table), decisions_uri)
     if decisions_uri is not None:
         cuts, judged = read_cuts(decisions_uri), as_decided(decisions_uri, table)
@@ -105,7 +109,7 @@ def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None
     return ReportData(
         title=title,
         generated_at=datetime.now(UTC),
-        scores=table.scores,
+        scores=table.scores if table is own else _means_alone(table.scores),
         counts=counts,
         run={
             "run": table.run["uri"],
@@ -124,10 +128,26 @@ def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None
         units=() if shown is None else shown.alarms,
         unit_facts=None if shown is None else shown.facts,
         drift=None if shown is None else shown.drift,
+        trends=None if shown is None or decisions_uri is None else _if_there(decisions_uri, "unit_trends.parquet"),
+        budget=None if decisions_uri is None else objects.read_json(objects.join(decisions_uri, "cuts.json")).get("budget"),
+        model=run_facts(table.run, [identity["calibration"] for identity in table.identities], facts.mains_hz),
+        num_duplicates=table.num_duplicates,
         signal_unit=facts.signal_unit,
         notes=tuple(notes),
         findings=(*(finding for parts in table.folders for finding in input_findings(parts, facts)), *table.findings),
     )
+
+
+def _means_alone(scores: pa.Table) -> pa.Table:
+    """Means over sensors without `fleet_p_value`, which is of each sensor's own score."""
+    at = scores.column_names.index(FLEET_P_VALUE.name)
+    return scores.set_column(at, FLEET_P_VALUE, pa.nulls(scores.num_rows, FLEET_P_VALUE.type))
+
+
+def _if_there(decisions_uri: str, name: str) -> pa.Table | None:
+    """A table of a decisions folder that an earlier version did not make."""
+    where = objects.join(decisions_uri, name)
+    return objects.read_table(where) if objects.exists(where) else None
 
 
 def _cuts_for_report(cuts: Cuts | GroupedCuts, scores: pa.Table) -> dict[str, Any]:

@@ -1,13 +1,17 @@
-"""Where a record and a unit stand on the page: names that any file can link to."""
+"""Names of places in the page that other files may link to: the same record or unit has the same name in every report."""
 
-import hashlib
+from hashlib import sha256
 
 
 def record_anchor(corpus: str, record_id: str) -> str:
-    """The anchor of a record."""
-    return "record-" + hashlib.sha256(f"{corpus}\0{record_id}".encode()).hexdigest()[:12]
+    """The id of a record's card: `report.html#record-3fa9c01d22be`."""
+    return "record-" + _short(f"{corpus}\0{record_id}")
 
 
 def unit_anchor(unit: str) -> str:
-    """The anchor of a unit."""
-    return "unit-" + hashlib.sha256(unit.encode()).hexdigest()[:12]
+    """The id of a unit's section."""
+    return "unit-" + _short(unit)
+
+
+def _short(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:12]

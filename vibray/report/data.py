@@ -14,8 +14,9 @@ from pydantic import with_config
 from vibray.config import STRICT
 from vibray.decide.findings import Finding
 from vibray.decide.pseudo_labels import undecided_rows
-from vibray.decide.reference import trusted_rows
-from vibray.decide.unit_alarms import UnitAlarm
+from vibray.decide.reference import OutOfSample, trusted_rows
+from vibray.decide.unit_alarms import UnitAlarm, UnitConfig
+from vibray.report.rarity import Rarity, rarity
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX
 
 GLOBAL = "global"
@@ -64,12 +65,29 @@ class ReportConfig:
     """Highest records shown with waveform and time-frequency image."""
     records_per_sensor: int = 4
     """At most this many of them from one sensor, so that one loud sensor does not fill the page."""
-    num_sensors: int = 24
-    """Sensors whose scores are drawn over time: those with most alarms, then those with the highest score."""
+    num_sensors: int = 600
+    """Sensors whose scores are drawn over time, those of units that need a look first."""
+    num_columns: int = 60
+    """Columns of time of the fleet's map at most."""
+    num_cells: int = 9000
+    """Cells of the fleet's map at most: where units are many its columns are broader."""
+    num_flagged: int = 12
+    """Records above the cut that are listed for each unit, the highest."""
     num_rows: int = 40
-    """Rows of the longer tables (sensors, groups with cuts of their own, lines set aside)."""
-    num_no_alarm: int = 8
-    """Highest records above the cut, but without alarm, that are listed one by one."""
+    """Rows of the longer tables (groups with cuts of their own, lines set aside)."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is known of the run beside its facts, for its model card."""
+
+    mains: bool | None = None
+    """the machine has a mains frequency"""
+    num_context: int | None = None
+    """records that a sensor's baseline is made of, the median over the sensors"""
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
+    """facts of the training, in the order they are shown"""
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,16 +116,28 @@ class ReportData:
     stands before the global one."""
     metrics: Mapping[str, Any] | None = None
     """The JSON of evaluate."""
+    budget: Mapping[str, Any] | None = None
+    """What a budget of alarms came to: {"per_week", "expected_per_week", "upper_per_week", "missed": {fault: [missed, labelled]}}."""
     units: Sequence[UnitAlarm] = ()
     """How each unit stands, those in alarm first."""
     unit_facts: Mapping[str, Any] | None = None
     """The rule of the unit alarms and what a healthy fleet would do, as `decide.unit_alarms.unit_facts` and the label job say it."""
     drift: pa.Table | None = None
     """schema.DRIFT; None where nothing is known of it."""
+    trends: pa.Table | None = None
+    """How each unit's scores went: unit, verdict ("steady", "step", "growing"), since, change (in spreads of its reference), per_month."""
+    unit_diagnoses: pa.Table | None = None
+    """Sensors of a unit diagnosed together: unit, measured_at, abnormal_probability, fault, fault_probability, sensors."""
+    model: Model = field(default_factory=Model)
+    """What made the scores."""
+    out_of_sample: OutOfSample = field(default_factory=dict)
+    """Scores of the records that calibrated their sensors, against a baseline that had not seen them."""
     explanations: Mapping[tuple[str, str], Sequence[Explanation]] = field(default_factory=dict)
     """By (corpus, record_id), shown with that record."""
     search: Mapping[str, Any] | None = None
     """What report/search_page.py makes of the search that chose the recipe."""
+    num_duplicates: int = 0
+    """Records that stood in the scores twice and are taken once."""
     signal_unit: str = "unknown"
     """Physical unit of the waveforms."""
     inputs: str = ""
@@ -171,6 +201,28 @@ class ReportData:
         if "state_cause" not in self.scores.column_names:
             return [None] * len(rows)
         return self.scores["state_cause"].take(pa.array(rows)).to_pylist()
+
+    @cached_property
+    def judged(self) -> np.ndarray:
+        """(records,) bool: of a calibrated sensor that works, on a machine in service: its score speaks of the machine."""
+        return self.calibrated & ~self.undecided
+
+    @cached_property
+    def needing_a_look(self) -> frozenset[str]:
+        """Units whose alarm stands or whose newest window is a discovery; where no alarms of units were made, those with an alarm."""
+        if self.unit_facts is not None:
+            return frozenset(unit.unit for unit in self.units if unit.alarm or unit.discovery)
+        return frozenset(self.scores["unit"].filter(pa.array(self.alarm)).unique().to_pylist())
+
+    @cached_property
+    def num_reference(self) -> int:
+        """So many of each sensor's earliest usable records are its reference: as the alarms of units have it."""
+        return (self.unit_facts or {}).get("config", {}).get("reference_records", UnitConfig().reference_records)
+
+    @cached_property
+    def rarity(self) -> Rarity:
+        """How rare each record's score is for its sensor."""
+        return rarity(self.scores, self.num_reference, self.out_of_sample)
 
     @property
     def members(self) -> tuple[str, ...]:

@@ -1,13 +1,12 @@
-"""How the scores are distributed, with the cuts."""
+"""How the scores are distributed, with the cuts: a decisions folder's PNG. (histogram.py has the page's.)"""
 
 import numpy as np
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
-from vibray.report.figures import ALARM, INK, MUTED, NORMAL, figure, png, quiet, svg
+from vibray.report.figures import ALARM, INK, MUTED, NORMAL, figure, png, quiet
 from vibray.report.scale import Scale
 
 NUM_BINS = 90
@@ -68,13 +67,3 @@ def _finite(scores: np.ndarray) -> np.ndarray:
 def score_distribution_png(scores: np.ndarray, normal_below: float | int | None, anomaly_above: float | int | None) -> bytes:
     """A PNG file with the histogram of `scores` (records,) and both cuts; logarithmic axes where the scores are skewed."""
     return png(_draw(_finite(scores), normal_below, anomaly_above, 640, 320))
-
-
-def score_distribution_svg(
-    scores: np.ndarray, normal_below: float | int | None, anomaly_above: float | int | None, width: int, height: int
-) -> Markup:
-    """The same histogram for the page, `width` by `height` CSS pixels."""
-    alt = f"Histogram of {scores.size:,} scores"
-    alt += "" if normal_below is None else f"; normal at or below {normal_below:.4g}"
-    alt += "" if anomaly_above is None else f"; anomaly at or above {anomaly_above:.4g}"
-    return svg(_draw(_finite(scores), normal_below, anomaly_above, width, height), alt)

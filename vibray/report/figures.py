@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 
 import matplotlib
 from markupsafe import Markup, escape
@@ -48,7 +49,9 @@ def svg(drawn: Figure, alt: str) -> Markup:
     Ids are hashes of what they name, so that figures in one page do not disturb one another.
     """
     out = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vibray"}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vibray"}), warnings.catch_warnings():
+        # matplotlib's own font has no Chinese; it measures the text alone, the browser's font draws it
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         FigureCanvasSVG(drawn).print_svg(out, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = out.getvalue()
     text = text[text.index("<svg") :]

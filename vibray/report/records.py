@@ -13,8 +13,10 @@ from markupsafe import Markup
 
 from vibray.decide.pseudo_labels import UNDECIDED_STATES
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
+from vibray.report.anchors import record_anchor
 from vibray.report.data import Bars, Explanation, Map, Picture, ReportConfig, ReportData
 from vibray.report.record_figure import map_svg, record_svg
+from vibray.report.words import ENGLISH, Words
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX
 
 
@@ -41,6 +43,7 @@ class Card:
     """A record as the page shows it."""
 
     rank: int
+    anchor: str
     corpus: str
     record_id: str
     line: int | None
@@ -53,6 +56,8 @@ class Card:
     state: str
     calibrated: bool
     score: float
+    rarity: str
+    """one in so many healthy records of its sensor"""
     cut: float | int | None
     alarm: bool
     members: tuple[Member, ...]
@@ -72,41 +77,62 @@ class Highest:
     num_passed_over: int
 
 
-def highest(data: ReportData, config: ReportConfig) -> Highest:
-    """The highest records of the evidence, at most so many a sensor; none whose state keeps it from being an alarm."""
+def chosen(data: ReportData, config: ReportConfig) -> tuple[pa.Table, int]:
+    """The rows of the evidence that are shown, and how many were passed over; column `row` is a record's place in the scores, or null.
+
+    The highest of each unit that needs a look, then the highest of all, at most so many a sensor; none whose state keeps it from being an
+    alarm. In order of score.
+    """
     if data.evidence is None or data.evidence.num_rows == 0:
-        return Highest((), 0)
+        return pa.table({}), 0
     evidence = _as_scored(data, data.evidence)
     score = evidence["score"].to_numpy().astype(np.float64)
     identity = evidence.select(["unit", "sensor_id", "corpus", "record_id", "state"]).to_pylist()
     decided = [row for row, own in enumerate(identity) if own["state"] not in UNDECIDED_STATES]
     order = sorted(decided, key=lambda i: (-score[i], identity[i]["corpus"], identity[i]["record_id"]))
-    taken, passed_over, of_sensor = [], 0, Counter()
+    first = {identity[row]["unit"]: row for row in reversed(order) if identity[row]["unit"] in data.needing_a_look}
+    taken = sorted(first.values(), key=order.index)[: config.num_records]
+    of_sensor, passed_over = Counter((identity[row]["unit"], identity[row]["sensor_id"]) for row in taken), 0
     for row in order:
-        sensor = (identity[row]["unit"], identity[row]["sensor_id"])
         if len(taken) == config.num_records:
             break
+        if row in first.values():
+            continue
+        sensor = (identity[row]["unit"], identity[row]["sensor_id"])
         if of_sensor[sensor] == config.records_per_sensor:
             passed_over += 1
             continue
         of_sensor[sensor] += 1
         taken.append(row)
-    rows = evidence.take(pa.array(taken, pa.int64()))
+    return evidence.take(pa.array(sorted(taken, key=order.index), pa.int64())), passed_over
+
+
+def highest(data: ReportData, config: ReportConfig, t: Words = ENGLISH) -> Highest:
+    """The records that are shown, drawn."""
+    rows, passed_over = chosen(data, config)
     ordered = {name: np.sort(_values(data.scores, MEMBER_PREFIX + name)) for name in data.members}
     image = CwtImage(CwtImageConfig())  # one for all: its filters are made once
-    cards = [_card(data, image, rows.slice(i, 1), i + 1, ordered) for i in range(rows.num_rows)]
+    cards = [_card(data, image, rows.slice(i, 1), i + 1, ordered, t) for i in range(rows.num_rows)]
     return Highest(tuple(cards), passed_over)
 
 
 def _as_scored(data: ReportData, evidence: pa.Table) -> pa.Table:
-    """The evidence with state and `time_trusted` as in the scores: a record that was scored alone did not know of the others."""
+    """The evidence with state and `time_trusted` as in the scores, and each record's row there: a record that was scored alone did not
+    know of the others."""
     keys = pc.field("record_id").isin(evidence["record_id"].unique())
-    told = data.scores.select(["corpus", "record_id", "state"]).append_column("time_trusted", pa.array(data.time_trusted)).filter(keys)
+    told = data.scores.select(["corpus", "record_id", "state"]).append_column("time_trusted", pa.array(data.time_trusted))
+    told = told.append_column("row", pa.array(np.arange(told.num_rows))).filter(keys)
     of = {(row.pop("corpus"), row.pop("record_id")): row for row in told.to_pylist()}
     rows = [of.get((row["corpus"], row["record_id"]), row) for row in evidence.select(["corpus", "record_id", "state"]).to_pylist()]
-    states, trusted = [row["state"] for row in rows], [row.get("time_trusted", True) for row in rows]
     others = evidence.drop_columns([name for name in ("state", "time_trusted") if name in evidence.column_names])
-    return others.append_column("state", pa.array(states, pa.string())).append_column("time_trusted", pa.array(trusted, pa.bool_()))
+    added = {
+        "state": pa.array([row["state"] for row in rows], pa.string()),
+        "time_trusted": pa.array([row.get("time_trusted", True) for row in rows], pa.bool_()),
+        "row": pa.array([row.get("row") for row in rows], pa.int64()),
+    }
+    for name, values in added.items():
+        others = others.append_column(name, values)
+    return others
 
 
 def _values(table: pa.Table, column: str) -> np.ndarray:
@@ -114,30 +140,32 @@ def _values(table: pa.Table, column: str) -> np.ndarray:
     return table[column].drop_null().to_numpy().astype(np.float64)
 
 
-def _card(data: ReportData, image: CwtImage, row: pa.Table, rank: int, ordered: dict[str, np.ndarray]) -> Card:
+def _card(data: ReportData, image: CwtImage, row: pa.Table, rank: int, ordered: dict[str, np.ndarray], t: Words) -> Card:
     waveform = row["waveform"][0].values.to_numpy(zero_copy_only=False).astype(np.float32)
     values = row.drop_columns(["waveform"]).to_pylist()[0]
     unit, sensor_id, calibrated, score = (values[name] for name in ("unit", "sensor_id", "calibrated", "score"))
     cut = data.cut_of(unit, sensor_id).get("anomaly_above")
-    alt = f"Waveform and time-frequency image of record {values['record_id']}, sensor {sensor_id}"
+    alt = t.plain("Waveform and time-frequency image of record {record}, sensor {sensor}", record=values["record_id"], sensor=sensor_id)
     picture, kind = record_svg(image, waveform, values["sample_rate_hz"], data.signal_unit, alt)
     faults = [(name, values.get(FAULT_PREFIX + name)) for name in data.faults or ()]
     return Card(
         rank=rank,
+        anchor=record_anchor(values["corpus"], values["record_id"]),
         **{name: values[name] for name in ("corpus", "record_id", "line", "unit", "sensor_id", "sample_rate_hz", "state")},
         **{name: values[name] for name in ("measured_at", "time_trusted")},
         num_samples=waveform.size,
         calibrated=calibrated,
         score=score,
+        rarity=data.rarity.words(values["row"], t),
         cut=cut,
         alarm=bool(calibrated and cut is not None and score >= cut),
         members=tuple(_member(name, values.get(MEMBER_PREFIX + name), ordered[name]) for name in data.members),
         fault=values.get("fault"),
         fault_probability=values.get("fault_probability"),
         faults=tuple(sorted(((name, p) for name, p in faults if p is not None), key=lambda pair: -pair[1])),
-        picture=picture,
+        picture=_translated(picture, t),
         picture_kind=kind,
-        explanations=tuple(_shown(data.explanations.get((values["corpus"], values["record_id"]), ()))),
+        explanations=tuple(_shown(data.explanations.get((values["corpus"], values["record_id"]), ()), t)),
     )
 
 
@@ -147,14 +175,27 @@ def _member(name: str, score: float | None, ordered: np.ndarray) -> Member:
     return Member(name, score, float(np.searchsorted(ordered, score, side="left")) / ordered.size)
 
 
-def _shown(explanations: Iterable[Explanation]) -> Iterable[Shown]:
+LABELS = ("time, s", "amplitude", "dB re maximum")
+"""Axis labels of a record's figure, which matplotlib lays out in English."""
+
+
+def _translated(picture: Markup, t: Words) -> Markup:
+    text = str(picture)  # a Markup's own replace would escape the tags
+    for label in LABELS if t.language != "en" else ():
+        text = text.replace(f">{label}<", f">{t(label)}<")
+    return Markup(text)
+
+
+def _shown(explanations: Iterable[Explanation], t: Words) -> Iterable[Shown]:
+    """Each kind of explanation, ready for the page; titles are translated where the catalogue has them."""
     for explanation in explanations:
+        title = t.plain(explanation.title)
         match explanation:
-            case Picture(title, png, alt):
+            case Picture(_, png, alt):
                 data_uri = "data:image/png;base64," + base64.b64encode(png).decode()
                 yield Shown(title, Markup('<img src="{}" alt="{}">').format(data_uri, alt or title))
-            case Map(title, values, rows_hz, duration_s):
-                yield Shown(title, map_svg(np.asarray(values, np.float64), rows_hz, duration_s, title))
-            case Bars(title, names, values):
+            case Map(_, values, rows_hz, duration_s):
+                yield Shown(title, _translated(map_svg(np.asarray(values, np.float64), rows_hz, duration_s, title), t))
+            case Bars(_, names, values):
                 largest = max((abs(v) for v in values), default=0) or 1
                 yield Shown(title, bars=tuple((n, v, 100 * abs(v) / largest) for n, v in zip(names, values, strict=True)))

@@ -41,6 +41,10 @@ class Scale:
             case "asinh":
                 return np.arcsinh(scores / self.width)
 
+    def at(self, score: float | int) -> float:
+        """Where one score lies along the axis."""
+        return float(self.forward(np.array([score], np.float64))[0])
+
     def back(self, places: np.ndarray) -> np.ndarray:
         """The scores at places along the axis."""
         match self.kind:

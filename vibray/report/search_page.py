@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jinja2
-
 from vibray.report.search import Trials, setting_text, time_text, value_text, verdict_text
 from vibray.report.search_figures import front_svg, history_svg, importance_svg, slices_svg
+from vibray.report.templating import environment
+from vibray.report.words import ENGLISH
 
 
 def search_context(plan: Mapping[str, Any], trials: Trials, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,6 +36,4 @@ def search_context(plan: Mapping[str, Any], trials: Trials, summary: Mapping[str
 
 def search_page(plan: Mapping[str, Any], trials: Trials, summary: Mapping[str, Any]) -> str:
     """search.html."""
-    loader = jinja2.PackageLoader("vibray", "report")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("search.html.j2").render(search=search_context(plan, trials, summary))
+    return environment().get_template("search.html.j2").render(search=search_context(plan, trials, summary), t=ENGLISH)

@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from vibray.report.data import ReportData
 from vibray.schema import NORMAL, State
@@ -55,41 +53,6 @@ def states(data: ReportData) -> tuple[tuple[str, int, int, int], ...]:
         if mask.any():
             rows.append((state.value, int(mask.sum()), int((mask & data.alarm).sum()), int((mask & data.no_alarm).sum())))
     return tuple(rows)
-
-
-@dataclass(frozen=True)
-class NoAlarm:
-    """A record above the cut that is no alarm."""
-
-    unit: str
-    sensor_id: str
-    state: str
-    cause: str | None
-    measured_at: datetime
-    time_trusted: bool
-    score: float
-    cut: float
-
-
-def no_alarm_counts(data: ReportData) -> tuple[tuple[tuple[str, str | None, str, str], int, float], ...]:
-    """((state, cause, unit, sensor), records above the cut, the highest score) of those that are no alarm, most records first."""
-    found: dict[tuple[str, str | None, str, str], list[float]] = {}
-    for record in _no_alarm(data, np.flatnonzero(data.no_alarm)):
-        found.setdefault((record.state, record.cause, record.unit, record.sensor_id), []).append(record.score)
-    rows = [(key, len(own), max(own)) for key, own in found.items()]
-    return tuple(sorted(rows, key=lambda row: (-row[1], -row[2], tuple(map(str, row[0])))))
-
-
-def no_alarm_highest(data: ReportData, num_records: int) -> tuple[NoAlarm, ...]:
-    """The highest records above the cut that are no alarm."""
-    return tuple(_no_alarm(data, data.order(data.no_alarm)[:num_records]))
-
-
-def _no_alarm(data: ReportData, rows: np.ndarray) -> Iterator[NoAlarm]:
-    table = data.scores.select(["unit", "sensor_id", "state", "measured_at"]).take(pa.array(rows)).to_pylist()
-    for row, values, cause in zip(rows, table, data.causes(rows), strict=True):
-        score, cut = float(data.score[row]), float(data.anomaly_above[row])
-        yield NoAlarm(**values, cause=cause, time_trusted=bool(data.time_trusted[row]), score=score, cut=cut)
 
 
 @dataclass(frozen=True)

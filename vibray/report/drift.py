@@ -1,19 +1,15 @@
-"""What the page says of units and of drift, ready for its tables."""
+"""What the page says of drift, ready for its table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from vibray.report.data import ReportData
-from vibray.schema import Verdict
+from markupsafe import Markup
 
-RATE_WORDS = {
-    "rate": "rate of whatever was scored, faults included",
-    "false-alarm probability": "false-alarm probability, from records known to be normal",
-    "rule": "rule; nominal is what a Gaussian would pass",
-}
-"""What a cut's nominal rate is a share of."""
+from vibray.report.data import ReportData
+from vibray.report.words import ENGLISH, Words
+from vibray.schema import Verdict
 
 
 @dataclass(frozen=True)
@@ -49,18 +45,21 @@ def drifting(data: ReportData) -> tuple[Drifting, ...]:
     return tuple(sorted(rows, key=lambda r: (order.index(Verdict(r.verdict)), r.unit, r.sensor_id)))
 
 
-def drift_words(data: ReportData) -> str:
+def drift_words(data: ReportData, t: Words = ENGLISH) -> Markup:
     """Why there is no table of drift, or how the sensors stand together; empty where nothing is to be said of drift."""
     rows = drifting(data)
     if data.drift is None:
-        return ""
+        return Markup("")
     judged = [row for row in rows if row.num_months]
     if not judged:
-        return (
+        return t(
             "No sensor's records span two calendar months with 30 healthy records in one of them besides its reference: nothing is said of "
             "drift."
         )
     moved = [row for row in judged if row.verdict != Verdict.STEADY]
-    together = " Most sensors moved at once: season, load or another run rather than faults." if 2 * len(moved) > len(judged) > 2 else ""
     to_do = sum(row.verdict == Verdict.RECALIBRATE for row in judged)
-    return f"{to_do:,} of {len(judged):,} sensors should be recalibrated, {len(moved) - to_do:,} more be watched.{together}"
+    values = {"n": f"{to_do:,}", "m": f"{len(judged):,}", "k": f"{len(moved) - to_do:,}"}
+    said = t("{n} of {m} sensors should be recalibrated, {k} more be watched.", **values)
+    if 2 * len(moved) > len(judged) > 2:
+        said += " " + t("Most sensors moved at once: season, load or another run rather than faults.")
+    return said

@@ -1,4 +1,4 @@
-"""Units and drift on the page and in unit_alarms.csv."""
+"""Alarms of units and drift on the page, and unit_alarms.csv."""
 
 import csv
 from dataclasses import replace
@@ -13,8 +13,8 @@ from vibray.config import to_json
 from vibray.decide.unit_alarms import UnitAlarm, UnitConfig
 from vibray.report.alarms import UNIT_COLUMNS, unit_alarms_csv
 from vibray.report.data import ReportConfig, ReportData
+from vibray.report.drift import drift_words, drifting
 from vibray.report.page import render
-from vibray.report.units import drift_words, drifting
 
 AT = datetime(2024, 7, 1, 12, tzinfo=UTC)
 EVIL = "=<b>unit</b>"
@@ -49,40 +49,43 @@ def data() -> ReportData:
     return replace(whole, units=UNITS, unit_facts=FACTS, drift=drift_table(*rows, *few))
 
 
+def section_of(page: str, name: str) -> str:
+    return page[page.index(f'id="{name}"') :].split("</section>")[0]
+
+
 def test_the_page_says_who_since_when_and_how_often_a_healthy_fleet_would(data):
     page = render(data, ReportConfig(num_records=1, num_sensors=1))
-    section = page[page.index('id="units"') : page.index('id="sensors"')]
+    rule = section_of(page, "scores")
     for words in (
-        "2024-07-01 12:00:00",
-        "discovery",
         "3 of its last 5",
         "independent",
         "0.005600",
         "0.1100",
         "these are rates",
         "31 here",
-        "silent",
+        "about 0.77 alarms",
     ):
-        assert words in section
-    assert "T14" not in section  # never in alarm
+        assert words in rule
+    assert "<h1>\n1 of 5 machines needs a look\n</h1>" in page
+    assert "In alarm since 2024-07-01 12:00 UTC; most of all sensor T12-tank. 5 of its last 5 windows exceed." in page
+    assert "0.0001 % of them would be expected to be healthy" in page
     assert EVIL not in page
-    assert "&lt;b&gt;unit" in section
-    assert "not known" not in section
-    assert "units in alarm" in page
+    assert "not known" not in rule
 
 
 def test_figures_a_day_that_are_not_known_are_dashes(data):
     unknown = dict.fromkeys(("expected_per_day", "resampled_per_day", "resampled_interval", "at_most_per_day"))
     page = render(replace(data, unit_facts={**FACTS, **unknown}), ReportConfig(num_records=1, num_sensors=1))
-    section = page[page.index('id="units"') : page.index('id="sensors"')]
+    section = page[page.index('id="rule"') :].split("</section>")[0]
     assert section.count('%</td><td class="num">–</td>') == 3
-    assert "Alarms a day are not known" in section
+    assert "would raise an alarm is not known" in section_of(page, "scores")
 
 
-def test_without_facts_there_is_no_section(data):
+def test_without_facts_one_alarm_is_enough_and_the_page_says_so(data):
     page = render(replace(data, units=(), unit_facts=None, drift=None), ReportConfig(num_records=1, num_sensors=1))
-    assert 'id="units"' not in page
+    assert 'id="rule"' not in page
     assert 'id="drift"' not in page
+    assert "one record above its cut is enough" in page
 
 
 def test_the_csv_is_safe_and_whole(data):
@@ -99,8 +102,7 @@ def test_drift_is_the_newest_month_with_enough_records(data):
         ("c", 4, "too few records", 0),
     ]
     assert drift_words(data) == "1 of 2 sensors should be recalibrated, 0 more be watched."
-    page = render(data, ReportConfig(num_records=1, num_sensors=1))
-    section = page[page.index('id="drift"') : page.index('id="words"')]
+    section = section_of(render(data, ReportConfig(num_records=1, num_sensors=1)), "drift")
     assert "2024-05" in section
     assert "2024-06" not in section
 

@@ -1,0 +1,103 @@
+"""Machines that are off or switching, and faulty sensors: lists of their own, for what they score says nothing of a fault."""
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from vibray.report import tables
+from vibray.report.data import ReportData
+from vibray.schema import State
+
+
+@dataclass(frozen=True)
+class Resting:
+    """A unit with records of a machine that was off, or switching. Times are None where none is trusted."""
+
+    unit: str
+    num_off: int
+    num_transient: int
+    num_records: int
+    first: datetime | None
+    last: datetime | None
+    is_off: bool
+    """its newest record is"""
+    num_above: int
+    """of these records above the cut, which are no alarms"""
+
+
+@dataclass(frozen=True)
+class FaultySensor:
+    """A sensor with records that say it is faulty."""
+
+    unit: str
+    sensor_id: str
+    num_faulty: int
+    num_records: int
+    causes: tuple[tuple[str, int], ...]
+    first: datetime | None
+    last: datetime | None
+    still: bool
+    """its newest record says so"""
+    num_above: int
+    highest: float
+
+
+def resting(data: ReportData, unit: np.ndarray, names: list[str]) -> tuple[Resting, ...]:
+    """Those that are off now first, then by records. `unit` (records,) is the place among `names`."""
+    state, found = data.scores["state"].to_numpy(zero_copy_only=False), []
+    off, transient, times = state == State.OFF, state == State.TRANSIENT, tables.times_ms(data)
+    for place in np.unique(unit[off | transient]).tolist():
+        rows = np.flatnonzero(unit == place)
+        own = rows[(off | transient)[rows]]
+        newest = rows[np.argmax(times[rows])]
+        found.append(
+            Resting(
+                unit=names[place],
+                num_off=int(off[own].sum()),
+                num_transient=int(transient[own].sum()),
+                num_records=len(rows),
+                first=_first(data, times, own),
+                last=_last(data, times, own),
+                is_off=bool(off[newest]),
+                num_above=int(data.no_alarm[own].sum()),
+            )
+        )
+    return tuple(sorted(found, key=lambda r: (not r.is_off, -r.num_off, -r.num_transient, r.unit)))
+
+
+def faulty_sensors(data: ReportData) -> tuple[FaultySensor, ...]:
+    """Those that are faulty now first, then by records."""
+    pairs, place = data.sensors
+    faulty, times = data.scores["state"].to_numpy(zero_copy_only=False) == State.SENSOR_FAULT, tables.times_ms(data)
+    found = []
+    for at in np.unique(place[faulty]).tolist():
+        rows = np.flatnonzero(place == at)
+        own = rows[faulty[rows]]
+        causes = Counter(cause for cause in data.causes(own) if cause is not None)
+        found.append(
+            FaultySensor(
+                unit=pairs[at][0],
+                sensor_id=pairs[at][1],
+                num_faulty=len(own),
+                num_records=len(rows),
+                causes=tuple(causes.most_common()),
+                first=_first(data, times, own),
+                last=_last(data, times, own),
+                still=bool(faulty[rows[np.argmax(times[rows])]]),
+                num_above=int(data.no_alarm[own].sum()),
+                highest=float(data.score[own].max()),
+            )
+        )
+    return tuple(sorted(found, key=lambda r: (not r.still, -r.num_faulty, r.unit, r.sensor_id)))
+
+
+def _first(data: ReportData, times: np.ndarray, rows: np.ndarray) -> datetime | None:
+    dated = times[rows[data.time_trusted[rows]]]
+    return datetime.fromtimestamp(int(dated.min()) / 1000, UTC) if len(dated) else None
+
+
+def _last(data: ReportData, times: np.ndarray, rows: np.ndarray) -> datetime | None:
+    dated = times[rows[data.time_trusted[rows]]]
+    return datetime.fromtimestamp(int(dated.max()) / 1000, UTC) if len(dated) else None
