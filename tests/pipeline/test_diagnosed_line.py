@@ -10,7 +10,7 @@ import torch
 from tests.pipeline.lines import FACTS, RATE_HZ, corpus_fields, tiny_svdd, write_labels, write_units
 from vibray import runs
 from vibray.decide.thresholds import PercentileConfig
-from vibray.decide.unit_diagnoses import read_unit_diagnoses
+from vibray.decide.unit_diagnoses import FILE
 from vibray.fitting.data import TrainingError
 from vibray.fitting.jobs import TrainJob
 from vibray.pipeline.evaluate import evaluate
@@ -66,8 +66,8 @@ def test_a_run_read_back_says_in_memory_what_it_said_in_bulk(line: Path):
 def test_decisions_on_a_classifiers_scores_hold_the_moments_of_units(line: Path, capsys):
     label(LabelJob((str(line / "scores"),), str(line / "named"), method=PercentileConfig()))
     told = capsys.readouterr().out
-    found = read_unit_diagnoses(str(line / "named"))
-    assert found is not None and found.schema.equals(UNIT_DIAGNOSES)
+    found = objects.read_table(str(line / "named" / FILE))
+    assert found.schema.equals(UNIT_DIAGNOSES)
     assert found.num_rows == 352 and all(len(sensors) == 1 for sensors in found["sensors"].to_pylist())  # ten minutes apart
     assert f"{found['fault'].to_pylist().count('蜂鸣')} 蜂鸣" in told
     origins = objects.read_table(str(line / "named" / "pseudo_labels.parquet"))["origin"].to_pylist()

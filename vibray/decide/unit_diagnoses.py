@@ -8,7 +8,6 @@ import pyarrow as pa
 from vibray.decide.pooling import TOLERANCE_S, mean_by, moments
 from vibray.decide.reference import trusted_rows, usable_rows
 from vibray.schema import FAULT_PREFIX, NORMAL, UNIT_DIAGNOSES, UNKNOWN
-from vibray.storage import objects
 
 FILE = "unit_diagnoses.parquet"
 """In a decisions folder; only where the scores are a classifier's."""
@@ -59,12 +58,6 @@ def unit_diagnoses(scores: pa.Table, faults: tuple[str, ...], tolerance_s: float
         "sensors": [sorted(sensor[order[a:b]].tolist()) for a, b in pairwise(ends)],
     }
     return pa.table(columns, schema=UNIT_DIAGNOSES).sort_by([("unit", "ascending"), ("measured_at", "ascending")])
-
-
-def read_unit_diagnoses(decisions_uri: str) -> pa.Table | None:
-    """The table of a finished decisions folder; None where the scores were a detector's, or an earlier version wrote it."""
-    where = objects.join(decisions_uri, FILE)
-    return objects.read_table(where) if objects.exists(where) else None
 
 
 def _likeliest(named: np.ndarray, faults: tuple[str, ...]) -> np.ndarray:

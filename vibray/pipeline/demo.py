@@ -101,17 +101,19 @@ def _demo(job: DemoJob, folder: str, copy: ReportFiles | None) -> dict[str, Any]
     with clock.stage("train the classifier"):
         features = (*pool, at("features", "labelled"))
         train(TrainJob(features, at("runs", "classifier"), classifier(), labels=at("labels", "labelled.jsonl")))
+        score(ScoreJob(at("runs", "classifier"), at("raw", "pool"), at("scores", "pool-classifier"), RATE_HZ, "pool"))
+        label(LabelJob((at("scores", "pool-classifier"),), at("decisions", "classifier"), method=PercentileConfig(anomaly=97.0)))
     figures = {}
     with clock.stage("score and diagnose the test set"):
         for run in RUNS:
             score(ScoreJob(at("runs", run), at("raw", "test"), at("scores", f"test-{run}"), RATE_HZ))
     with clock.stage("evaluate"):
         for run in RUNS:
-            decisions = at("decisions", run) if run in ("default", "ensemble") else None
+            decisions = None if run == "baselines" else at("decisions", run)
             figures[run] = evaluate(EvaluateJob((at("scores", f"test-{run}"),), at("labels", "test.jsonl"), decisions))
     with clock.stage("report"):
-        tables, report_uri = (at("scores", "test-default"),), at(*REPORT)
-        report(ReportJob(tables, report_uri, at("decisions", "default"), at("labels", "test.jsonl"), "vibray demo: the test set"))
+        tables, report_uri = (at("scores", "test-classifier"),), at(*REPORT)
+        report(ReportJob(tables, report_uri, at("decisions", "classifier"), at("labels", "test.jsonl"), "vibray demo: the test set"))
         if copy is not None:  # what lies on the demo's own endpoint ends with it
             made = report_files(report_uri)
             for there, here in zip((made.page, *made.tables), (copy.page, *copy.tables), strict=True):

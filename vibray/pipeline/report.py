@@ -12,6 +12,7 @@ from vibray.config import UserError, short_hash
 from vibray.decide.cuts import Cuts, GroupedCuts, realised_rate
 from vibray.decide.pseudo_labels import row_groups
 from vibray.decide.reference import usable_rows
+from vibray.decide.unit_diagnoses import unit_diagnoses
 from vibray.decide.units import read_units
 from vibray.explain.grad_cam import grad_cam
 from vibray.explain.residual import moved_columns, residual_map
@@ -128,8 +129,9 @@ def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None
         units=() if shown is None else shown.alarms,
         unit_facts=None if shown is None else shown.facts,
         drift=None if shown is None else shown.drift,
-        trends=None if shown is None or decisions_uri is None else _if_there(decisions_uri, "unit_trends.parquet"),
+        trends=None if shown is None else shown.trends,
         budget=None if decisions_uri is None else objects.read_json(objects.join(decisions_uri, "cuts.json")).get("budget"),
+        unit_diagnoses=None if own.faults is None else unit_diagnoses(own.scores, own.faults),
         model=run_facts(table.run, [identity["calibration"] for identity in table.identities], facts.mains_hz),
         num_duplicates=table.num_duplicates,
         signal_unit=facts.signal_unit,
@@ -142,12 +144,6 @@ def _means_alone(scores: pa.Table) -> pa.Table:
     """Means over sensors without `fleet_p_value`, which is of each sensor's own score."""
     at = scores.column_names.index(FLEET_P_VALUE.name)
     return scores.set_column(at, FLEET_P_VALUE, pa.nulls(scores.num_rows, FLEET_P_VALUE.type))
-
-
-def _if_there(decisions_uri: str, name: str) -> pa.Table | None:
-    """A table of a decisions folder that an earlier version did not make."""
-    where = objects.join(decisions_uri, name)
-    return objects.read_table(where) if objects.exists(where) else None
 
 
 def _cuts_for_report(cuts: Cuts | GroupedCuts, scores: pa.Table) -> dict[str, Any]:
