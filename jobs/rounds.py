@@ -1,6 +1,6 @@
 """Do pseudo-labels help? Rounds of train, score, label and classify, and beside them the labels alone and Deep SAD.
 
-  python jobs/rounds.py --features s3://b/features/pool s3://b/features/labelled \\
+  python jobs/rounds.py --features s3://b/features/a s3://b/features/labelled \\
       --labels labels.jsonl --rounds s3://b/rounds/a
 
 Labels of whole units are held out (or give --held-out FILE): they judge and never teach. Round 1 takes its pseudo-labels from the default
