@@ -10,7 +10,8 @@ from scipy.signal.windows import hann
 
 from vibray.config import UserError
 from vibray.features.cwt_image import CwtImage
-from vibray.report.figures import IMAGE_COLOURS, INK, SIGNAL, figure, quiet, svg
+from vibray.report.data import Spectrum
+from vibray.report.figures import ALARM, IMAGE_COLOURS, INK, NORMAL, SIGNAL, figure, quiet, svg
 
 RANGE_DB = 50.0
 """What lies further below the record's largest value is drawn as the darkest colour."""
@@ -76,10 +77,15 @@ def draw_map(
 def _ticks_hz(frequencies: np.ndarray) -> np.ndarray:
     """Where to write a frequency: 1, 2 and 5 of a decade on rows that are geometric, five equal steps on others."""
     low, high = frequencies[[0, -1]]
-    middle = frequencies[len(frequencies) // 2]
-    if abs(middle - np.sqrt(low * high)) < abs(middle - (low + high) / 2):
+    if _geometric(frequencies):
         return np.array([f for f in DECADE_TICKS_HZ if low <= f <= high])
     return np.linspace(low, high, 5)
+
+
+def _geometric(frequencies: np.ndarray) -> bool:
+    low, high = frequencies[[0, -1]]
+    middle = frequencies[len(frequencies) // 2]
+    return bool(abs(middle - np.sqrt(low * high)) < abs(middle - (low + high) / 2))
 
 
 def record_svg(image: CwtImage, waveform: np.ndarray, sample_rate_hz: float, signal_unit: str, alt: str) -> tuple[Markup, str]:
@@ -102,4 +108,26 @@ def map_svg(values: np.ndarray, rows_hz: tuple[float, ...], duration_s: float, a
     """An explanation over time and frequency; values as they are."""
     drawn = figure(400, 190, right=70, top=8)
     draw_map(drawn, quiet(drawn.add_subplot(), 10), values, rows_hz, duration_s, "", decibels=False)
+    return svg(drawn, alt)
+
+
+def spectrum_svg(spectrum: Spectrum, alt: str) -> Markup:
+    """A record's spectrum over its sensor's median and usual range; red where it is outside."""
+    hz = np.asarray(spectrum.hz, np.float64)
+    value, low, high = (np.asarray(v, np.float64) for v in (spectrum.value, spectrum.low, spectrum.high))
+    drawn = figure(400, 190, right=14, top=8)
+    axes = quiet(drawn.add_subplot(), 10)
+    axes.fill_between(hz, low, high, color=NORMAL, alpha=0.25, linewidth=0)
+    axes.plot(hz, spectrum.median, color=NORMAL, linewidth=1.0)
+    axes.plot(hz, value, color=SIGNAL, linewidth=1.2)
+    outside = (value > high) | (value < low)
+    axes.plot(hz[outside], value[outside], "o", color=ALARM, markersize=3)
+    axes.set_xlim(hz[0], hz[-1])
+    ticks = _ticks_hz(hz)
+    if _geometric(hz):
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    axes.set_xticks(ticks, [f"{f:.0f}" for f in ticks])
+    axes.set_xlabel("Hz")
+    axes.set_ylabel(spectrum.unit, parse_math=False)
     return svg(drawn, alt)

@@ -1,6 +1,5 @@
 """The highest records: which ones are shown, and what is said of each."""
 
-import base64
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from markupsafe import Markup
 
 from vibray.decide.pseudo_labels import UNDECIDED_STATES
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
-from vibray.report.data import Bars, Explanation, Map, Picture, ReportConfig, ReportData
-from vibray.report.record_figure import map_svg, record_svg
+from vibray.report.data import Bars, Explanation, Map, Nearest, ReportConfig, ReportData, Spectrum, Words
+from vibray.report.record_figure import map_svg, record_svg, spectrum_svg
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX
 
 
@@ -29,10 +28,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Shown:
-    """An explanation ready for the page: a picture, or bars of (name, value, width in percent)."""
+    """An explanation ready for the page: a picture, sentences, labelled records (record_id, label, distance), or bars of (name, value,
+    width in percent)."""
 
     title: str
     picture: Markup | None = None
+    lines: tuple[str, ...] = ()
+    records: tuple[tuple[str, str, float], ...] = ()
     bars: tuple[tuple[str, float, float], ...] = ()
 
 
@@ -150,11 +152,14 @@ def _member(name: str, score: float | None, ordered: np.ndarray) -> Member:
 def _shown(explanations: Iterable[Explanation]) -> Iterable[Shown]:
     for explanation in explanations:
         match explanation:
-            case Picture(title, png, alt):
-                data_uri = "data:image/png;base64," + base64.b64encode(png).decode()
-                yield Shown(title, Markup('<img src="{}" alt="{}">').format(data_uri, alt or title))
             case Map(title, values, rows_hz, duration_s):
                 yield Shown(title, map_svg(np.asarray(values, np.float64), rows_hz, duration_s, title))
+            case Spectrum(title):
+                yield Shown(title, spectrum_svg(explanation, title))
+            case Words(title, lines):
+                yield Shown(title, lines=lines)
+            case Nearest(title, records):
+                yield Shown(title, records=records)
             case Bars(title, names, values):
                 largest = max((abs(v) for v in values), default=0) or 1
                 yield Shown(title, bars=tuple((n, v, 100 * abs(v) / largest) for n, v in zip(names, values, strict=True)))
