@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vibray.explain.attribution import integrated_gradients
 from vibray.explain.residual import cone_of_influence, residual_map
 from vibray.explain.time_frequency import Column, over_time, plane, plane_hz
-from vibray.explain.words import Group, Language, Moved, sentences, signs, text, title
+from vibray.explain.words import Group, Language, Moved, Sign, sentences, signs, text, title
 from vibray.features.band_image import BandImageConfig
 from vibray.features.cwt_image import CwtImageConfig
 from vibray.features.scaling import Scaling, Sensor
@@ -27,6 +27,7 @@ from vibray.recipes import ClassicalRecipe, ImageConfig, Vector, build_image, bu
 from vibray.report.data import Bars, Explanation, Map, Nearest, Spectrum, Words
 from vibray.runs import CHUNK, Detecting, Diagnosing, Fusing, Inputs, Run
 from vibray.signal.cwt import OMEGA0
+from vibray.storage.corpus import CorpusFacts
 
 SHOWN_COLUMNS = 8
 NUM_NEAREST = 3
@@ -100,7 +101,7 @@ def _of_vector(name: str, member: Detecting, inputs: Inputs, sensors: Sequence[S
     x = member.scaling(raw, sensors)[:, columns]
     forest = isinstance(recipe.detector, IsolationForestConfig)  # its score has steps and no gradient
     shares = torch.zeros(x.shape, dtype=torch.float64) if forest else integrated_gradients(member.detector.score, x.double())
-    moved, scale = _moved(member.scaling, raw, sensors)
+    moved, _ = _moved(member.scaling, raw, sensors)
     hz, names = feature.frequencies_hz(rate_hz), feature.columns()
     made: list[list[Any]] = []
     if member.scaling.config.transform == "none":  # the columns are logarithms as the feature has them
@@ -114,8 +115,8 @@ def _of_vector(name: str, member: Detecting, inputs: Inputs, sensors: Sequence[S
             location, spread = (t[:, block] for t in member.scaling.baselines(sensors))
             octaves_hz = cast(tuple[float, ...], hz[block])
             made.append(_spectra((raw[:, block], location, spread), 1, octaves_hz, member.scaling, sensors, facts.signal_unit, language))
-            groups = [_groups(feature, own, z, hz) for own, z in zip(moved.numpy(), (moved / scale).numpy(), strict=True)]
-            made.append([Words(text("words", language), sentences(signs(group), language)) for group in groups])
+            told_by = signs_of(member, inputs.waveforms, sensors, facts, raw)
+            made.append([Words(text("words", language), sentences(own, language)) for own in told_by])
     if isinstance(member.detector, Fused):
         parts = [block for block in recipe.detector.blocks if columns_of(feature, (block,))]
         parts += [text("net", language)] * (member.detector.scorer is not None)
@@ -174,6 +175,18 @@ def _spectra(
     low, high = location - RANGE * scale, location + RANGE * scale
     rows = zip(titles, value, low, location, high, strict=True)
     return [Spectrum(heading, tuple(hz), own, below, middle, above, what) for heading, own, below, middle, above in rows]
+
+
+def signs_of(
+    member: Detecting, waveforms: Float[Tensor, "batch samples"], sensors: Sequence[Sensor], facts: CorpusFacts, raw: Tensor | None = None
+) -> list[tuple[Sign, ...]]:
+    """What moved in each record, by the spectral vector of a detector (`raw`, where it is made already) and its sensors' baselines."""
+    feature = build_vector(cast(ClassicalRecipe, member.recipe).feature, facts.mains_hz)
+    assert isinstance(feature, Spectral)
+    raw = feature(waveforms, facts.sample_rate_hz) if raw is None else raw
+    moved, scale = _moved(member.scaling, raw, sensors)
+    hz = feature.frequencies_hz(facts.sample_rate_hz)
+    return [signs(_groups(feature, own, z, hz)) for own, z in zip(moved.numpy(), (moved / scale).numpy(), strict=True)]
 
 
 def _groups(feature: Spectral, moved: np.ndarray, z: np.ndarray, hz: Sequence[float | None]) -> dict[Group, list[Moved]]:

@@ -9,10 +9,11 @@ Group = Literal["odd", "even", "swelling", "bursts", "bands"]
 """What a frequency's number tells: lines at odd and at even multiples of the mains; how much a band swells and fades from frame to frame;
 how far its strongest frame stands above the others; its level."""
 
-FAR = 3.0
+FAR = 2.5
 BURST = 4.0
-"""Spreads from its sensor's median from which a line, and what is taken from few frames or over many bands, has moved: a band among
-hundreds is at 3 by chance."""
+ALONE = 3.0
+"""Spreads from its sensor's median from which a line has moved together with others, what is taken from few frames or over many bands
+has (a band among hundreds is at 3 by chance), and from which any is worth telling where no rule is met."""
 
 LINES, BANDS = 3, 2
 """So many lines, or bands, must have moved together: one alone is a neighbour's sound more often than a fault."""
@@ -54,17 +55,21 @@ def signs(moved: Mapping[Group, Sequence[Moved]]) -> tuple[Sign, ...]:
     loose = [m for m in moved.get("even", ()) if LOOSE_HZ[0] <= m.hz <= LOOSE_HZ[1]]
     low = [m for m in moved.get("swelling", ()) if mains and m.hz <= LOOSE_HZ[1]]
     above = IMPACT_HZ if mains else 0.0
-    rules: list[tuple[Sign, int]] = [
+    rules = [
         (Sign("dc_bias", _risen(moved.get("odd", ()), FAR)), LINES),
         (Sign("looseness", _risen(loose, FAR)), LINES),
         (Sign("swelling", _risen(low, BURST)), LINES),
         (Sign("impacts", _risen([m for m in moved.get("bursts", ()) if m.hz >= above], BURST)), BANDS),
         (Sign("noise", _risen([m for m in moved.get("bands", ()) if m.hz >= above], BURST)), LINES),
     ]
-    met = tuple(sign for sign, least in rules if len(sign.moved) >= least)
+    met = {sign.name: sign for sign, least in rules if len(sign.moved) >= least}
+    # what swells has frames that stand out, and a burst rings in bands that rise by it
+    for sign, beside in (("swelling", "impacts"), ("impacts", "noise")):
+        if sign in met:
+            met.pop(beside, None)
     if met:
-        return met
-    every = sorted((m for group in moved.values() for m in group if abs(m.z) >= FAR), key=lambda m: -abs(m.z))
+        return tuple(met.values())
+    every = sorted((m for group in moved.values() for m in group if abs(m.z) >= ALONE), key=lambda m: -abs(m.z))
     return (Sign("moved", tuple(every)),) if every else (Sign("usual", ()),)
 
 
