@@ -20,7 +20,7 @@ from vibray.models.ensemble import Ensemble, EnsembleConfig
 from vibray.models.fused import Fused
 from vibray.models.isolation_forest import IsolationForestConfig
 from vibray.recipes import ClassicalRecipe, ClassifierRecipe, build_classifier, build_feature, build_scaling_fit, build_vector, columns_of
-from vibray.report.data import Bars, Explanation, Map, Nearest, Spectrum, Words
+from vibray.report.data import Bars, Explanation, Map, Nearest, Sentences, Spectrum
 from vibray.runs import Detecting, Diagnosing, Fusing, Run
 from vibray.signal.synthetic import FleetConfig
 
@@ -106,11 +106,11 @@ def test_a_pure_line_that_rises_is_told_in_decibels(run: Run) -> None:
     time_s = torch.arange(8192) / RATE_HZ
     odd = sum(0.05 * torch.sin(2 * torch.pi * hz * time_s) for hz in (150, 250, 350))
     both = Records(torch.stack([waveforms[0] + odd, waveforms[0] + 2 * odd]), sensors * 2, ["a", "b"])
-    lines = [next(iter(of(Words, own))).lines[0] for own in explained(run, both)]
+    lines = [next(iter(of(Sentences, own))).lines[0] for own in explained(run, both)]
     assert all("odd multiples of the mains: DC bias" in line for line in lines)
     levels = [[int(part.split(" dB")[0].split()[-1]) for part in line.split(", ")[:3]] for line in lines]
     assert [b - a for a, b in zip(*levels, strict=True)] == pytest.approx([6, 6, 6], abs=1)
-    assert "直流偏磁" in of(Words, explained(run, both, language="zh")[0])[0].lines[0]
+    assert "直流偏磁" in of(Sentences, explained(run, both, language="zh")[0])[0].lines[0]
 
 
 def test_the_nearest_labelled_records_are_told_by_their_distance(run: Run, records: Records) -> None:
@@ -141,7 +141,7 @@ def test_a_machine_without_mains_has_bands_and_what_moves_alone() -> None:
     burst = waveforms[:1].clone()
     burst[:, 4000:4100] += 2 * torch.sin(2 * torch.pi * 2000 / RATE_HZ * torch.arange(100))
     (told,) = explained(run, Records(burst, sensors[:1], ["x"]))
-    assert of(Words, told)[0].lines[0].startswith("bursts at ") and "mains" not in of(Words, told)[0].lines[0]
+    assert of(Sentences, told)[0].lines[0].startswith("bursts at ") and "mains" not in of(Sentences, told)[0].lines[0]
     (drawn,) = of(Map, told)
     assert drawn.values[:, 14:18].sum() > 0.5 * drawn.values.sum()
 
@@ -152,13 +152,13 @@ def test_what_has_no_baseline_or_no_gradient_is_not_drawn(records: Records) -> N
     assert explained(Run(plain, FACTS, fitted_vector(plain, waveforms, sensors)), records) == [[], [], []]
     forest = ClassicalRecipe(scaling=ScalingConfig(by="sensor"), detector=IsolationForestConfig(blocks=("bands",)))
     for told in explained(Run(forest, FACTS, fitted_vector(forest, waveforms, sensors)), records):
-        assert [type(each) for each in told] == [Spectrum, Words]
+        assert [type(each) for each in told] == [Spectrum, Sentences]
 
 
 def test_members_share_one_spectrum(run: Run, records: Records) -> None:
     both = Run(recipes.baselines(), FACTS, Fusing({"a": run, "b": run}, Ensemble(EnsembleConfig())))
     kinds = [type(each).__name__ for each in explained(both, records)[0]]
-    assert sorted(kinds) == ["Bars"] * 4 + ["Map"] * 2 + ["Spectrum", "Words"]
+    assert sorted(kinds) == ["Bars"] * 4 + ["Map"] * 2 + ["Spectrum", "Sentences"]
     assert [each.title.endswith(": a") for each in of(Map, explained(both, records)[0])] == [True, False]
 
 

@@ -24,7 +24,7 @@ from vibray.models.fused import Fused
 from vibray.models.isolation_forest import IsolationForestConfig
 from vibray.models.vae import Vae
 from vibray.recipes import ClassicalRecipe, ImageConfig, Vector, build_image, build_vector, columns_of
-from vibray.report.data import Bars, Explanation, Map, Nearest, Spectrum, Words
+from vibray.report.data import Bars, Explanation, Map, Nearest, Sentences, Spectrum
 from vibray.runs import CHUNK, Detecting, Diagnosing, Fusing, Inputs, Run
 from vibray.signal.cwt import OMEGA0
 from vibray.storage.corpus import CorpusFacts
@@ -84,7 +84,7 @@ def _once(made: Sequence[Explanation | None]) -> list[Explanation]:
     """What is there, the spectrum and the words once: they are the record's own, whichever member asks."""
     kept: list[Explanation] = []
     for each in made:
-        if each is not None and not (isinstance(each, Spectrum | Words) and any(type(each) is type(other) for other in kept)):
+        if each is not None and not (isinstance(each, Spectrum | Sentences) and any(type(each) is type(other) for other in kept)):
             kept.append(each)
     return kept
 
@@ -116,7 +116,7 @@ def _of_vector(name: str, member: Detecting, inputs: Inputs, sensors: Sequence[S
             octaves_hz = cast(tuple[float, ...], hz[block])
             made.append(_spectra((raw[:, block], location, spread), 1, octaves_hz, member.scaling, sensors, facts.signal_unit, language))
             told_by = signs_of(member, inputs.waveforms, sensors, facts, raw)
-            made.append([Words(text("words", language), sentences(own, language)) for own in told_by])
+            made.append([Sentences(text("words", language), sentences(own, language)) for own in told_by])
     if isinstance(member.detector, Fused):
         parts = [block for block in recipe.detector.blocks if columns_of(feature, (block,))]
         parts += [text("net", language)] * (member.detector.scorer is not None)

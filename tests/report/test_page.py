@@ -17,7 +17,7 @@ from tests.report import fleet
 from vibray import schema
 from vibray.decide.findings import Finding
 from vibray.report import tables
-from vibray.report.data import ReportConfig, ReportData, Words
+from vibray.report.data import ReportConfig, ReportData, Sentences
 from vibray.report.page import render
 
 SMALL = ReportConfig(num_records=2, num_sensors=2, num_rows=8)
@@ -286,7 +286,7 @@ def evil_data(data: ReportData) -> ReportData:
         metrics={formula: formula, "x": {formula: {formula: 0.5}}},
         signal_unit=formula,
         notes=(formula,),
-        explanations={(formula, formula): (Words(formula, (formula,)),)},
+        explanations={(formula, formula): (Sentences(formula, (formula,)),)},
     )
 
 

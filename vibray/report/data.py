@@ -56,7 +56,7 @@ class Spectrum:
 
 
 @dataclass(frozen=True)
-class Words:
+class Sentences:
     """An explanation in sentences."""
 
     title: str
@@ -71,7 +71,7 @@ class Nearest:
     records: tuple[tuple[str, str, float], ...]
 
 
-Explanation = Map | Spectrum | Words | Bars | Nearest
+Explanation = Map | Spectrum | Sentences | Bars | Nearest
 
 
 @with_config(STRICT)

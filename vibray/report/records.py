@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from vibray.decide.pseudo_labels import UNDECIDED_STATES
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
-from vibray.report.data import Bars, Explanation, Map, Nearest, ReportConfig, ReportData, Spectrum, Words
+from vibray.report.data import Bars, Explanation, Map, Nearest, ReportConfig, ReportData, Sentences, Spectrum
 from vibray.report.record_figure import map_svg, record_svg, spectrum_svg
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX
 
@@ -156,7 +156,7 @@ def _shown(explanations: Iterable[Explanation]) -> Iterable[Shown]:
                 yield Shown(title, map_svg(np.asarray(values, np.float64), rows_hz, duration_s, title))
             case Spectrum(title):
                 yield Shown(title, spectrum_svg(explanation, title))
-            case Words(title, lines):
+            case Sentences(title, lines):
                 yield Shown(title, lines=lines)
             case Nearest(title, records):
                 yield Shown(title, records=records)
