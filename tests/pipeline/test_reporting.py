@@ -26,7 +26,7 @@ from vibray.pipeline.calibrate import load_calibrated
 from vibray.pipeline.report import explanations, gather
 from vibray.pipeline.score import Scorer
 from vibray.recipes import DeepRecipe, build_deep, build_feature, build_scaling_fit
-from vibray.report.data import Map, ReportConfig
+from vibray.report.data import Map, Nearest, ReportConfig
 from vibray.runs import Detecting, Run, begin, load, run_identity, save, score_statistics
 from vibray.signal.cwt import OMEGA0
 from vibray.storage import objects
@@ -131,6 +131,21 @@ def test_the_shares_of_deep_svdd_are_of_the_score(tmp_path, metric):
         expected = risen_shares(lambda at, net=net: net.score(net(at)), x)
         for i, record_id in enumerate(own["record_id"].to_pylist()):
             np.testing.assert_allclose(maps[corpus, record_id], expected[i].numpy(), atol=2e-3 * float(expected[i].abs().max()))
+
+
+def test_labelled_records_of_the_evidence_are_told_to_those_like_them(tmp_path):
+    """Of the record's own corpus alone, and never itself."""
+    detector = DeepSvddConfig(trunk=TrunkConfig(kind="time", width=4), hidden=6, latent_dim=3)
+    table = open_scores(two_corpora(tmp_path, DeepRecipe(feature=IMAGE, scaling=SCALING, detector=detector)))
+    data = gather(table, None, None, "explained")
+    assert data.evidence is not None
+    keys = list(zip(data.evidence["corpus"].to_pylist(), data.evidence["record_id"].to_pylist(), strict=True))
+    quiet = [key for key in keys if key[0] == "quiet"]
+    told = explanations(dataclasses.replace(data, labels={quiet[0]: "dc_bias", quiet[1]: "normal"}), table, ReportConfig(num_records=4))
+    near = {key: [each.records for each in made if isinstance(each, Nearest)] for key, made in told.items()}
+    assert [[(name, label) for name, label, _ in own] for own in near[quiet[0]]] == [[(quiet[1][1], "normal")]]
+    assert [[(name, label) for name, label, _ in own] for own in near[quiet[1]]] == [[(quiet[0][1], "dc_bias")]]
+    assert all(near[key] == [] for key in keys if key[0] == "loud")
 
 
 def by_hand(folder: Path, evidence: pa.Table) -> Iterator[tuple[str, pa.Table, Any, torch.Tensor]]:

@@ -142,7 +142,7 @@ def test_every_section_is_there(page: Page, html: str) -> None:
     text = words(page)
     for title in ("Read and set aside", "State of the machines", "Scores and cuts", "Scores over time", "Highest records", "Diagnoses"):
         assert text.count(title) == 2  # in the contents and above the section
-    for what in ("ensemble", "3fa9c01d22be", "macro F1", "AUROC", "mahalanobis", "dc_bias", "Grad-CAM", "300 Hz", "+7.2"):
+    for what in ("ensemble", "3fa9c01d22be", "macro F1", "AUROC", "mahalanobis", "dc_bias", "integrated gradients", "300 Hz", "+7.2"):
         assert what in text
     assert "<dt>scores</dt>" in html
     assert "<dt>labels</dt>" not in html  # a fact that is None is left out
