@@ -97,7 +97,7 @@ def test_the_spectrum_stands_over_the_sensors_own_range(run: Run, records: Recor
         np.testing.assert_allclose(spectrum.high - spectrum.median, decibels * 1.6449 * scale)
         np.testing.assert_allclose(spectrum.median - spectrum.low, spectrum.high - spectrum.median)
         assert spectrum.hz == pytest.approx(feature.frequencies_hz(RATE_HZ)[block])
-        assert ("(60 records)" in spectrum.title) == (row > 0) and ("fleet" in spectrum.title) == (row == 0)
+        assert ("of 60 records" in spectrum.title) == (row > 0) and ("fleet" in spectrum.title) == (row == 0)
 
 
 def test_a_pure_line_that_rises_is_told_in_decibels(run: Run) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from vibray.explain.attribution import integrated_gradients
 from vibray.explain.residual import cone_of_influence, residual_map
-from vibray.explain.time_frequency import Column, over_time, plane, plane_hz
-from vibray.explain.words import Group, Language, Moved, Sign, sentences, signs, text, title
+from vibray.explain.time_frequency import over_time, plane, plane_hz
+from vibray.explain.vector import DB, groups, looked_at
+from vibray.explain.words import Language, Sign, sentences, signs, text, title
 from vibray.features.band_image import BandImageConfig
 from vibray.features.cwt_image import CwtImageConfig
 from vibray.features.scaling import Scaling, Sensor
@@ -23,7 +24,7 @@ from vibray.models.band_transformer import BandTransformer
 from vibray.models.fused import Fused
 from vibray.models.isolation_forest import IsolationForestConfig
 from vibray.models.vae import Vae
-from vibray.recipes import ClassicalRecipe, ImageConfig, Vector, build_image, build_vector, columns_of
+from vibray.recipes import ClassicalRecipe, ImageConfig, build_image, build_vector, columns_of
 from vibray.report.data import Bars, Explanation, Map, Nearest, Sentences, Spectrum
 from vibray.runs import CHUNK, Detecting, Diagnosing, Fusing, Inputs, Run
 from vibray.signal.cwt import OMEGA0
@@ -35,12 +36,6 @@ NUM_NEAREST = 3
 RANGE = 1.6449
 """Standard deviations from a Gaussian's median to its 5 % and 95 % quantiles."""
 
-DB = 10 / math.log(10)
-"""Decibels of a neper of power."""
-
-ORDER = {"bands": 1.0, "steady": 1.0, "coarse": 1.0, "octaves": 1.0, "log_mean": 2.0, "lines": 2.0, "even": 2.0, "odd": 2.0}
-"""Blocks whose columns are ln of a power (1) or of an amplitude (2); the others tell no level."""
-LINES = ("lines", "even", "odd")
 SIGMA_CYCLES = {"cwt_image": OMEGA0 / (2 * math.pi), "seed_image": 0.8125}
 """Width of an image's wavelet in periods of its row: pywt's morl is exp(-t^2 / 2) cos 5t in scales, its centre frequency 0.8125."""
 
@@ -105,7 +100,7 @@ def _of_vector(name: str, member: Detecting, inputs: Inputs, sensors: Sequence[S
     hz, names = feature.frequencies_hz(rate_hz), feature.columns()
     made: list[list[Any]] = []
     if member.scaling.config.transform == "none":  # the columns are logarithms as the feature has them
-        told = _columns(feature, rate_hz)
+        told = looked_at(feature, rate_hz)
         rows_hz = plane_hz(rate_hz, facts.num_samples)[1]
         where = over_time(shares, moved[:, columns], [told[i] for i in columns], plane(inputs.waveforms, rate_hz), rows_hz)
         heading, duration_s = title("attribution", language, name), facts.num_samples / rate_hz
@@ -131,28 +126,6 @@ def _moved(scaling: Scaling, raw: Tensor, sensors: Sequence[Sensor]) -> tuple[Te
     scaling has no others."""
     location, scale = scaling.baselines(sensors)
     return (scaling.transformed(raw) - location).double(), scale.double()
-
-
-def _columns(feature: Vector, sample_rate_hz: float) -> list[Column | None]:
-    """What each column of a vector looks at; None for one without a frequency. A band reaches halfway to its neighbours."""
-    hz = feature.frequencies_hz(sample_rate_hz)
-    found: list[Column | None] = [None] * len(hz)
-    for name, block in feature.blocks.items():
-        order, first = ORDER.get(name, 0.0), block.start
-        rising: list[list[tuple[int, float]]] = []
-        for i, f in enumerate(hz[block], first):
-            if f is None:
-                continue
-            if not rising or f <= rising[-1][-1][1]:
-                rising.append([])
-            rising[-1].append((i, f))
-        for own in rising:
-            middles = np.array([f for _, f in own])
-            half = np.diff(middles) / 2 if len(own) > 1 else np.zeros(1)
-            low, high = middles - np.r_[half[:1], half][: len(own)], middles + np.r_[half, half[-1:]][: len(own)]
-            for (i, f), below, above in zip(own, low.tolist(), high.tolist(), strict=True):
-                found[i] = Column(f, f, order) if name in LINES else Column(max(below, 0.0), above, order)
-    return found
 
 
 def _spectra(
@@ -185,30 +158,8 @@ def signs_of(
     assert isinstance(feature, Spectral)
     raw = feature(waveforms, facts.sample_rate_hz) if raw is None else raw
     moved, scale = _moved(member.scaling, raw, sensors)
-    hz = feature.frequencies_hz(facts.sample_rate_hz)
-    return [signs(_groups(feature, own, z, hz)) for own, z in zip(moved.numpy(), (moved / scale).numpy(), strict=True)]
-
-
-def _groups(feature: Spectral, moved: np.ndarray, z: np.ndarray, hz: Sequence[float | None]) -> dict[Group, list[Moved]]:
-    """What `signs` reads of a record's vector (moved: in nepers)."""
-    blocks, names, windows = feature.blocks, feature.columns(), feature.config.windows
-
-    def of(indices: range, order: int) -> list[Moved]:
-        return [Moved(cast(float, hz[i]), DB * order * float(moved[i]), float(z[i])) for i in indices]
-
-    lines = range(*blocks["lines"].indices(len(names)))
-    odd = [i for i in lines if int(names[i].removeprefix("line")) % 2]
-    groups: dict[Group, list[Moved]] = {
-        "odd": [m for i in odd for m in of(range(i, i + 1), 2)],
-        "even": [m for i in lines if i not in odd for m in of(range(i, i + 1), 2)],
-        "bands": of(range(*blocks["steady"].indices(len(names))), 1),
-    }
-    if windows:
-        first, bands = blocks["movement"].start, feature.config.movement_bands
-        last = first + 2 * bands * (len(windows) - 1)
-        groups["bursts"] = of(range(first + bands, first + 2 * bands), 1)
-        groups["swelling"] = of(range(last, last + bands), 1)
-    return groups
+    each = zip(moved.numpy(), (moved / scale).numpy(), strict=True)
+    return [signs(groups(feature, facts.sample_rate_hz, own, z)) for own, z in each]
 
 
 def _parts(names: Sequence[str], surprise: np.ndarray, language: Language) -> Bars:
@@ -245,6 +196,7 @@ def _of_image(name: str, member: Detecting, inputs: Inputs, sensors: Sequence[Se
     else:
         made = [_maps(title("attribution", language, name), config, risen_shares(lambda at: net.score(net(at)), x), inputs)]
     if isinstance(config, CwtImageConfig) and (member.scaling.config.transform, member.scaling.config.per) == ("log", "row"):
+        # over time the median of the area means; the range is that of single cells, which is wider
         rows = member.scaling.transformed(inputs[config])[:, 0].median(dim=-1).values
         location, spread = (t[:, 0, :, 0] for t in member.scaling.baselines(sensors))
         levels = rows, location, spread

@@ -123,12 +123,12 @@ TEXT: dict[str, dict[Language, str]] = {
     "rare": {"en": "{name}: 1 in {count}", "zh": "{name}：{count} 条中 1 条"},
     "net": {"en": "net", "zh": "网络"},
     "spectrum": {
-        "en": "Spectrum over this sensor's median and the 5-95 % range of a Gaussian with its own robust spread ({count} records)",
-        "zh": "频谱与该传感器中位数及 5–95 % 范围（按其自身稳健离散度的高斯分布，{count} 条记录）",
+        "en": "Spectrum over this sensor's median and 5-95 % range: a Gaussian's, by its robust spread, of {count} records",
+        "zh": "频谱与该传感器的中位数及 5–95 % 范围（{count} 条记录，按稳健离散度的高斯分布）",
     },
     "fleet_spectrum": {
-        "en": "Spectrum over the fleet's median and the 5-95 % range of a Gaussian with its robust spread: the sensor has no own records",
-        "zh": "频谱与全体设备中位数及 5–95 % 范围（按稳健离散度的高斯分布）：该传感器没有自己的记录",
+        "en": "Spectrum over the fleet's median and 5-95 % range: a Gaussian's, by its robust spread",
+        "zh": "频谱与全体设备的中位数及 5–95 % 范围（按稳健离散度的高斯分布）",
     },
     "nearest": {"en": "Nearest labelled records: distance in the sensor's spreads", "zh": "最相近的已标注记录：以离散度计的距离"},
 }
