@@ -158,7 +158,7 @@ def test_what_has_no_baseline_or_no_gradient_is_not_drawn(records: Records) -> N
 def test_members_share_one_spectrum(run: Run, records: Records) -> None:
     both = Run(recipes.baselines(), FACTS, Fusing({"a": run, "b": run}, Ensemble(EnsembleConfig())))
     kinds = [type(each).__name__ for each in explained(both, records)[0]]
-    assert sorted(kinds) == ["Bars"] * 4 + ["Map"] * 2 + ["Spectrum", "Sentences"]
+    assert sorted(kinds) == ["Bars"] * 4 + ["Map"] * 2 + ["Sentences", "Spectrum"]
     assert [each.title.endswith(": a") for each in of(Map, explained(both, records)[0])] == [True, False]
 
 
