@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vibray.explain.attribution import integrated_gradients
-from vibray.explain.residual import cone_of_influence, residual_map
+from vibray.explain.residual import cone_of_influence, residual_map, standing_out
 from vibray.explain.time_frequency import over_time, plane, plane_hz
 from vibray.explain.vector import DB, groups, looked_at
 from vibray.explain.words import Language, Sign, sentences, signs, text, title
@@ -190,7 +190,7 @@ def _of_image(name: str, member: Detecting, inputs: Inputs, sensors: Sequence[Se
         rows_hz, duration_s = _rows_hz(config, inputs), inputs.facts.num_samples / inputs.facts.sample_rate_hz
         sigma = SIGMA_CYCLES.get(config.kind)
         ends = None if sigma is None else cone_of_influence(rows_hz, sigma, x.shape[-1], duration_s)
-        made = [_maps(title("residual", language, name), config, residual_map(net, x, ends), inputs)]
+        made = [_maps(title("residual", language, name), config, standing_out(residual_map(net, x, ends)), inputs)]
     elif isinstance(net, BandTransformer):
         made = [_maps(title("deviation", language, name), config, x.abs().mean(dim=1), inputs)]
     else:

@@ -34,7 +34,8 @@ def test_each_rule_is_met_by_what_it_says() -> None:
 def test_what_follows_from_another_sign_is_not_told_twice() -> None:
     bursts, bands = lines((1500, 1600), 4.1), lines((1400, 1500, 1600), 4.1)
     assert names(bursts=bursts, bands=bands) == ["impacts"]
-    assert names(bursts=bursts, bands=bands, swelling=lines((100, 300, 500), 4.1)) == ["swelling", "noise"]
+    assert names(even=lines((300, 500, 900), 3.1), bands=bands) == ["looseness"]
+    assert names(bursts=bursts, bands=bands, swelling=lines((100, 300, 500), 4.1)) == ["swelling"]
 
 
 def test_too_few_or_fallen_lines_meet_none() -> None:

@@ -105,7 +105,8 @@ def explained(uris: list[str]) -> tuple[pa.Table, dict[tuple[str, str], np.ndarr
 
 @pytest.mark.parametrize("residual", ["absolute", "excess"])
 def test_the_vaes_map_is_what_the_score_in_the_table_is_made_of(tmp_path, residual):
-    """Of both corpora: the image is scaled as it was when it was scored; the ends of its low rows are taken off."""
+    """Of both corpora: the image is scaled as it was when it was scored; the ends of its low rows are taken
+    off, and what stands out is drawn."""
     detector = VaeConfig(trunk=TrunkConfig(width=4), latent_channels=2, residual=residual, kl_in_score=0.0)
     uris = two_corpora(tmp_path, DeepRecipe(feature=IMAGE, scaling=SCALING, detector=detector))
     evidence, maps = explained(uris)
@@ -118,7 +119,9 @@ def test_the_vaes_map_is_what_the_score_in_the_table_is_made_of(tmp_path, residu
         for i, record_id in enumerate(own["record_id"].to_pylist()):
             assert own["calibrated"][i].as_py()
             assert whole[i].mean().item() == pytest.approx(score[record_id], rel=1e-4)
-            np.testing.assert_allclose(maps[corpus, record_id], np.where(ends, 0, whole[i].numpy()), rtol=1e-4, atol=1e-6)
+            kept = np.where(ends, 0, whole[i].numpy())
+            expected = np.maximum(kept - np.quantile(kept, 0.9), 0)
+            np.testing.assert_allclose(maps[corpus, record_id], expected, rtol=1e-3, atol=1e-5 * kept.max())
 
 
 @pytest.mark.parametrize("metric", ["distance", "mahalanobis"])

@@ -6,8 +6,8 @@ tap changer of severity .5 to 1. The planted mask of a record are the 15 % of it
 moment without the fault: of the default's plane by amplitude, of a net's image as it is scaled. Printed is the share of records of which
 half the positive attribution or more lies in the mask, and the median of what lies in it: of all, and of those above 95 % of the healthy
 twins' scores. For the nets beside what is drawn (integrated gradients of the cells that rose, or the residual) the ways that were tried:
-integrated gradients of all cells, their sums over bands and over time, occlusion by bands and time, of the VAE what stands out of the
-residual.
+integrated gradients of all cells, their sums over bands and over time, their highest tenth, occlusion by bands and time; of the VAE the
+whole residual.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from vibray import recipes
 from vibray.compare.corpus import Task
 from vibray.compare.fold_fit import fit_fold
 from vibray.explain.attribution import integrated_gradients
+from vibray.explain.residual import residual_map, standing_out
 from vibray.explain.time_frequency import plane
 from vibray.explained import Records, explained, signs_of
 from vibray.features.scaling import Sensor
@@ -177,12 +178,13 @@ def of_net(name: str, seed: int, num_records: int) -> tuple[dict[str, np.ndarray
         "integrated gradients": shares.sum(1),
         "integrated gradients, risen": (shares * (x > 0)).sum(1),
         "its bands by its times, risen": separable((shares * (x > 0)).sum(1)),
-        "occlusion 4 x 1": occlusion(score, x, 4, 1),
-        "occlusion 2 x 2": occlusion(score, x, 2, 2),
+        "risen, its highest tenth": standing_out((shares * (x > 0)).sum(1)),
     }
-    if name == "cwt-vae":
-        residual = ways["drawn"]
-        ways["residual above its 90 %"] = residual - residual.flatten(1).quantile(0.9, dim=1)[:, None, None]
+    if name == "cwt-svdd":
+        ways |= {f"occlusion {r} x {c}": occlusion(score, x, r, c) for r, c in ((4, 1), (2, 2))}
+    else:  # half a second a record by occlusion
+        with torch.no_grad():
+            ways["whole residual"] = residual_map(net, x)  # type: ignore[arg-type]
     return {f"{name}, {way}": inside(values, mask) for way, values in ways.items()}, faults, flagged(run, ill, well, sensors)
 
 

@@ -63,8 +63,8 @@ def signs(moved: Mapping[Group, Sequence[Moved]]) -> tuple[Sign, ...]:
         (Sign("noise", _risen([m for m in moved.get("bands", ()) if m.hz >= above], BURST)), LINES),
     ]
     met = {sign.name: sign for sign, least in rules if len(sign.moved) >= least}
-    # what swells has frames that stand out, and a burst rings in bands that rise by it
-    for sign, beside in (("swelling", "impacts"), ("impacts", "noise")):
+    # what swells has frames that stand out; lines that rise, and bursts, raise the bands that they are in
+    for sign, beside in (("swelling", "impacts"), ("swelling", "noise"), ("looseness", "noise"), ("impacts", "noise")):
         if sign in met:
             met.pop(beside, None)
     if met:
@@ -110,7 +110,7 @@ TEXT: dict[str, dict[Language, str]] = {
         "zh": "评分所依据的能量位置：升高部分所占份额（积分梯度）",
     },
     "abnormal": {"en": "abnormal", "zh": "异常"},
-    "residual": {"en": "What could not be given back", "zh": "未能重建的部分"},
+    "residual": {"en": "What could not be given back: its highest tenth", "zh": "未能重建的部分：最高的十分之一"},
     "deviation": {
         "en": "How far each band is from the sensor's usual, in its spreads",
         "zh": "各频带偏离该传感器常态的程度（以离散度计）",
