@@ -9,7 +9,7 @@ import torch
 
 from tests.reference.attribution import FACTS, PLANTED, faulty, fitted_vector, made, of_default, of_net
 from vibray import recipes
-from vibray.explain.attribution import integrated_gradients
+from vibray.explain.attribution import integrated_gradients, standing_out
 from vibray.explained import Records, explained, risen_shares
 from vibray.features.cwt_image import CwtImageConfig
 from vibray.features.scaling import ScalingConfig
@@ -192,8 +192,8 @@ def test_a_classifier_has_a_map_of_each_of_its_answers(inputs) -> None:
     with torch.no_grad():
         net.head[-1].bias[0] -= answers(x).abnormal.median() + 1e-4  # type: ignore[index,operator]
         number = net.diagnose(answers(x)).fault.tolist()
-        abnormal = risen_shares(lambda at: answers(at).abnormal, x)
-        of_fault = [risen_shares(lambda at, n=n: answers(at).fault[:, n], x) for n in (0, 1)]
+        abnormal = standing_out(risen_shares(lambda at: answers(at).abnormal, x))
+        of_fault = [standing_out(risen_shares(lambda at, n=n: answers(at).fault[:, n], x)) for n in (0, 1)]
     assert 0 < sum(n >= 0 for n in number) < 6
     model = Diagnosing(recipe, ("one", "two"), net, scalings[0], scalings[1] if beside else None)
     told = explained(Run(recipe, FACTS, model), Records(waveforms[:6], sensors[:6], list("abcdef")))

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vibray.explain.attribution import integrated_gradients
-from vibray.explain.residual import cone_of_influence, residual_map, standing_out
+from vibray.explain.attribution import integrated_gradients, standing_out
+from vibray.explain.residual import cone_of_influence, residual_map
 from vibray.explain.time_frequency import over_time, plane, plane_hz
 from vibray.explain.vector import DB, groups, looked_at
 from vibray.explain.words import Language, Sign, sentences, signs, text, title
@@ -194,7 +194,8 @@ def _of_image(name: str, member: Detecting, inputs: Inputs, sensors: Sequence[Se
     elif isinstance(net, BandTransformer):
         made = [_maps(title("deviation", language, name), config, x.abs().mean(dim=1), inputs)]
     else:
-        made = [_maps(title("attribution", language, name), config, risen_shares(lambda at: net.score(net(at)), x), inputs)]
+        shares = standing_out(risen_shares(lambda at: net.score(net(at)), x))
+        made = [_maps(title("highest", language, name), config, shares, inputs)]
     if isinstance(config, CwtImageConfig) and (member.scaling.config.transform, member.scaling.config.per) == ("log", "row"):
         # over time the median of the area means; the range is that of single cells, which is wider
         rows = member.scaling.transformed(inputs[config])[:, 0].median(dim=-1).values
@@ -224,11 +225,11 @@ def _of_classifier(model: Diagnosing, inputs: Inputs, sensors: Sequence[Sensor],
 
     with torch.no_grad():
         number = net.diagnose(logits(x)).fault
-    shares = risen_shares(lambda at: logits(at).abnormal, x)
-    made = [_maps(title("attribution", language, text("abnormal", language)), config, shares, inputs)]
+    shares = standing_out(risen_shares(lambda at: logits(at).abnormal, x))
+    made = [_maps(title("highest", language, text("abnormal", language)), config, shares, inputs)]
     if net.num_faults and bool((number >= 0).any()):
-        of_fault = risen_shares(lambda at: logits(at).fault.gather(1, number.clamp(min=0)[:, None])[:, 0], x)
-        names = [title("attribution", language, model.faults[n] if n >= 0 else "") for n in number.tolist()]
+        of_fault = standing_out(risen_shares(lambda at: logits(at).fault.gather(1, number.clamp(min=0)[:, None])[:, 0], x))
+        names = [title("highest", language, model.faults[n] if n >= 0 else "") for n in number.tolist()]
         maps = _maps("", config, of_fault, inputs)
         made.append([Map(t, m.values, m.rows_hz, m.duration_s) if n >= 0 else None for t, m, n in zip(names, maps, number, strict=True)])
     return made

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from vibray.explain.attribution import integrated_gradients
+from vibray.explain.attribution import integrated_gradients, standing_out
 from vibray.models.backbone import TrunkConfig
 from vibray.models.classical import Mahalanobis, MahalanobisConfig
 from vibray.models.classifier import Classifier, ClassifierConfig
@@ -102,3 +102,15 @@ def test_more_steps_come_nearer_to_the_integral() -> None:
     first = math.sin(1.3) * 0.7 - 0.7 / 1.3 * (1 - math.cos(1.3))  # x1 x2 integral of a cos(a x1)
     errors = [abs(integrated_gradients(lambda at: at[:, 0].sin() * at[:, 1], x, steps)[0, 0].item() - first) for steps in (2, 16, 128)]
     assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-4
+
+
+def test_a_tenth_of_the_cells_stands_out_by_what_it_is_above_the_others() -> None:
+    values = torch.rand(3, 10, 20)
+    values[0, 4, 5] = 9.0
+    shown = standing_out(values)
+    assert bool(((shown > 0).sum((1, 2)) == 20).all()) and shown[0, 4, 5] == shown[0].max()
+    least = values.flatten(1).sort(dim=1).values[:, 179:181]
+    high = shown > 0
+    offset = (values - shown)[high].reshape(3, -1)
+    assert bool((offset >= least[:, :1]).all()) and bool((offset <= least[:, 1:]).all())
+    assert not standing_out(torch.ones(1, 4, 4)).any()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vibray.explain.residual import cone_of_influence, residual_map, standing_out
+from vibray.explain.residual import cone_of_influence, residual_map
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.models.backbone import TrunkConfig
 from vibray.models.vae import Vae, VaeConfig
@@ -66,15 +66,3 @@ def test_a_burst_in_the_middle_stays_and_the_middle_of_every_row_does() -> None:
     x[0, 4000:4050] = torch.sin(2 * torch.pi * 1500 / 8192 * torch.arange(50))
     image = IMAGE(x, RATE_HZ)[0, 1].numpy()
     assert image[~LEFT_OUT].max() == image.max()
-
-
-def test_a_tenth_of_the_cells_stands_out_by_what_it_is_above_the_others() -> None:
-    values = torch.rand(3, 10, 20)
-    values[0, 4, 5] = 9.0
-    shown = standing_out(values)
-    assert bool(((shown > 0).sum((1, 2)) == 20).all()) and shown[0, 4, 5] == shown[0].max()
-    least = values.flatten(1).sort(dim=1).values[:, 179:181]
-    high = shown > 0
-    offset = (values - shown)[high].reshape(3, -1)
-    assert bool((offset >= least[:, :1]).all()) and bool((offset <= least[:, 1:]).all())
-    assert not standing_out(torch.ones(1, 4, 4)).any()

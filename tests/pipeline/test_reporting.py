@@ -13,6 +13,7 @@ import torch
 
 from tests.pipeline.lines import FACTS, write_shard
 from vibray.config import to_json
+from vibray.explain.attribution import standing_out
 from vibray.explain.residual import cone_of_influence, residual_map
 from vibray.explained import risen_shares
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
@@ -131,7 +132,7 @@ def test_the_shares_of_deep_svdd_are_of_the_score(tmp_path, metric):
     evidence, maps = explained(uris)
     assert len(maps) == 4
     for corpus, own, net, x in by_hand(tmp_path, evidence):
-        expected = risen_shares(lambda at, net=net: net.score(net(at)), x)
+        expected = standing_out(risen_shares(lambda at, net=net: net.score(net(at)), x))
         for i, record_id in enumerate(own["record_id"].to_pylist()):
             np.testing.assert_allclose(maps[corpus, record_id], expected[i].numpy(), atol=2e-3 * float(expected[i].abs().max()))
 

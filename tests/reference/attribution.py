@@ -5,9 +5,10 @@ without labels) and cwt-vae, on 1,920 records of 8 generated units with 5 % of f
 tap changer of severity .5 to 1. The planted mask of a record are the 15 % of its image's cells (5 %, too) that differ most from the same
 moment without the fault: of the default's plane by amplitude, of a net's image as it is scaled. Printed is the share of records of which
 half the positive attribution or more lies in the mask, and the median of what lies in it: of all, and of those above 95 % of the healthy
-twins' scores. For the nets beside what is drawn (integrated gradients of the cells that rose, or the residual) the ways that were tried:
-integrated gradients of all cells, their sums over bands and over time, their highest tenth, occlusion by bands and time; of the VAE the
-whole residual.
+twins' scores.
+For the nets beside what is drawn (the highest tenth of integrated gradients of the cells that rose, or of the residual) the ways that were
+tried: integrated gradients of all cells, of those that rose, the sums of these over bands and over time, occlusion by bands and time; of
+the VAE the whole residual.
 """
 
 import argparse
@@ -23,8 +24,8 @@ from torch import Tensor
 from vibray import recipes
 from vibray.compare.corpus import Task
 from vibray.compare.fold_fit import fit_fold
-from vibray.explain.attribution import integrated_gradients
-from vibray.explain.residual import residual_map, standing_out
+from vibray.explain.attribution import integrated_gradients, standing_out
+from vibray.explain.residual import residual_map
 from vibray.explain.time_frequency import plane
 from vibray.explained import Records, explained, signs_of
 from vibray.features.scaling import Sensor
@@ -178,7 +179,7 @@ def of_net(name: str, seed: int, num_records: int) -> tuple[dict[str, np.ndarray
         "integrated gradients": shares.sum(1),
         "integrated gradients, risen": (shares * (x > 0)).sum(1),
         "its bands by its times, risen": separable((shares * (x > 0)).sum(1)),
-        "risen, its highest tenth": standing_out((shares * (x > 0)).sum(1)),
+        "highest tenth of what rose": standing_out((shares * (x > 0)).sum(1)),
     }
     if name == "cwt-svdd":
         ways |= {f"occlusion {r} x {c}": occlusion(score, x, r, c) for r, c in ((4, 1), (2, 2))}

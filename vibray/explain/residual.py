@@ -28,20 +28,6 @@ def cone_of_influence(rows_hz: Sequence[float], sigma_cycles: float, columns: in
     return reach - np.minimum(first, first[::-1]) >= TOUCHED
 
 
-HIGHEST = 0.1
-"""Share of an image's cells that can stand out."""
-
-
-def standing_out(values: Float[Tensor, "batch rows columns"]) -> Float[Tensor, "batch rows columns"]:
-    """How far each of a record's highest cells, a tenth of them, is above all others; 0 elsewhere.
-
-    A residual is above 0 in every cell, as noise is: of generated tap changers half of it or more lay in the 15 % of the image that they
-    changed in .56 of the records, of this in .99.
-    """
-    least = values.flatten(1).quantile(1 - HIGHEST, dim=1)[:, None, None]
-    return (values - least).clamp(min=0)
-
-
 @torch.inference_mode()
 def residual_map(
     net: Vae, images: Float[Tensor, "batch channels rows columns"], left_out: Bool[np.ndarray, "rows columns"] | None = None

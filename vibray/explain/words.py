@@ -109,6 +109,10 @@ TEXT: dict[str, dict[Language, str]] = {
         "en": "Where the energy behind the score is: shares of what rose (integrated gradients)",
         "zh": "评分所依据的能量位置：升高部分所占份额（积分梯度）",
     },
+    "highest": {
+        "en": "Where the energy behind the score is: the highest tenth of the shares of what rose (integrated gradients)",
+        "zh": "评分所依据的能量位置：升高部分所占份额中最高的十分之一（积分梯度）",
+    },
     "abnormal": {"en": "abnormal", "zh": "异常"},
     "residual": {"en": "What could not be given back: its highest tenth", "zh": "未能重建的部分：最高的十分之一"},
     "deviation": {
