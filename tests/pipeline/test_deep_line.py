@@ -68,7 +68,7 @@ def test_the_demo_over_s3_as_a_newcomer_types_it(bucket, tmp_path):
     page = objects.read_bytes(f"{bucket}/demo/report/index.html").decode()
     assert "u00-s1" in page
     report(ReportJob((f"{bucket}/demo/scores/test-ensemble",), str(tmp_path / "nets.html")))  # the demo's page is of a run without nets
-    assert "Grad-CAM" in (tmp_path / "nets.html").read_text()
+    assert "Where the energy behind the score is" in (tmp_path / "nets.html").read_text()
 
 
 def test_the_demo_brings_its_own_endpoint():

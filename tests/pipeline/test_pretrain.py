@@ -115,7 +115,7 @@ def test_a_machine_that_nothing_was_trained_on_is_scored(whole, features, tmp_pa
     scores = Parts(str(tmp_path / "scores")).read()["score"].to_numpy()
     assert len(scores) == 12 and np.isfinite(scores).all() and (scores > 0).all()
     report(ReportJob((str(tmp_path / "scores"),), str(tmp_path / "report.html")))
-    assert "how far each band is from the sensor" in (tmp_path / "report.html").read_text()
+    assert "How far each band is from the sensor" in (tmp_path / "report.html").read_text()
 
 
 def test_an_adapter_is_a_few_kilobytes_beside_its_base(whole, features, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import torch
 
 from tests.pipeline.lines import FACTS, write_shard
 from vibray.config import to_json
-from vibray.features.cwt_image import CwtImageConfig
+from vibray.explain.attribution import standing_out
+from vibray.explain.residual import cone_of_influence, residual_map
+from vibray.explained import risen_shares
+from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.features.scaling import ScalingConfig
 from vibray.fitting.calibration import calibration_table
 from vibray.fitting.earliest import by_sensor
@@ -23,8 +27,9 @@ from vibray.pipeline.calibrate import load_calibrated
 from vibray.pipeline.report import explanations, gather
 from vibray.pipeline.score import Scorer
 from vibray.recipes import DeepRecipe, build_deep, build_feature, build_scaling_fit
-from vibray.report.data import Map, ReportConfig
+from vibray.report.data import Map, Nearest, ReportConfig
 from vibray.runs import Detecting, Run, begin, load, run_identity, save, score_statistics
+from vibray.signal.cwt import OMEGA0
 from vibray.storage import objects
 from vibray.storage.parts import commit_part, finish_folder, make_plan, read_shard, start_plan
 from vibray.storage.reading import ReadPart
@@ -87,64 +92,74 @@ def two_corpora(folder: Path, recipe: DeepRecipe) -> list[str]:
 
 
 def explained(uris: list[str]) -> tuple[pa.Table, dict[tuple[str, str], np.ndarray]]:
-    """The evidence, and the one map of each record of it."""
+    """The evidence, and the one map of each record."""
     table = open_scores(uris)
     data = gather(table, None, None, "explained")
     found = explanations(data, table, ReportConfig(num_records=4))
     assert data.evidence is not None
     maps = {}
-    for key, (own,) in found.items():
-        assert isinstance(own, Map)
+    for key, made in found.items():
+        (own,) = (each for each in made if isinstance(each, Map))
         maps[key] = np.asarray(own.values)
     return data.evidence, maps
 
 
 @pytest.mark.parametrize("residual", ["absolute", "excess"])
-def test_the_vaes_map_sums_up_the_score_in_the_table(tmp_path, residual):
-    """Of both corpora: the image is scaled as it was when it was scored, and the residual is the one that the net scores."""
+def test_the_vaes_map_is_what_the_score_in_the_table_is_made_of(tmp_path, residual):
+    """Of both corpora: the image is scaled as it was when it was scored; the ends of its low rows are taken
+    off, and what stands out is drawn."""
     detector = VaeConfig(trunk=TrunkConfig(width=4), latent_channels=2, residual=residual, kl_in_score=0.0)
     uris = two_corpora(tmp_path, DeepRecipe(feature=IMAGE, scaling=SCALING, detector=detector))
     evidence, maps = explained(uris)
     assert len(maps) == evidence.num_rows == 4
-    for row in evidence.select(["corpus", "record_id", "calibrated", "score"]).to_pylist():
-        assert row["calibrated"]
-        assert maps[row["corpus"], row["record_id"]].mean() == pytest.approx(row["score"], rel=1e-4)
+    rows_hz, duration_s = CwtImage(IMAGE).rows_hz(FACTS.sample_rate_hz), FACTS.num_samples / FACTS.sample_rate_hz
+    ends = cone_of_influence(rows_hz, OMEGA0 / (2 * np.pi), 32, duration_s)
+    score = dict(zip(evidence["record_id"].to_pylist(), evidence["score"].to_pylist(), strict=True))
+    for corpus, own, net, x in by_hand(tmp_path, evidence):
+        whole = residual_map(net, x)
+        for i, record_id in enumerate(own["record_id"].to_pylist()):
+            assert own["calibrated"][i].as_py()
+            assert whole[i].mean().item() == pytest.approx(score[record_id], rel=1e-4)
+            kept = np.where(ends, 0, whole[i].numpy())
+            expected = np.maximum(kept - np.quantile(kept, 0.9), 0)
+            np.testing.assert_allclose(maps[corpus, record_id], expected, rtol=1e-3, atol=1e-5 * kept.max())
 
 
 @pytest.mark.parametrize("metric", ["distance", "mahalanobis"])
-def test_grad_cam_of_deep_svdd_is_of_the_score(tmp_path, metric):
-    """Grad-CAM with the gradient by hand: a map's weight is the score's derivative by its mean."""
+def test_the_shares_of_deep_svdd_are_of_the_score(tmp_path, metric):
     detector = DeepSvddConfig(trunk=TrunkConfig(kind="time", width=4), hidden=6, latent_dim=3, metric=metric)
     uris = two_corpora(tmp_path, DeepRecipe(feature=IMAGE, scaling=SCALING, detector=detector))
     evidence, maps = explained(uris)
     assert len(maps) == 4
+    for corpus, own, net, x in by_hand(tmp_path, evidence):
+        expected = standing_out(risen_shares(lambda at, net=net: net.score(net(at)), x))
+        for i, record_id in enumerate(own["record_id"].to_pylist()):
+            np.testing.assert_allclose(maps[corpus, record_id], expected[i].numpy(), atol=2e-3 * float(expected[i].abs().max()))
+
+
+def test_labelled_records_of_the_evidence_are_told_to_those_like_them(tmp_path):
+    """Of the record's own corpus alone, and never itself."""
+    detector = DeepSvddConfig(trunk=TrunkConfig(kind="time", width=4), hidden=6, latent_dim=3)
+    table = open_scores(two_corpora(tmp_path, DeepRecipe(feature=IMAGE, scaling=SCALING, detector=detector)))
+    data = gather(table, None, None, "explained")
+    assert data.evidence is not None
+    keys = list(zip(data.evidence["corpus"].to_pylist(), data.evidence["record_id"].to_pylist(), strict=True))
+    quiet = [key for key in keys if key[0] == "quiet"]
+    told = explanations(dataclasses.replace(data, labels={quiet[0]: "dc_bias", quiet[1]: "normal"}), table, ReportConfig(num_records=4))
+    near = {key: [each.records for each in made if isinstance(each, Nearest)] for key, made in told.items()}
+    assert [[(name, label) for name, label, _ in own] for own in near[quiet[0]]] == [[(quiet[1][1], "normal")]]
+    assert [[(name, label) for name, label, _ in own] for own in near[quiet[1]]] == [[(quiet[0][1], "dc_bias")]]
+    assert all(near[key] == [] for key in keys if key[0] == "loud")
+
+
+def by_hand(folder: Path, evidence: pa.Table) -> Iterator[tuple[str, pa.Table, Any, torch.Tensor]]:
+    """Of each corpus its records, the net, and their images scaled by the corpus' own calibration."""
     for corpus in ("quiet", "loud"):
         own = evidence.filter(np.array(evidence["corpus"].to_pylist()) == corpus)
-        run = load_calibrated(str(tmp_path / "run"), str(tmp_path / f"calibration-{corpus}"))
-        assert isinstance(run.model, Detecting) and isinstance(run.model.detector, DeepSvdd)
-        net, feature = run.model.detector, build_feature(IMAGE, None)
-        x = run.model.scaling(feature(torch.from_numpy(waveforms_of(own)), FACTS.sample_rate_hz), sensors_of(own))
-        expected = grad_cam_by_hand(net, x)
-        for i, record_id in enumerate(own["record_id"].to_pylist()):
-            np.testing.assert_allclose(maps[corpus, record_id], expected[i].expand(16, 32).numpy(), atol=2e-3)
-
-
-@torch.inference_mode()
-def grad_cam_by_hand(net: DeepSvdd, x: torch.Tensor) -> torch.Tensor:
-    """(batch, columns) of the trunk over time, whose maps have one row: each weighs what the score changes with its mean."""
-    feature_map = net.trunk.feature_map(x)
-    features = feature_map.mean(dim=(2, 3))
-    if net.config.metric == "mahalanobis":
-        weight = 2 * (features - net.location) @ net.whitening @ net.whitening.T
-    else:
-
-        def distance(at: torch.Tensor) -> torch.Tensor:
-            return (net.projection(at) - net.center).square().sum(dim=1)
-
-        steps = 1e-2 * torch.eye(features.shape[1])
-        weight = torch.stack([(distance(features + step) - distance(features - step)) / 2e-2 for step in steps], dim=1)
-    cam = torch.relu((weight[:, :, None] * feature_map[:, :, 0]).sum(dim=1))
-    return cam / cam.amax(dim=1, keepdim=True)
+        run = load_calibrated(str(folder / "run"), str(folder / f"calibration-{corpus}"))
+        assert isinstance(run.model, Detecting)
+        raw = build_feature(IMAGE, None)(torch.from_numpy(waveforms_of(own)), FACTS.sample_rate_hz)
+        yield corpus, own, run.model.detector, run.model.scaling(raw, sensors_of(own))
 
 
 def test_scores_whose_calibration_or_run_is_another_now_are_not_explained(tmp_path, capsys):

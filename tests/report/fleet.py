@@ -121,7 +121,7 @@ def report_data(num_records: int = 3000, faults: tuple[str, ...] | None = FAULTS
         "signal_unit": "g",
         "explanations": {
             (first["corpus"], first["record_id"]): (
-                Map("Where the classifier looked (Grad-CAM)", gradient, tuple(np.geomspace(40, 3700, 16)), 1.0),
+                Map("Where the classifier looked (integrated gradients)", gradient, tuple(np.geomspace(40, 3700, 16)), 1.0),
                 Bars("Harmonics that moved, z against the sensor's own baseline", ("300 Hz", "50 Hz", "1-2 kHz"), (7.2, 4.1, -2.0)),
             )
         },

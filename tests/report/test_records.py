@@ -9,7 +9,8 @@ import pytest
 
 from tests.report import fleet
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
-from vibray.report.data import ReportConfig, ReportData
+from vibray.report.data import Nearest, ReportConfig, ReportData, Sentences, Spectrum
+from vibray.report.page import render
 from vibray.report.record_figure import record_svg, time_frequency
 from vibray.report.records import highest
 
@@ -47,6 +48,22 @@ def test_card_says_what_the_tables_say(data: ReportData) -> None:
         assert member.share_below == pytest.approx((column < np.float32(member.score)).mean())
     assert [p for _, p in card.faults] == sorted((row["fault_p_" + f] for f in fleet.FAULTS), reverse=True)
     assert [e.title.split()[0] for e in card.explanations] == ["Where", "Harmonics"]
+
+
+def test_every_kind_of_explanation_is_on_the_page(data: ReportData) -> None:
+    (card,) = highest(data, ReportConfig(num_records=1)).cards
+    hz, level = (50.0, 100.0, 200.0), np.array([1.0, 2.0, 3.0])
+    made = (
+        Spectrum("Its spectrum", hz, level, level - 1, level, level + 1, "dB re 1 g"),
+        Sentences("What moved", ("150 Hz +21 dB: <DC bias>", "直流偏磁")),
+        Nearest("Like it", (("part-1.jsonl@7", "dc_bias", 0.25), ("part-2.jsonl@9", "normal", 3.5))),
+    )
+    told = replace(data, explanations={(card.corpus, card.record_id): made})
+    spectrum, words, nearest = highest(told, ReportConfig(num_records=1)).cards[0].explanations
+    assert "dB re 1 g" in str(spectrum.picture) and words.lines == made[1].lines and nearest.records == made[2].records
+    html = render(told, ReportConfig(num_records=1))
+    for text in ("Its spectrum", "&lt;DC bias&gt;", "直流偏磁", "part-1.jsonl@7", "dc_bias", "3.5"):
+        assert text in html
 
 
 @pytest.mark.parametrize("state", ["off", "transient", "sensor_fault"])

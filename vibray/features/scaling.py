@@ -115,7 +115,7 @@ class Scaling:
         if tuple(x.shape[1:]) != self.shape or (sensors is not None and len(sensors) != len(x)):
             given = "" if sensors is None else f"{len(sensors)} sensors and "
             raise ValueError(f"scaling of {self.shape} was given {given}values of shape {tuple(x.shape)}")
-        y = transformed(x.to(torch.float32), self.constant.to(x.device), self.config)
+        y = self.transformed(x)
         if self.config.by != "none":
             rows = [0]  # one row for the whole batch, by broadcasting
             if self.config.by == "sensor" and sensors is not None:
@@ -132,6 +132,15 @@ class Scaling:
                 )
         bound = self.config.clip or FLOAT32.max
         return y.clamp(-bound, bound)
+
+    def transformed(self, x: Float[Tensor, " batch *shape"]) -> Float[Tensor, " batch *shape"]:
+        """The values after the config's transform alone, float32."""
+        return transformed(x.to(torch.float32), self.constant.to(x.device), self.config)
+
+    def baselines(self, sensors: Sequence[Sensor]) -> tuple[Float[Tensor, " batch *statistic"], Float[Tensor, " batch *statistic"]]:
+        """Location and scale of each record's sensor, the fleet's where it is not known."""
+        rows = [self._row.get(sensor, 0) if self.config.by == "sensor" else 0 for sensor in sensors]
+        return self.location[rows], self.scale[rows]
 
     def known(self, sensors: Sequence[Sensor]) -> Bool[np.ndarray, " batch"]:
         """True for a sensor of the training corpus, or of a calibration."""

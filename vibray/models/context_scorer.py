@@ -87,7 +87,7 @@ class ContextScorer:
 
     def __init__(self, net: ContextNet | None = None) -> None:
         """Without a net, that of the shipped weights."""
-        self.net = shipped() if net is None else net.eval()
+        self.net = shipped() if net is None else net.eval().requires_grad_(False)  # a gradient by the record can be had, none else
 
     def update(self, x: Float[Tensor, "batch dims"], key_hash: UInt64[np.ndarray, " batch"]) -> None:
         vectors(x, sum(SIZES))  # what is wrong is said in a pass, too
@@ -97,7 +97,6 @@ class ContextScorer:
     def finish(self) -> bool:
         return False
 
-    @torch.no_grad()
     def score(self, x: Float[Tensor, "batch dims"]) -> Float[Tensor, " batch"]:
         return self.net.to(x.device)(vectors(x, sum(SIZES)).float()).double()
 
@@ -105,9 +104,8 @@ class ContextScorer:
         return {name: tensor.cpu() for name, tensor in self.net.state_dict().items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        self.net = ContextNet()
+        self.net = ContextNet().eval().requires_grad_(False)
         self.net.load_state_dict(state)
-        self.net.eval()
 
 
 @lru_cache(maxsize=1)
@@ -115,4 +113,4 @@ def shipped() -> ContextNet:
     """The net of the shipped weights."""
     net = ContextNet()
     net.load_state_dict(safetensors.torch.load_file(WEIGHTS))
-    return net.eval()
+    return net.eval().requires_grad_(False)

@@ -112,6 +112,10 @@ class Fused:
         return False
 
     def score(self, x: Float[Tensor, "batch dims"]) -> Float[Tensor, " batch"]:
+        return (self.surprise(x) + self.log_share.to(x.device)[:, None]).logsumexp(dim=0)
+
+    def surprise(self, x: Float[Tensor, "batch dims"]) -> Float64[Tensor, "parts batch"]:
+        """-ln p of each part, in the order of the blocks, then the net's: what the score is made of."""
         s = self._part_scores(self._columns(x)).T.contiguous()
         quantiles, decay = self.quantiles.to(s.device), self.decay.to(s.device)
         survival = torch.linspace(1, 1 - TAIL, LEVELS, dtype=torch.float64, device=s.device)
@@ -120,7 +124,7 @@ class Fused:
         weight = ((s - low) / (high - low).clamp(min=1e-300)).clamp(0, 1)
         counted = torch.lerp(survival[upper - 1], survival[upper], weight)
         beyond = (s - quantiles[:, -1:]).clamp(min=0) / decay[:, None]
-        return (beyond - counted.log() + self.log_share.to(s.device)[:, None]).logsumexp(dim=0)
+        return beyond - counted.log()
 
     def _columns(self, x: Float[Tensor, "batch dims"]) -> tuple[Float64[Tensor, "batch _"], ...]:
         values = vectors(x, self.dims)

@@ -14,28 +14,20 @@ from vibray.decide.pseudo_labels import row_groups
 from vibray.decide.reference import usable_rows
 from vibray.decide.unit_diagnoses import unit_diagnoses
 from vibray.decide.units import read_units
-from vibray.explain.grad_cam import grad_cam
-from vibray.explain.residual import moved_columns, residual_map
-from vibray.features.band_image import BandImage, BandImageConfig
-from vibray.features.cwt_image import CwtImage, CwtImageConfig
-from vibray.features.seed_image import SeedImage, SeedImageConfig
-from vibray.models.band_transformer import BandTransformer
-from vibray.models.classifier import Classifier
-from vibray.models.deep_svdd import DeepSvdd, Embedded
-from vibray.models.vae import Vae
+from vibray.explain.words import Language
+from vibray.explained import Records, explained
 from vibray.pipeline.calibrate import Context, load_calibrated
 from vibray.pipeline.evaluate import content_of, evaluate_table, judged_inputs, judged_labels
 from vibray.pipeline.featurize import input_findings
 from vibray.pipeline.jobs import ReportJob
 from vibray.pipeline.label import as_decided, decided_on, out_of_sample, overall_of, read_cuts, scores_identity
-from vibray.recipes import ClassicalRecipe, build_vector, columns_of
 from vibray.report.alarms import alarms_csv, no_alarm_csv, unit_alarms_csv
-from vibray.report.data import Bars, Explanation, Map, ReportConfig, ReportData
+from vibray.report.data import Explanation, ReportConfig, ReportData
 from vibray.report.files import check_free, report_files, write_report
 from vibray.report.page import render
 from vibray.report.records import highest
 from vibray.report.run_facts import run_facts
-from vibray.runs import Detecting, Diagnosing, Run, classical_members, deep_members, run_identity
+from vibray.runs import Run, run_identity
 from vibray.schema import FLEET_P_VALUE
 from vibray.storage import objects
 from vibray.storage.parts import check_finished
@@ -43,8 +35,8 @@ from vibray.tables import ScoresTable, open_scores, sensors_of, waveforms_of
 
 BAD_SHOWN = 1000
 
-WithFrequencies = CwtImageConfig | SeedImageConfig | BandImageConfig
-"""Images whose rows stand at a frequency, so that a map over them can be drawn."""
+MOST_LABELLED = 256
+"""Labelled records of the evidence among which those like a record are looked for."""
 
 
 def report(job: ReportJob, config: ReportConfig = ReportConfig()) -> None:
@@ -67,7 +59,7 @@ def report(job: ReportJob, config: ReportConfig = ReportConfig()) -> None:
         print("dry run: nothing was written")
         return
     if job.explain:
-        data = replace(data, explanations=explanations(data, table, config))
+        data = replace(data, explanations=explanations(data, table, config, job.language))
     texts = {files.page: render(data, config, job.language), files.alarms: alarms_csv(data), files.no_alarm: no_alarm_csv(data)}
     if data.unit_facts is not None:
         texts[files.unit_alarms] = unit_alarms_csv(data)
@@ -87,7 +79,12 @@ def inputs_of(job: ReportJob, table: ScoresTable) -> dict[str, Any]:
 def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None, title: str) -> ReportData:
     """What the report shows."""
     cuts, facts, notes, own = None, table.facts, [], table
-    metrics = None if labels_uri is None else evaluate_table(table, judged_labels(labels_uri, table), decisions_uri)
+    metrics, labels = None, {}
+    if labels_uri is not None:
+        judged = judged_labels(labels_uri, table)
+        metrics = evaluate_table(table, judged, decisions_uri)
+        keys = zip(table.scores["corpus"].to_pylist(), table.scores["record_id"].to_pylist(), strict=True)
+        labels = {key: label for key, label in zip(keys, judged, strict=True) if label}
     if decisions_uri is not None:
         cuts, judged = read_cuts(decisions_uri), as_decided(decisions_uri, table)
         if judged is not table:
@@ -126,6 +123,7 @@ def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None
         bad_records=table.bad_records().slice(0, BAD_SHOWN),
         cuts=None if cuts is None else _cuts_for_report(cuts, table.scores),
         metrics=metrics,
+        labels=labels,
         units=() if shown is None else shown.alarms,
         unit_facts=None if shown is None else shown.facts,
         drift=None if shown is None else shown.drift,
@@ -174,8 +172,10 @@ def _cut(cut: Cuts, values: np.ndarray) -> dict[str, Any]:
 # ---------------------------------------------------------------- explanations
 
 
-def explanations(data: ReportData, table: ScoresTable, config: ReportConfig) -> dict[tuple[str, str], list[Explanation]]:
-    """By record: where the nets looked, what the VAE could not give back, and which harmonics moved against the sensor's own records."""
+def explanations(
+    data: ReportData, table: ScoresTable, config: ReportConfig, language: Language
+) -> dict[tuple[str, str], list[Explanation]]:
+    """By record, why its score is what it is (vibray/explained.py)."""
     shown = [(card.corpus, card.record_id) for card in highest(data, config).cards]
     evidence = data.evidence
     if evidence is None or not shown:
@@ -191,12 +191,17 @@ def explanations(data: ReportData, table: ScoresTable, config: ReportConfig) -> 
             context = Context.load(identity["calibration"]["uri"])
             mine = [key for key in mine if key[1] not in context.row]
         if run is not None and mine:
-            records = evidence.take(pa.array([keys.index(key) for key in mine]))
-            waveforms, sensors = torch.from_numpy(waveforms_of(records)), sensors_of(records)
-            for maps in [*_maps(run, waveforms, sensors), *_all_moved(run, waveforms, sensors)]:
-                for key, explanation in zip(mine, maps, strict=True):
-                    found[key].append(explanation)
+            rows = [keys.index(key) for key in mine]
+            judged = [i for i, key in enumerate(keys) if key[0] == identity["corpus"] and key in data.labels][:MOST_LABELLED]
+            like = records_of(evidence, judged, tuple(data.labels[keys[i]] for i in judged)) if judged else None
+            found |= dict(zip(mine, explained(run, records_of(evidence, rows), like, language), strict=True))
     return {key: value for key, value in found.items() if value}
+
+
+def records_of(evidence: pa.Table, rows: list[int], labels: tuple[str, ...] = ()) -> Records:
+    """Some of the evidence as what is explained, or as what a person has judged."""
+    own = evidence.take(pa.array(rows))
+    return Records(torch.from_numpy(waveforms_of(own)), sensors_of(own), own["record_id"].to_pylist(), labels)
 
 
 def _run_of_scores(identity: dict[str, Any]) -> Run | None:
@@ -215,80 +220,3 @@ def _run_of_scores(identity: dict[str, Any]) -> Run | None:
         print(f"the records of {identity['corpus']} are not explained: their run or calibration was made again since they were scored")
         return None
     return run
-
-
-def _maps(run: Run, waveforms: torch.Tensor, sensors: list[tuple[str, str]]) -> list[list[Map]]:
-    facts, made = run.facts, []
-
-    def maps(title: str, config: WithFrequencies, values: torch.Tensor) -> list[Map]:
-        rows_hz = build(config).rows_hz(facts.sample_rate_hz)
-        return [Map(title, v.numpy(), tuple(rows_hz), facts.num_samples / facts.sample_rate_hz) for v in values.detach()]
-
-    def images(config: WithFrequencies, scaling: Any) -> torch.Tensor:
-        return scaling(build(config)(waveforms, facts.sample_rate_hz), sensors)
-
-    def build(config: WithFrequencies) -> CwtImage | SeedImage | BandImage:
-        match config:
-            case CwtImageConfig():
-                return CwtImage(config)
-            case SeedImageConfig():
-                return SeedImage(config)
-            case BandImageConfig():
-                return BandImage(config)
-
-    for member in deep_members(run):
-        config, net = member.recipe.feature, member.detector
-        if not isinstance(config, WithFrequencies):  # the other images have no frequency axis to draw on
-            continue
-        x = images(config, member.scaling)
-        if isinstance(net, DeepSvdd):
-            made.append(maps("Grad-CAM of Deep SVDD", config, grad_cam(*_svdd_halves(net), x)))
-        if isinstance(net, Vae):
-            made.append(maps("what the VAE could not give back", config, residual_map(net, x)))
-        if isinstance(net, BandTransformer):
-            made.append(maps("how far each band is from the sensor's usual, in its spreads", config, x.abs().mean(dim=1)))
-    if isinstance(run.model, Diagnosing) and run.model.net.config.inputs == "image" and isinstance(run.model.recipe.image, WithFrequencies):
-        net = run.model.net
-        x = images(run.model.recipe.image, run.model.image_scaling)
-        made.append(maps("Grad-CAM of the classifier", run.model.recipe.image, grad_cam(*_classifier_halves(net), x)))
-    return made
-
-
-def _svdd_halves(net: DeepSvdd) -> tuple[Any, Any]:
-    def score(maps: torch.Tensor) -> torch.Tensor:
-        features = maps.mean(dim=(2, 3))
-        return net.score(Embedded(net.projection(features), features))
-
-    return net.trunk.feature_map, score
-
-
-def _classifier_halves(net: Classifier) -> tuple[Any, Any]:
-    assert net.encoder is not None
-
-    def head(features: torch.Tensor) -> torch.Tensor:
-        h = features.mean(dim=(2, 3))
-        for layer in list(net.head)[:-1]:
-            h = torch.relu(layer(h))
-        return net.head[-1](h)[:, 0]
-
-    return net.encoder.feature_map, head
-
-
-def _all_moved(run: Run, waveforms: torch.Tensor, sensors: list[tuple[str, str]]) -> list[list[Bars]]:
-    scaled = [m for m in classical_members(run) if m.scaling.config.by != "none"]  # without a baseline nothing can have moved
-    return [_moved(member, run, waveforms, sensors) for member in scaled]
-
-
-def _moved(member: Detecting, run: Run, waveforms: torch.Tensor, sensors: list[tuple[str, str]]) -> list[Bars]:
-    """Columns of a classical detector's vector (harmonics, bands) that moved furthest from the sensor's own baseline."""
-    assert isinstance(member.recipe, ClassicalRecipe)
-    feature = build_vector(member.recipe.feature, run.facts.mains_hz)
-    columns = columns_of(feature, member.recipe.detector.blocks)
-    hz = feature.frequencies_hz(run.facts.sample_rate_hz)
-    names = [feature.columns()[i] + ("" if hz[i] is None else f" ({hz[i]:.4g} Hz)") for i in columns]
-    z = member.scaling(feature(waveforms, run.facts.sample_rate_hz), sensors)[:, columns].numpy()
-    made = []
-    for row in z:
-        top = moved_columns(row, np.zeros(len(row)), np.ones(len(row)), names)
-        made.append(Bars("moved furthest from the sensor's baseline", tuple(m.name for m in top), tuple(m.z for m in top)))
-    return made

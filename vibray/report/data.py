@@ -24,18 +24,8 @@ GLOBAL = "global"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An explanation that is finished as an image: a PNG file's bytes."""
-
-    title: str
-    png: bytes
-    alt: str = ""
-    """What the image shows, for a reader who cannot see it; by default the title."""
-
-
-@dataclass(frozen=True)
 class Map:
-    """An explanation over the time-frequency plane (Grad-CAM, VAE residual), drawn with axes in Hz and s."""
+    """An explanation over the time-frequency plane (shares of the score, VAE residual), drawn with axes in Hz and s."""
 
     title: str
     values: np.ndarray
@@ -46,14 +36,43 @@ class Map:
 
 @dataclass(frozen=True)
 class Bars:
-    """An explanation by named columns: harmonics that moved, with their z-scores."""
+    """An explanation by named values: columns with their shares of the score, parts of it with how rare each is."""
 
     title: str
     names: tuple[str, ...]
     values: tuple[float | int, ...]
 
 
-Explanation = Picture | Map | Bars
+@dataclass(frozen=True)
+class Spectrum:
+    """A record's spectrum over what is usual for its sensor."""
+
+    title: str
+    hz: Sequence[float]
+    value: np.ndarray
+    low: np.ndarray
+    median: np.ndarray
+    high: np.ndarray
+    unit: str
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """An explanation in sentences."""
+
+    title: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Labelled records like this one: (record_id, label, distance), the nearest first."""
+
+    title: str
+    records: tuple[tuple[str, str, float], ...]
+
+
+Explanation = Map | Spectrum | Sentences | Bars | Nearest
 
 
 @with_config(STRICT)
@@ -118,6 +137,8 @@ class ReportData:
     """The JSON of evaluate."""
     budget: Mapping[str, Any] | None = None
     """What a budget of alarms came to: {"per_week", "expected_per_week", "upper_per_week", "missed": {fault: [missed, labelled]}}."""
+    labels: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """By (corpus, record_id), what a person has called it."""
     units: Sequence[UnitAlarm] = ()
     """How each unit stands, those in alarm first."""
     unit_facts: Mapping[str, Any] | None = None

@@ -1,6 +1,5 @@
 """The highest records: which ones are shown, and what is said of each."""
 
-import base64
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from markupsafe import Markup
 from vibray.decide.pseudo_labels import UNDECIDED_STATES
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.report.anchors import record_anchor
-from vibray.report.data import Bars, Explanation, Map, Picture, ReportConfig, ReportData
-from vibray.report.record_figure import map_svg, record_svg
+from vibray.report.data import Bars, Explanation, Map, Nearest, ReportConfig, ReportData, Sentences, Spectrum
+from vibray.report.record_figure import map_svg, record_svg, spectrum_svg
 from vibray.report.words import ENGLISH, Words
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX
 
@@ -31,10 +30,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Shown:
-    """An explanation ready for the page: a picture, or bars of (name, value, width in percent)."""
+    """An explanation ready for the page: a picture, sentences, labelled records (record_id, label, distance), or bars of (name, value,
+    width in percent)."""
 
     title: str
     picture: Markup | None = None
+    lines: tuple[str, ...] = ()
+    records: tuple[tuple[str, str, float], ...] = ()
     bars: tuple[tuple[str, float, float], ...] = ()
 
 
@@ -191,11 +193,14 @@ def _shown(explanations: Iterable[Explanation], t: Words) -> Iterable[Shown]:
     for explanation in explanations:
         title = t.plain(explanation.title)
         match explanation:
-            case Picture(_, png, alt):
-                data_uri = "data:image/png;base64," + base64.b64encode(png).decode()
-                yield Shown(title, Markup('<img src="{}" alt="{}">').format(data_uri, alt or title))
             case Map(_, values, rows_hz, duration_s):
                 yield Shown(title, _translated(map_svg(np.asarray(values, np.float64), rows_hz, duration_s, title), t))
+            case Spectrum():
+                yield Shown(title, _translated(spectrum_svg(explanation, title), t))
+            case Sentences(_, lines):
+                yield Shown(title, lines=lines)
+            case Nearest(_, records):
+                yield Shown(title, records=records)
             case Bars(_, names, values):
                 largest = max((abs(v) for v in values), default=0) or 1
                 yield Shown(title, bars=tuple((n, v, 100 * abs(v) / largest) for n, v in zip(names, values, strict=True)))
