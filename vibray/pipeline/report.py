@@ -173,7 +173,7 @@ def _cut(cut: Cuts, values: np.ndarray) -> dict[str, Any]:
 
 
 def explanations(
-    data: ReportData, table: ScoresTable, config: ReportConfig, language: Language
+    data: ReportData, table: ScoresTable, config: ReportConfig, language: Language = "en"
 ) -> dict[tuple[str, str], list[Explanation]]:
     """By record, why its score is what it is (vibray/explained.py)."""
     shown = [(card.corpus, card.record_id) for card in highest(data, config).cards]
