@@ -115,16 +115,20 @@ def test_a_report_is_overwritten_by_the_same_inputs_alone(folder, tmp_path):
 def test_trends_and_a_budget_are_read_where_the_decisions_have_them(folder, tmp_path):
     """An earlier version's decisions have neither."""
     scores, there = (str(folder / "scores" / "first"),), folder / "decisions" / "first"
-    plain = gather(open_scores(scores), str(there), None, "")
-    assert plain.trends is None and plain.budget is None
     shutil.copytree(there, here := tmp_path / "decisions")
+    (here / "unit_trends.parquet").unlink()
+    done = objects.read_json(str(here / "_done.json"))
+    (here / "_done.json").unlink()
+    files = [name for name in done["files"] if name != "unit_trends.parquet"]
+    finish_folder(str(here), files, {"identity": done["identity"]})
+    older = gather(open_scores(scores), str(here), None, "")
+    assert older.trends is None and older.budget is None
     trends = pa.table({"unit": ["u0"], "verdict": ["growing"], "since": pa.array([0], TIME), "change": [3.0], "per_month": [1.0]})
     objects.write_table(str(here / "unit_trends.parquet"), trends)
     budget = {"per_week": 5.0, "expected_per_week": 1.0, "upper_per_week": 3.0, "missed": {"tone": [1, 4]}}
     objects.write_json(str(here / "cuts.json"), {**objects.read_json(str(here / "cuts.json")), "budget": budget})
-    done = objects.read_json(str(here / "_done.json"))
     (here / "_done.json").unlink()
-    finish_folder(str(here), [*done["files"], "unit_trends.parquet"], {"identity": done["identity"]})
+    finish_folder(str(here), [*files, "unit_trends.parquet"], {"identity": done["identity"]})
     data = gather(open_scores(scores), str(here), None, "")
     assert data.budget == budget and data.trends is not None and data.trends.to_pylist() == trends.to_pylist()
 

@@ -230,10 +230,15 @@ class ReportData:
 
     @cached_property
     def needing_a_look(self) -> frozenset[str]:
-        """Units whose alarm stands or whose newest window is a discovery; where no alarms of units were made, those with an alarm."""
-        if self.unit_facts is not None:
-            return frozenset(unit.unit for unit in self.units if unit.alarm or unit.discovery)
-        return frozenset(self.scores["unit"].filter(pa.array(self.alarm)).unique().to_pylist())
+        """Units whose alarm stands or whose newest window is a discovery; of those that no alarm of units judges, which have few records or
+        no reference, or where none were made, the ones with an alarm of a record."""
+        loud = frozenset(unit.unit for unit in self.units if unit.alarm or unit.discovery)
+        return loud | (frozenset(self.scores["unit"].filter(pa.array(self.alarm)).unique().to_pylist()) - self.with_unit_alarms)
+
+    @cached_property
+    def with_unit_alarms(self) -> frozenset[str]:
+        """Units that alarms of units judge."""
+        return frozenset() if self.unit_facts is None else frozenset(unit.unit for unit in self.units)
 
     @cached_property
     def num_reference(self) -> int:

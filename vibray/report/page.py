@@ -137,5 +137,5 @@ def _notes(
             "raise no alarm; jobs/calibrate.py makes a calibration."
         )
         yield t(said, n=f"{unknown:,}", m=f"{int((~data.calibrated).sum()):,}")
-    if data.cuts and data.unit_facts is None and units:
+    if data.cuts and units and not data.with_unit_alarms:
         yield t("Alarms of machines were not made on these scores, so one record above its cut is enough for a machine to need a look.")
