@@ -9,6 +9,7 @@ import torch
 
 from tests.reference.attribution import FACTS, PLANTED, faulty, fitted_vector, made, of_default, of_net
 from vibray import recipes
+from vibray.building import build_classifier, build_feature, build_scaling_fit, build_vector, columns_of
 from vibray.explain.attribution import integrated_gradients, standing_out
 from vibray.explained import Records, explained, risen_shares
 from vibray.features.cwt_image import CwtImageConfig
@@ -19,7 +20,7 @@ from vibray.models.classifier import ClassifierConfig, Logits
 from vibray.models.ensemble import Ensemble, EnsembleConfig
 from vibray.models.fused import Fused
 from vibray.models.isolation_forest import IsolationForestConfig
-from vibray.recipes import ClassicalRecipe, ClassifierRecipe, build_classifier, build_feature, build_scaling_fit, build_vector, columns_of
+from vibray.recipes import ClassicalRecipe, ClassifierRecipe
 from vibray.report.data import Bars, Explanation, Map, Nearest, Sentences, Spectrum
 from vibray.runs import Detecting, Diagnosing, Fusing, Run
 from vibray.signal.synthetic import FleetConfig

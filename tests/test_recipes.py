@@ -2,10 +2,11 @@
 
 import pytest
 
+from vibray.building import build_classical, build_vector, columns_of
 from vibray.config import UserError, from_json, short_hash, to_json
 from vibray.models.classical import MahalanobisConfig
 from vibray.models.fused import Fused
-from vibray.recipes import NAMED, AnyRecipe, ClassicalRecipe, DeepRecipe, EnsembleRecipe, build_classical, build_vector, columns_of, small
+from vibray.recipes import NAMED, AnyRecipe, ClassicalRecipe, DeepRecipe, EnsembleRecipe, small
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -7,25 +7,10 @@ from safetensors.torch import load, save
 
 from tests.pipeline.lines import FACTS, RATE_HZ, waveform
 from vibray import runs
+from vibray.building import build_classical, build_classifier, build_deep, build_feature, build_scaling_fit, build_vector, columns_of
 from vibray.config import UserError
 from vibray.models.ensemble import Ensemble, EnsembleConfig
-from vibray.recipes import (
-    NAMED,
-    ClassicalRecipe,
-    ClassifierRecipe,
-    DeepRecipe,
-    DiagnosisRecipe,
-    EnsembleRecipe,
-    banded,
-    build_classical,
-    build_classifier,
-    build_deep,
-    build_feature,
-    build_scaling_fit,
-    build_vector,
-    columns_of,
-    small,
-)
+from vibray.recipes import NAMED, ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, banded, small
 from vibray.runs import Detecting, Diagnosing, Fusing, Naming, Run, RunMismatch, score_statistics
 from vibray.storage import objects
 from vibray.storage.parts import finish_folder

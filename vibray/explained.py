@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vibray.building import build_image, build_vector, columns_of
 from vibray.explain.attribution import integrated_gradients, standing_out
 from vibray.explain.residual import cone_of_influence, residual_map
 from vibray.explain.time_frequency import over_time, plane, plane_hz
@@ -24,7 +25,7 @@ from vibray.models.band_transformer import BandTransformer
 from vibray.models.fused import Fused
 from vibray.models.isolation_forest import IsolationForestConfig
 from vibray.models.vae import Vae
-from vibray.recipes import ClassicalRecipe, ImageConfig, build_image, build_vector, columns_of
+from vibray.recipes import ClassicalRecipe, ImageConfig
 from vibray.report.data import Bars, Explanation, Map, Nearest, Sentences, Spectrum
 from vibray.runs import CHUNK, Detecting, Diagnosing, Fusing, Inputs, Naming, Run
 from vibray.signal.cwt import OMEGA0

@@ -17,6 +17,7 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from vibray.building import build_classical, build_classifier, build_deep, build_feature, build_vector, columns_of, net_columns
 from vibray.config import UserError, from_json, short_hash, to_json
 from vibray.decide.findings import Finding, counts_of
 from vibray.decide.fleet_scores import FleetScores
@@ -28,23 +29,7 @@ from vibray.models.diagnosis import LinearDiagnosis
 from vibray.models.ensemble import Ensemble
 from vibray.models.fitted import Fitted
 from vibray.models.inference import CpuScores, folded
-from vibray.recipes import (
-    AnyRecipe,
-    ClassicalRecipe,
-    ClassifierRecipe,
-    DeepRecipe,
-    DiagnosisRecipe,
-    EnsembleRecipe,
-    FeatureConfig,
-    Recipe,
-    build_classical,
-    build_classifier,
-    build_deep,
-    build_feature,
-    build_vector,
-    columns_of,
-    net_columns,
-)
+from vibray.recipes import AnyRecipe, ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, FeatureConfig, Recipe
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX, NORMAL, UNKNOWN, Cause, State
 from vibray.signal.harmonics import mains_frequency
 from vibray.signal.robust import median_mad

@@ -37,6 +37,7 @@ from tests.bench.line import worker_seconds
 from tests.bench.memory import private_mb
 from tests.bench.timing import Route, spreads
 from vibray import recipes
+from vibray.building import build_classical, build_deep, build_feature, build_scaling_fit, build_vector, columns_of
 from vibray.config import short_hash
 from vibray.features.scaling_fit import ScalingFit
 from vibray.features.seed_image import SeedImageConfig
@@ -47,17 +48,7 @@ from vibray.pipeline import session
 from vibray.pipeline.distil import SCALING, Cascade
 from vibray.pipeline.jobs import ScoreJob
 from vibray.pipeline.score import Scorer, score, score_part
-from vibray.recipes import (
-    ClassicalRecipe,
-    DeepRecipe,
-    EnsembleRecipe,
-    build_classical,
-    build_deep,
-    build_feature,
-    build_scaling_fit,
-    build_vector,
-    columns_of,
-)
+from vibray.recipes import ClassicalRecipe, DeepRecipe, EnsembleRecipe
 from vibray.runs import CHUNK, Detecting, Fusing, Inputs, Run, begin, save, score_statistics
 from vibray.signal.synthetic import FleetConfig, fleet_lines, place, waveform
 from vibray.storage.corpus import CorpusFacts

@@ -1,5 +1,6 @@
 """The sensors of a unit at one time, together."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -13,7 +14,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 FAULTS = ("arc", "松动")
 
 
-def scores(rows: list[tuple[str, str, float, float, str, float]], **states: str) -> pa.Table:
+def scores(rows: Sequence[tuple[str, str, float, float, str, float]], **states: str) -> pa.Table:
     """(unit, sensor, second, abnormal probability, fault, probability of arc) a record; `states` by sensor."""
     at = range(len(rows))
     columns = {

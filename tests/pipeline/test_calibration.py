@@ -9,11 +9,12 @@ import torch
 
 from tests.pipeline.lines import FACTS, NUM_SAMPLES, RATE_HZ, START, waveform
 from vibray import schema
+from vibray.building import build_classical, build_scaling_fit, build_vector, columns_of
 from vibray.features.scaling import Sensor
 from vibray.fitting.calibration import calibration_table
 from vibray.fitting.earliest import first_records, plausible
 from vibray.models.ensemble import Ensemble, EnsembleConfig
-from vibray.recipes import ClassicalRecipe, EnsembleRecipe, banded, build_classical, build_scaling_fit, build_vector, columns_of
+from vibray.recipes import ClassicalRecipe, EnsembleRecipe, banded
 from vibray.runs import Detecting, Fusing, Inputs, Run, score_statistics
 from vibray.train.classical import Rows, fit_detector, fit_scaling, score_parts
 

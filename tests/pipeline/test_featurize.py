@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.pipeline.lines import FACTS, NUM_SAMPLES, START, corpus_fields, write_shard
+from vibray.building import build_feature
 from vibray.config import UserError
 from vibray.decide.state import state_statistics
 from vibray.features.cwt_image import CwtImageConfig
@@ -19,7 +20,6 @@ from vibray.features.zerone_image import ZeroneImageConfig
 from vibray.pipeline import featurize as stage
 from vibray.pipeline.featurize import CONFIGS, MAINS_RECORDS, featurize, finite_rows, mains_of, rate_findings
 from vibray.pipeline.jobs import FeaturizeJob
-from vibray.recipes import build_feature
 from vibray.schema import BAD_RECORDS
 from vibray.storage.parts import Parts
 from vibray.tables import vector_column

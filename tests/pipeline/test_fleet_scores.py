@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from tests.pipeline.lines import FACTS
+from vibray.building import build_classical, build_scaling_fit, build_vector, columns_of
 from vibray.decide.fleet_scores import LEVELS
 from vibray.features.scaling import Sensor
 from vibray.fitting.fleet_scores import NUM_FIRST, NUM_LATER, NUM_WINDOWS, fleet_scores, windows_of
-from vibray.recipes import ClassicalRecipe, banded, build_classical, build_scaling_fit, build_vector, columns_of
+from vibray.recipes import ClassicalRecipe, banded
 from vibray.runs import Detecting, Inputs, Run
 from vibray.train.classical import Rows, fit_detector, fit_scaling
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from vibray import recipes
+from vibray.building import build_image, build_vector
 from vibray.compare.corpus import Task
 from vibray.compare.fold_fit import fit_fold
 from vibray.explain.attribution import integrated_gradients, standing_out
@@ -31,7 +32,7 @@ from vibray.explained import Records, explained, signs_of
 from vibray.features.scaling import Sensor
 from vibray.fitting.classical import fit_parts
 from vibray.fitting.worker import alone_with
-from vibray.recipes import ClassicalRecipe, DeepRecipe, build_image, build_vector
+from vibray.recipes import ClassicalRecipe, DeepRecipe
 from vibray.report.data import Map
 from vibray.runs import Detecting, Run
 from vibray.schema import NORMAL

@@ -29,6 +29,7 @@ from tests.reference.corpora import (
 )
 from tests.reference.suite import fitted
 from vibray import recipes
+from vibray.building import build_classical, build_vector, columns_of
 from vibray.config import to_json
 from vibray.decide.areas import auroc, resampled_areas
 from vibray.features.scaling import Scaling
@@ -36,7 +37,6 @@ from vibray.fitting.pretraining import context_scorer, pretrained
 from vibray.models.context_scorer import ContextNet, ContextScorer
 from vibray.models.fused import Fused, FusedMahalanobisConfig
 from vibray.pipeline.pretrain import read_examples
-from vibray.recipes import build_vector, columns_of
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig
 from vibray.train.classical import fit_detector
@@ -67,7 +67,7 @@ def with_net(corpus: Corpus, scaling: Scaling, net: ContextScorer, share: float)
     config = recipes.fused().detector
     assert isinstance(config, FusedMahalanobisConfig)
     feature = build_vector(RECIPE.feature, FLEET.mains_hz)
-    detector = recipes.build_classical(replace(config, scorer_share=share), feature)
+    detector = build_classical(replace(config, scorer_share=share), feature)
     assert isinstance(detector, Fused)
     detector.parts[-1] = net
     fit_detector(detector, scaling, COLUMNS, [0], corpus.pool.rows)

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from vibray.building import build_classical, build_scaling_fit, build_vector, columns_of
 from vibray.features.scaling import Scaling
 from vibray.fitting.data import FitResult
 from vibray.models.fitted import Fitted
-from vibray.recipes import ClassicalRecipe, build_classical, build_scaling_fit, build_vector, columns_of
+from vibray.recipes import ClassicalRecipe
 from vibray.runs import Detecting, score_statistics
 from vibray.tables import TrainingTable
 from vibray.train.classical import Load, Map, Rows, fit_detector, fit_scaling, score_parts

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from vibray.building import build_deep, build_feature, build_image
 from vibray.features.band_image import BandImageConfig
 from vibray.features.cwt_image import CwtImageConfig
 from vibray.features.scaling import Scaling
@@ -18,7 +19,7 @@ from vibray.fitting.pruned import pruned
 from vibray.fitting.worker import Worker
 from vibray.models.band_transformer import BandTransformer
 from vibray.models.deep_svdd import DeepSvdd
-from vibray.recipes import DeepRecipe, build_deep, build_feature, build_image
+from vibray.recipes import DeepRecipe
 from vibray.runs import Detecting, base_state, score_statistics
 from vibray.schema import LABEL_ABNORMAL
 from vibray.train.batches import Batch, Batches, TrainingSet, to

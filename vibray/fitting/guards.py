@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from vibray.building import build_deep, build_feature
 from vibray.fitting.worker import Worker
 from vibray.models.deep_svdd import DeepSvdd
-from vibray.recipes import DeepRecipe, build_deep, build_feature
+from vibray.recipes import DeepRecipe
 from vibray.runs import Detecting
 from vibray.signal.injected import inject
 from vibray.train.batches import Batches, TrainingSet

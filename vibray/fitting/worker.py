@@ -12,11 +12,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from vibray.building import build_feature
 from vibray.config import short_hash
 from vibray.features.scaling import Scaling, ScalingConfig
 from vibray.features.scaling_fit import ScalingFit
 from vibray.fitting.jobs import CACHE_GB
-from vibray.recipes import DeepRecipe, FeatureConfig, build_feature
+from vibray.recipes import DeepRecipe, FeatureConfig
 from vibray.storage import objects
 from vibray.tables import TrainingTable
 from vibray.train.exposure import ExposureConfig, injected

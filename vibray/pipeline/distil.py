@@ -10,6 +10,7 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from vibray.building import build_vector
 from vibray.config import UserError, from_json, short_hash, to_json
 from vibray.decide.findings import counts_of, print_findings
 from vibray.features.scaling import Scaling, ScalingConfig, Sensor
@@ -17,7 +18,6 @@ from vibray.features.scaling_fit import ScalingFit
 from vibray.features.spectral import SpectralConfig
 from vibray.models.gate import Agreement, Gate, GateConfig, agreement
 from vibray.pipeline.jobs import DistilJob
-from vibray.recipes import build_vector
 from vibray.runs import CHUNK, Run, part_of, prefixed
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts

@@ -7,6 +7,7 @@ from typing import Any
 
 import safetensors.torch
 
+from vibray.building import build_feature
 from vibray.config import UserError, environment, short_hash, to_json
 from vibray.fitting.examples import HEALTHY, Examples, make_source
 from vibray.fitting.jobs import PretrainJob
@@ -15,7 +16,6 @@ from vibray.fitting.worker import Place, alone
 from vibray.models.context_scorer import ContextScorerConfig
 from vibray.pipeline.local import map_here, one_thread, works_alone
 from vibray.pipeline.logs import Bars
-from vibray.recipes import build_feature
 from vibray.runs import write_metrics
 from vibray.storage import objects
 from vibray.storage.parts import Parts, finish_folder

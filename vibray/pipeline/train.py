@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vibray.building import build_feature
 from vibray.config import environment, short_hash
 from vibray.decide.findings import print_findings
 from vibray.decide.fleet_scores import FleetScores
@@ -37,7 +38,7 @@ from vibray.models.band_transformer import BandTransformerConfig
 from vibray.models.ensemble import Ensemble
 from vibray.pipeline.local import map_here, one_thread, works_alone
 from vibray.pipeline.logs import Bars, Progress
-from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe, build_feature
+from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe
 from vibray.runs import Detecting, Fusing, Run, begin, load, save
 from vibray.schema import NORMAL, UNDECIDED
 from vibray.storage import objects
