@@ -118,7 +118,7 @@ class LinearDiagnosis:
 
     def __call__(self, x: Float[Tensor, "batch dims"], score: Float[Tensor, " batch"]) -> Diagnosis:
         """`x` is scaled by sensor, `score` the detector's of the same records."""
-        x, score = x.cpu(), score.cpu()  # a few thousand products a record: no device is worth the way there
+        x, score = x.cpu(), score.cpu()  # some 250,000 products a record: no other device is worth the way
         seen = deviations(x, self.deviation, self.net, self.net_columns, self.embedded, self.compared)
         margin = seen.length @ self.margin + self.margin_bias
         a, c, a0 = self.abnormal
