@@ -176,6 +176,32 @@ def test_few_labels_leave_what_cannot_be_calibrated_as_it_is():
     assert (found.diagnosis(*(lambda y: (y, torch.from_numpy(scores_of(y))))(planted(50, 13)[0])).fault != UNKNOWN_FAULT).all()
 
 
+@pytest.mark.parametrize("num_normal", [1, 2, 3])
+def test_one_normal_record_is_enough(num_normal: int):
+    """Left out, it leaves a fold without any."""
+    x, fault = planted(40, 2)
+    kept = np.flatnonzero((fault >= 0) | (np.cumsum(fault < 0) <= num_normal))
+    pool = planted(900, 9, (0.0, 0.0))[0]
+    x, own = x[torch.from_numpy(kept)], labels_of(fault[kept])
+    found = fit_diagnosis(LinearDiagnosisConfig(), pool, scores_of(pool), x, scores_of(x), own, FAULTS, None, []).diagnosis
+    test, truth = planted(400, 14)
+    told = found(test, torch.from_numpy(scores_of(test)))
+    assert np.mean((told.abnormal_probability.numpy() >= 0.5) == (truth >= 0)) > 0.85
+    assert found.abnormal.isfinite().all()
+
+
+def test_no_evidence_is_the_prevalence():
+    """One normal, and a detector that ranks it the highest."""
+    x, fault = planted(40, 2)
+    kept = np.flatnonzero((fault >= 0) | (np.cumsum(fault < 0) <= 1))
+    pool = planted(900, 9, (0.0, 0.0))[0]
+    x, own, against = x[torch.from_numpy(kept)], labels_of(fault[kept]), -scores_of(x)[kept]
+    config = LinearDiagnosisConfig(prevalence=0.2)
+    found = fit_diagnosis(config, pool, -scores_of(pool), x, against, own, FAULTS, None, []).diagnosis
+    told = found(x, torch.from_numpy(against)).abnormal_probability
+    torch.testing.assert_close(told, torch.full_like(told, 0.2))
+
+
 @pytest.mark.parametrize("wrong", [{"inverse_penalty": 0.0}, {"partner_weight": 1.5}, {"prevalence": 1.0}, {"unknown_share": -0.1}])
 def test_a_setting_out_of_range_is_the_users_to_mend(wrong: dict[str, float]):
     with pytest.raises(UserError, match=next(iter(wrong))):

@@ -1,7 +1,7 @@
 """The order of fitting a diagnosis: healthy axes, faults by direction, what is calibrated on answers to records that a fit has not seen."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,10 @@ def fit_diagnosis(
     margin, margin_bias = _margin(config, seen.length, labels, np.ones(len(fold), bool))
     evidence = np.stack([scores, out_of_fold.margin], axis=1)
     sure = np.isfinite(out_of_fold.margin) & labels.human
-    abnormal = _evidence(config, evidence, labels, sure if _both(labels.label[sure]) else np.isfinite(out_of_fold.margin))
+    if _both(labels.label[sure]):
+        abnormal = _evidence(config, evidence, labels, sure, ([0, 1], [1]))
+    else:  # one normal, say: without it no margin can be fitted to judge it by, and the detector's score alone is believed
+        abnormal = _evidence(config, evidence, labels, labels.human if _both(labels.label[labels.human]) else labels.weight > 0, ([0],))
 
     fault, fault_bias = _faults(config, seen.direction, labels, len(faults), named)
     judged = named & labels.human & np.isfinite(out_of_fold.fault).all(axis=1)
@@ -212,19 +215,22 @@ def _faults(config: LinearDiagnosisConfig, u: Tensor, labels: Labels, num_faults
     return weights, bias
 
 
-def _evidence(config: LinearDiagnosisConfig, evidence: np.ndarray, labels: Labels, rows: np.ndarray) -> Float64[np.ndarray, "3"]:
-    """a, c and a0 of sigmoid(a score + c margin + a0), for `prevalence`; a detector's score never speaks against itself."""
+def _evidence(
+    config: LinearDiagnosisConfig, evidence: np.ndarray, labels: Labels, rows: np.ndarray, tried: Sequence[list[int]]
+) -> Float64[np.ndarray, "3"]:
+    """a, c and a0 of sigmoid(a score + c margin + a0), for `prevalence`; `tried` are columns of the evidence, in this order: those with the
+    detector's score are taken where it does not speak against itself."""
     abnormal = labels.label[rows] == LABEL_ABNORMAL
     share = np.where(abnormal, config.prevalence, 1 - config.prevalence)
     weight = share * len(abnormal) / np.where(abnormal, abnormal.sum(), (~abnormal).sum())
     values = evidence[rows]
-    for columns in ([0, 1], [1]):
+    for columns in tried:
         model = LogisticRegression(C=1.0).fit(values[:, columns], abnormal, weight)
         found = np.zeros(3)
         found[columns], found[2] = np.asarray(model.coef_)[0], np.asarray(model.intercept_)[0]
-        if found[0] > 0:
-            break
-    return found
+        if found[0] > 0 or 0 not in columns:
+            return found
+    return np.array([0.0, 0.0, np.log(config.prevalence / (1 - config.prevalence))])
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
