@@ -331,11 +331,6 @@ def has_nets(run: Run) -> bool:
     return isinstance(run.model, Diagnosing) or bool(deep_members(run))
 
 
-def classical_members(run: Run) -> list[Detecting]:
-    """The classical detectors of a run: itself, or those of an ensemble in their order."""
-    return [single for single in _singles(run.model) if not isinstance(single.detector, nn.Module)]
-
-
 def _singles(model: Model) -> list[Detecting]:
     if isinstance(model, Naming):
         return [model.detecting]

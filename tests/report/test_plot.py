@@ -11,8 +11,9 @@ from markupsafe import Markup
 from matplotlib.image import imread
 
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
+from vibray.report.axes import text_width
 from vibray.report.data import Spectrum
-from vibray.report.plot import Axis, Panel, drawing, linear_axis, png, width_of
+from vibray.report.plot import SIZE, Axis, Panel, drawing, linear_axis, png
 from vibray.report.record_figure import map_svg, record_svg, spectrum_svg
 
 
@@ -41,8 +42,8 @@ def texts(svg: str) -> list[tuple[float, float, float, str]]:
     """(left, right, baseline, text) of each text that is not turned."""
     found = []
     for x, y, anchor, text in re.findall(r'<text x="([\d.-]+)" y="([\d.-]+)"(?: text-anchor="(\w+)")?>([^<]*)', svg):
-        left = float(x) - {"": 0.0, "middle": 0.5, "end": 1.0}[anchor] * width_of(text)
-        found.append((left, left + width_of(text), float(y), text))
+        left = float(x) - {"": 0.0, "middle": 0.5, "end": 1.0}[anchor] * text_width(text, SIZE)
+        found.append((left, left + text_width(text, SIZE), float(y), text))
     return found
 
 

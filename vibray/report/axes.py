@@ -67,7 +67,7 @@ def score_ticks(scale: Scale, low: float, high: float, most: int) -> list[tuple[
     """(score, label) of at most `most` round scores of the axis from low to high; those of a linear axis are equally far apart."""
     match scale.kind:
         case "linear":
-            found = _linear(low, high, most)
+            found = linear_ticks(low, high, most)
         case "log":
             exponents = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
             found = _thinned([s * 10.0**e for e in exponents for s in (1, 2, 5)], [10.0**e for e in exponents], low, high, most)
@@ -78,13 +78,14 @@ def score_ticks(scale: Scale, low: float, high: float, most: int) -> list[tuple[
     return [(float(value), f"{value:.6g}") for value in found]
 
 
-def _linear(low: float, high: float, most: int) -> list[float]:
+def linear_ticks(low: float, high: float, most: int) -> list[float]:
+    """At most `most` round values from low to high, equally far apart."""
     if not high > low:
         return [low]
     rough = (high - low) / max(1, most - 1)
     power = 10.0 ** np.floor(np.log10(rough))
     step = next((s * power for s in (1, 2, 5, 10) if s * power >= rough * (1 - 1e-9)), 10 * power)
-    return [round(i * step, 12) for i in range(int(np.ceil(low / step - 1e-9)), int(np.floor(high / step + 1e-9)) + 1)]
+    return [float(f"{i * step:.12g}") for i in range(int(np.ceil(low / step - 1e-9)), int(np.floor(high / step + 1e-9)) + 1)]
 
 
 def _thinned(fine: list[float], coarse: list[float], low: float, high: float, most: int) -> list[float]:

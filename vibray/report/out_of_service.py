@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import numpy as np
 
@@ -51,15 +51,15 @@ def resting(data: ReportData, unit: np.ndarray, names: list[str]) -> tuple[Resti
     for place in np.unique(unit[off | transient]).tolist():
         rows = np.flatnonzero(unit == place)
         own = rows[(off | transient)[rows]]
-        newest = rows[np.argmax(times[rows])]
+        newest, (first, last) = rows[np.argmax(times[rows])], _span(data, times, own)
         found.append(
             Resting(
                 unit=names[place],
                 num_off=int(off[own].sum()),
                 num_transient=int(transient[own].sum()),
                 num_records=len(rows),
-                first=_first(data, times, own),
-                last=_last(data, times, own),
+                first=first,
+                last=last,
                 is_off=bool(off[newest]),
                 num_above=int(data.no_alarm[own].sum()),
             )
@@ -75,6 +75,7 @@ def faulty_sensors(data: ReportData) -> tuple[FaultySensor, ...]:
     for at in np.unique(place[faulty]).tolist():
         rows = np.flatnonzero(place == at)
         own = rows[faulty[rows]]
+        first, last = _span(data, times, own)
         causes = Counter(cause for cause in data.causes(own) if cause is not None)
         found.append(
             FaultySensor(
@@ -83,8 +84,8 @@ def faulty_sensors(data: ReportData) -> tuple[FaultySensor, ...]:
                 num_faulty=len(own),
                 num_records=len(rows),
                 causes=tuple(causes.most_common()),
-                first=_first(data, times, own),
-                last=_last(data, times, own),
+                first=first,
+                last=last,
                 still=bool(faulty[rows[np.argmax(times[rows])]]),
                 num_above=int(data.no_alarm[own].sum()),
                 highest=float(data.score[own].max()),
@@ -93,11 +94,7 @@ def faulty_sensors(data: ReportData) -> tuple[FaultySensor, ...]:
     return tuple(sorted(found, key=lambda r: (not r.still, -r.num_faulty, r.unit, r.sensor_id)))
 
 
-def _first(data: ReportData, times: np.ndarray, rows: np.ndarray) -> datetime | None:
+def _span(data: ReportData, times: np.ndarray, rows: np.ndarray) -> tuple[datetime | None, datetime | None]:
+    """The first and the last trusted time."""
     dated = times[rows[data.time_trusted[rows]]]
-    return datetime.fromtimestamp(int(dated.min()) / 1000, UTC) if len(dated) else None
-
-
-def _last(data: ReportData, times: np.ndarray, rows: np.ndarray) -> datetime | None:
-    dated = times[rows[data.time_trusted[rows]]]
-    return datetime.fromtimestamp(int(dated.max()) / 1000, UTC) if len(dated) else None
+    return (tables.moment_of(int(dated.min())), tables.moment_of(int(dated.max()))) if len(dated) else (None, None)

@@ -11,13 +11,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from markupsafe import Markup, escape
 
+from vibray.report.axes import linear_ticks, text_width
 from vibray.report.figures import IMAGE_COLOURS
 
 SIZE = 10
 """Height of the text."""
-
-DIGIT = 0.6
-"""Width of a character in heights, at most; of a Chinese one it is 1."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +39,7 @@ def linear_axis(low: float, high: float, label: str = "", most: int = 6) -> Axis
     """An axis with labels at round values, `most` of them at most."""
     if not high > low:
         low, high = low - 1, high + 1
-    rough = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return Axis(low, high, tuple((i * step, f"{i * step:.6g}") for i in range(first, last + 1)), label)
-
-
-def width_of(text: str) -> float:
-    return SIZE * sum(1.0 if ord(c) > 0x2E80 else DIGIT for c in text)
+    return Axis(low, high, tuple((value, f"{value:.6g}") for value in linear_ticks(low, high, most + 1)), label)
 
 
 @dataclass(frozen=True)
@@ -75,17 +65,18 @@ class Panel:
         for x, text in ticks:
             if grid:
                 made.append(f'<path stroke="var(--grid)" stroke-width=".8" d="M{x:.1f} {self.top:.1f}V{bottom:.1f}"/>')
-            if named and x - width_of(text) / 2 > last + SIZE / 2:
+            half = text_width(text, SIZE) / 2
+            if named and x - half > last + SIZE / 2:
                 made.append(f'<text x="{x:.1f}" y="{bottom + 13:.1f}" text-anchor="middle">{escape(text)}</text>')
-                last = x + width_of(text) / 2
-        last, widest = math.inf, 0.0
+                last = x + half
+        last = math.inf
         for v, text in self.y.ticks:
             y = self.top + self.height * (1 - float(self.y.share(np.array([v]))[0]))
             if grid:
                 made.append(f'<path stroke="var(--grid)" stroke-width=".8" d="M{self.left:.1f} {y:.1f}h{self.width:.1f}"/>')
             if y + 1.2 * SIZE <= last:
                 made.append(f'<text x="{self.left - 4:.1f}" y="{y + 3.5:.1f}" text-anchor="end">{escape(text)}</text>')
-                last, widest = y, max(widest, width_of(text))
+                last = y
         made.append(f'<path stroke="var(--muted)" fill="none" d="M{self.left:.1f} {self.top:.1f}V{bottom:.1f}h{self.width:.1f}"/>')
         middle = self.left + self.width / 2, self.top + self.height / 2
         if named and self.x.label:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -102,8 +102,8 @@ def standing(data: ReportData, sensors: tuple[tables.Sensor, ...]) -> tuple[Unit
                 num_alarms=num_alarms,
                 highest_row=int(usable[np.argmax(data.score[usable])]) if len(usable) else None,
                 now_row=_rarest_now(data, usable),
-                first_alarm=_time(int(times[loud[0]])) if len(loud) else None,
-                last_alarm=_time(int(times[loud[-1]])) if len(loud) else None,
+                first_alarm=tables.moment_of(int(times[loud[0]])) if len(loud) else None,
+                last_alarm=tables.moment_of(int(times[loud[-1]])) if len(loud) else None,
                 alarm=alarm,
                 trend=trend,
                 diagnosis=diagnoses.get(name),
@@ -134,10 +134,6 @@ def _rank(unit: Unit, data: ReportData) -> tuple[Any, ...]:
     highest = -np.inf if unit.highest_row is None else float(data.score[unit.highest_row])
     by_q = q if unit.standing == Standing.LOOK else 0.0
     return list(Standing).index(unit.standing), by_q, -unit.num_alarms, -highest, unit.name
-
-
-def _time(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC)
 
 
 def _trends(table: pa.Table | None) -> dict[str, Mapping[str, Any]]:

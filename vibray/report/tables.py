@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,11 @@ class Sensor:
     cut: float | int | None
     calibrated: bool
     last_alarm_ms: int | None
+
+
+def moment_of(ms: int) -> datetime:
+    """A time of `times_ms`."""
+    return datetime.fromtimestamp(ms / 1000, UTC)
 
 
 def times_ms(data: ReportData) -> np.ndarray:
