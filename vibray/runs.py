@@ -441,7 +441,7 @@ def _read(uri: str) -> Run:
             model = _load_classifier(recipe, tuple(facts_of_run["faults"]), facts, tensors, scaling["scalings"])
         case DiagnosisRecipe():
             detecting = _load_detector(recipe.detector, facts, tensors, scaling["scalings"][""])
-            columns = net_columns(build_vector(recipe.detector.feature, facts.mains_hz)) if recipe.diagnosis.embedding else []
+            columns = net_columns(build_vector(recipe.detector.feature, facts.mains_hz))
             model = Naming(detecting, tuple(facts_of_run["faults"]), LinearDiagnosis.load(part_of(tensors, "diagnosis"), columns))
         case ClassicalRecipe() | DeepRecipe():
             model = _load_detector(recipe, facts, tensors, scaling["scalings"][""])

@@ -11,6 +11,10 @@ from pydantic import with_config
 from vibray.config import STRICT, UserError
 from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL, UNDECIDED
 
+PROBABILITY_CUT = 0.5
+"""Where a classifier's abnormal_probability becomes an answer, if no cuts are given."""
+
+
 Number = float | int
 Scores = np.ndarray | Sequence
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from vibray.config import UserError
 from vibray.decide.areas import MAX_FPR, auprc, auroc, auroc_std, bootstrap_by_unit, partial_auroc, proportion_interval
-from vibray.decide.cuts import Cuts, GroupedCuts, Number, Scores, finite
+from vibray.decide.cuts import PROBABILITY_CUT, Cuts, GroupedCuts, Number, Scores, finite
 from vibray.schema import NORMAL
 
 
@@ -69,10 +69,6 @@ class Diagnoses:
     """The faults it was trained on: those of its own labels."""
     probabilities: np.ndarray | None = None
     """(rows, faults): of each fault, given that the record is abnormal."""
-
-
-PROBABILITY_CUT = 0.5
-"""Where a classifier's abnormal_probability becomes an answer, if no cuts are given."""
 
 
 def evaluation(

@@ -4,7 +4,9 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import expit, logit
 
+from vibray.decide.cuts import PROBABILITY_CUT
 from vibray.decide.pooling import TOLERANCE_S, mean_by, moments
 from vibray.decide.reference import trusted_rows, usable_rows
 from vibray.schema import FAULT_PREFIX, NORMAL, UNIT_DIAGNOSES, UNKNOWN
@@ -14,7 +16,6 @@ FILE = "unit_diagnoses.parquet"
 
 SMALLEST = 1e-7
 """Probabilities are kept this far from 0 and 1: float32 has no more to say, and one sensor's certainty is no veto."""
-LIKELIER_THAN_NOT = 0.5
 
 
 def unit_diagnoses(scores: pa.Table, faults: tuple[str, ...], tolerance_s: float = TOLERANCE_S) -> pa.Table:
@@ -38,14 +39,14 @@ def unit_diagnoses(scores: pa.Table, faults: tuple[str, ...], tolerance_s: float
     order = np.argsort(moment, kind="stable")
     first = order[np.unique(moment[order], return_index=True)[1]]
     p = np.clip(kept["abnormal_probability"].to_numpy().astype(np.float64), SMALLEST, 1 - SMALLEST)
-    abnormal = 1 / (1 + np.exp(-mean_by(moment, np.log(p / (1 - p)))))
+    abnormal = expit(mean_by(moment, logit(p)))
     logs = [np.log(np.clip(kept[FAULT_PREFIX + fault].to_numpy().astype(np.float64), SMALLEST, 1)) for fault in faults]
     named = np.stack([np.exp(mean_by(moment, log)) for log in logs], axis=1) if logs else np.empty((len(p), 0))
     named /= named.sum(axis=1, keepdims=True)
     of_record = kept["fault"].to_numpy(zero_copy_only=False).astype(str)
     calls = np.bincount(moment, of_record != NORMAL)
     unknown = (np.bincount(moment, of_record == UNKNOWN) > calls / 2)[moment] | (len(faults) == 0)
-    said = np.where(abnormal < LIKELIER_THAN_NOT, NORMAL, np.where(unknown, UNKNOWN, _likeliest(named, faults)))
+    said = np.where(abnormal < PROBABILITY_CUT, NORMAL, np.where(unknown, UNKNOWN, _likeliest(named, faults)))
     confidence = [float(named[row].max()) if said[row] not in (NORMAL, UNKNOWN) else None for row in first]
     ends = np.searchsorted(moment[order], np.arange(len(first) + 1))
     columns = {

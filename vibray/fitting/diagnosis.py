@@ -40,7 +40,7 @@ def fit_naming(
 ) -> NamingFit:
     """Fits the diagnosis of a detector's records on labels; `read` gives the vectors of row numbers, `rows` are those it was fitted on."""
     feature = build_vector(recipe.detector.feature, table.facts.mains_hz)
-    columns = net_columns(feature) if recipe.diagnosis.embedding else []
+    columns = net_columns(feature)
 
     def scaled(those: np.ndarray) -> tuple[Tensor, np.ndarray]:
         with torch.inference_mode():

@@ -14,7 +14,7 @@ from vibray.train.batches import Batches, TrainingSet
 from vibray.train.checkpoints import Checkpoints
 from vibray.train.fit import EpochMetrics, OptimConfig, Progress, Report, fit, silent
 from vibray.train.reduce import World
-from vibray.train.validation import Judge, validation_rows
+from vibray.train.validation import Judge, require_both, validation_rows
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +61,7 @@ def balance(targets: np.ndarray, weights: np.ndarray, num_faults: int) -> tuple[
     A class without records keeps 1. Raises UserError where no normal or no abnormal record is labelled.
     """
     label_sums = np.array([weights[targets[:, 0] == label].sum() for label in (0, 1)])
-    if not label_sums.all():
-        missing = "normal" if label_sums[0] == 0 else "abnormal"
-        raise UserError(f"no {missing} record is among the labels to train on: a classifier needs both kinds")
+    require_both(*label_sums.tolist())
     fault_sums = np.array([weights[targets[:, 1] == fault].sum() for fault in range(num_faults)])
     return _inverse(label_sums), _inverse(fault_sums)
 

@@ -1,19 +1,18 @@
 """The order of fitting a diagnosis: healthy axes, faults by direction, what is calibrated on answers to records that a fit has not seen."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
-from scipy.special import log_softmax
+from scipy.special import expit, log_softmax, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor
 
-from vibray.config import UserError
 from vibray.decide.metrics import calibration_error, fault_f1
 from vibray.models.context_scorer import ContextNet
 from vibray.models.diagnosis import (
@@ -29,7 +28,7 @@ from vibray.models.diagnosis import (
 )
 from vibray.models.moments import Moments
 from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL
-from vibray.train.validation import MIN_NAMED, fault_loss, temperature
+from vibray.train.validation import MIN_NAMED, fault_loss, require_both, temperature
 
 FOLDS = 5
 MIN_UNITS = 5
@@ -79,14 +78,14 @@ def fit_diagnosis(
     the cut to "unknown") sees of each record the answer of a fit without its unit, or its moment where few units are labelled.
     Raises UserError where normal or abnormal records are missing.
     """
-    _require_both(labels)
+    require_both(int((labels.label == LABEL_NORMAL).sum()), int((labels.label == LABEL_ABNORMAL).sum()))
     healthy = pool[torch.from_numpy(pool_scores <= np.quantile(pool_scores, HEALTHY))].double()
     deviation = _axes(healthy, WHITENING)
-    embedded, compared = None, None
-    if net is not None and config.embedding:
+    net, embedded, compared = net if config.embedding else None, None, None
+    if net is not None:
         of_healthy = embedding(net, healthy, net_columns)
         embedded, compared = _axes(of_healthy, WHITENING), _axes(of_healthy, 1.0)
-    seen = deviations(x, deviation, net if embedded else None, net_columns, embedded, compared)
+    seen = deviations(x, deviation, net, net_columns, embedded, compared)
     fold = _folds(labels)
     named = labels.fault >= 0
     out_of_fold = _answers(config, seen, labels, len(faults), fold)
@@ -110,24 +109,18 @@ def fit_diagnosis(
 
     diagnosis = LinearDiagnosis(
         len(faults),
-        net_columns if embedded else [],
+        net_columns,
         deviation,
         *(torch.from_numpy(np.asarray(values, np.float64)) for values in (fault, fault_bias, margin, margin_bias, abnormal, T)),
         references=seen.likeness[torch.from_numpy(named)].float(),
         unknown_below=torch.tensor(unknown_below, dtype=torch.float64),
-        net=net if embedded else None,
+        net=net,
         embedded=embedded,
         compared=compared,
     )
-    probability = _sigmoid(evidence[sure] @ abnormal[:2] + abnormal[2])
+    probability = expit(evidence[sure] @ abnormal[:2] + abnormal[2])
     figures = _figures(probability, labels.label[sure] == LABEL_ABNORMAL, logits / T, truth, faults)
     return FittedDiagnosis(diagnosis, figures | {"temperature": T, "unknown_below": unknown_below})
-
-
-def _require_both(labels: Labels) -> None:
-    if not _both(labels.label):
-        missing = "normal" if not (labels.label == LABEL_NORMAL).any() else "abnormal"
-        raise UserError(f"no {missing} record is among the labels to train on: a classifier needs both kinds")
 
 
 def _both(label: np.ndarray) -> bool:
@@ -171,7 +164,8 @@ def _answers(config: LinearDiagnosisConfig, seen: Deviations, labels: Labels, nu
     """NaN where the other folds could not be fitted."""
     found = _Answers(*(np.full(shape, np.nan) for shape in (len(fold), (len(fold), num_faults), len(fold))))
     named = labels.fault >= 0
-    for test in _parts(fold):
+    for number in np.unique(fold):
+        test = fold == number
         train = ~test
         if _both(labels.label[train]):
             weights, bias = _margin(config, seen.length, labels, train)
@@ -183,11 +177,6 @@ def _answers(config: LinearDiagnosisConfig, seen: Deviations, labels: Labels, nu
             of = seen.likeness[torch.from_numpy(test)], seen.likeness[torch.from_numpy(named & train)]
             found.likeness[test] = likeness(*of).numpy()
     return found
-
-
-def _parts(fold: np.ndarray) -> Iterator[np.ndarray]:
-    for number in np.unique(fold):
-        yield fold == number
 
 
 # ---------------------------------------------------------------- the regressions
@@ -230,11 +219,7 @@ def _evidence(
         found[columns], found[2] = np.asarray(model.coef_)[0], np.asarray(model.intercept_)[0]
         if found[0] > 0 or 0 not in columns:
             return found
-    return np.array([0.0, 0.0, np.log(config.prevalence / (1 - config.prevalence))])
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
+    return np.array([0.0, 0.0, float(logit(config.prevalence))])
 
 
 def _figures(

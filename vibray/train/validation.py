@@ -10,6 +10,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import Tensor
 
+from vibray.config import UserError
 from vibray.models.classifier import Classifier
 from vibray.train.batches import Batch, Batches, to
 
@@ -21,6 +22,13 @@ MIN_NAMED = 10
 """rightly named validation faults from which the cut to "unknown" is fitted"""
 UNKNOWN_QUANTILE = 0.05
 """share of rightly named validation faults that the cut calls unknown"""
+
+
+def require_both(num_normal: float | int, num_abnormal: float | int) -> None:
+    """Raises UserError where records, or their weights, are of one kind alone."""
+    if not (num_normal and num_abnormal):
+        missing = "abnormal" if num_normal else "normal"
+        raise UserError(f"no {missing} record is among the labels to train on: a classifier needs both kinds")
 
 
 def held_out_rows(kind: np.ndarray, units: np.ndarray, measured_at: np.ndarray, share: float) -> np.ndarray:
