@@ -1,6 +1,6 @@
 """Finished folders as tables: what training reads of features, what decisions and reports read of scores."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -21,6 +21,9 @@ from vibray.features.scaling import Sensor
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts
+
+KEYS_AT_ONCE = 100_000
+"""Keys of records that stand as text at once."""
 
 INDEX = [*schema.ORIGIN.names, "rms", "mains_snr_db"]
 
@@ -78,30 +81,42 @@ class TrainingTable:
         return self.index.num_rows
 
     @cached_property
-    def sensors(self) -> list[Sensor]:
+    def sensors(self) -> "Sensors":
         """(unit, sensor_id) a record."""
-        return sensors_of(self.index)
+        return Sensors.of_table(self.index)
 
     @cached_property
     def key_hash(self) -> np.ndarray:
         """uint64 a record, of its key: reservoirs keep the smallest."""
-        keys = zip(self.index["corpus"].to_pylist(), self.index["record_id"].to_pylist(), strict=True)
-        return np.array([int.from_bytes(blake2b(f"{c}/{r}".encode(), digest_size=8).digest(), "little") for c, r in keys], np.uint64)
+        found = np.empty(len(self), np.uint64)
+        for start in range(0, len(self), KEYS_AT_ONCE):
+            some = self.index.slice(start, KEYS_AT_ONCE)
+            keys = zip(some["corpus"].to_pylist(), some["record_id"].to_pylist(), strict=True)
+            hashes = b"".join(blake2b(f"{c}/{r}".encode(), digest_size=8).digest() for c, r in keys)
+            found[start : start + KEYS_AT_ONCE] = np.frombuffer(hashes, "<u8")
+        return found
 
     @cached_property
     def histories(self) -> dict[Sensor, SensorHistory]:
         """What is known of each sensor's past."""
         rms, snr = (self.index[name].to_numpy(zero_copy_only=False) for name in ("rms", "mains_snr_db"))
-        rows: dict[Sensor, list[int]] = {}
-        for i in np.argsort(self.repeats, kind="stable").tolist():
-            if not self.repeats[i] or self.sensors[i] not in rows:  # one at least of each sensor
-                rows.setdefault(self.sensors[i], []).append(i)
-        return {sensor: history_of(rms[i], None if self.facts.mains_hz is None else snr[i]) for sensor, i in rows.items()}
+        found = {}
+        for sensor, rows in self.sensors.rows(np.arange(len(self))):
+            own = rows[~self.repeats[rows]] if not self.repeats[rows].all() else rows[:1]  # one at least of each sensor
+            found[sensor] = history_of(rms[own], None if self.facts.mains_hz is None else snr[own])
+        return found
 
     def take(self, rows: np.ndarray) -> "TrainingTable":
         """Only these records, in this order."""
         own = {name: getattr(self, name)[rows] for name in ("part", "row", "repeats", "time_trusted")}
         return replace(self, index=self.index.take(pa.array(rows)), **own)
+
+    def rows_of(self, keyed: pa.Table) -> tuple[np.ndarray, pa.Table]:
+        """Row numbers of the records that a table with their keys names, and these of its rows, in the same order."""
+        place = pa.array(np.arange(len(self)))
+        own = self.index.select(list(schema.KEY)).append_column("row", place)
+        met = own.join(keyed, list(schema.KEY), join_type="inner", use_threads=False)
+        return met["row"].to_numpy(), met.drop_columns(["row"])
 
     def in_order(self, rows: np.ndarray) -> np.ndarray:
         """These row numbers by (measured_at, record_id), those left out whose time cannot be."""
@@ -113,13 +128,16 @@ class TrainingTable:
         rows = rows[np.argsort(self.part[rows], kind="stable")]
         return np.split(rows, np.flatnonzero(np.diff(self.part[rows])) + 1)
 
+    def slices(self, rows: np.ndarray) -> "Slices":
+        """The same as what a worker is sent of each part."""
+        return Slices(self, self.by_part(rows))
+
     def read(self, column: str, rows: np.ndarray, progress: Callable[[int, int], None] = lambda done, total: None) -> np.ndarray:
         """Vectors or waveforms of these records, float32 (rows, size); a part is read once."""
         ends = np.flatnonzero(np.diff(self.part[rows])) + 1
         found = []
         for done, own in enumerate(np.split(rows, ends), 1):
-            stored = objects.read_table(self.parts[self.part[own[0]]], [column])[column].combine_chunks()
-            found.append(stored.flatten().to_numpy().reshape(len(stored), -1)[self.row[own]])
+            found.append(read_vectors(self.parts[self.part[own[0]]], column, self.row[own]))
             progress(done, len(ends) + 1)
         return np.concatenate(found)
 
@@ -130,6 +148,91 @@ class TrainingTable:
             at = np.flatnonzero(self.part == p)
             waveforms[at] = waveforms_of(objects.read_table(self.parts[p], ["waveform"]))[self.row[at]]
             progress(done + 1, len(mine))
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some records of one part: all that a pass over them is sent. Its size does not depend on the table's."""
+
+    uri: str
+    """the part's file"""
+    row: np.ndarray
+    """where in it they lie"""
+    index: np.ndarray
+    """their row numbers of the table"""
+    sensors: "Sensors"
+    key_hash: np.ndarray
+
+    def read(self, column: str) -> np.ndarray:
+        """Their vectors, float32 (rows, size)."""
+        return read_vectors(self.uri, column, self.row)
+
+
+@dataclass(frozen=True)
+class Slices(Sequence[Slice]):
+    """The slices of a table's parts, each made when it is asked for."""
+
+    table: TrainingTable
+    rows: list[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> Slice:  # type: ignore[override]
+        rows, table = self.rows[i], self.table
+        return Slice(table.parts[table.part[rows[0]]], table.row[rows], rows, table.sensors.take(rows), table.key_hash[rows])
+
+
+@dataclass(frozen=True)
+class Sensors(Sequence[Sensor]):
+    """The sensor of each record: every name once, and a number a record."""
+
+    names: tuple[Sensor, ...]
+    """(unit, sensor_id), in the order of their first record"""
+    code: np.ndarray
+    """int32 a record"""
+
+    @classmethod
+    def of_table(cls, table: pa.Table) -> "Sensors":
+        """Of a table with the columns of a sensor."""
+        encoded = [pc.dictionary_encode(table[name]).combine_chunks() for name in schema.SENSOR]  # type: ignore[attr-defined]
+        unit, sensor_id = (column.indices.to_numpy().astype(np.int64) for column in encoded)
+        units, ids = (column.dictionary.to_pylist() for column in encoded)
+        pairs, first, code = np.unique(unit * max(1, len(ids)) + sensor_id, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        names = tuple((units[pair // len(ids)], ids[pair % len(ids)]) for pair in pairs[order].tolist())
+        return cls(names, np.argsort(order).astype(np.int32)[code.reshape(-1)])
+
+    @classmethod
+    def of_list(cls, sensors: Iterable[Sensor]) -> "Sensors":
+        """Of the sensor of each record."""
+        number: dict[Sensor, int] = {}
+        code = [number.setdefault(sensor, len(number)) for sensor in sensors]
+        return cls(tuple(number), np.array(code, np.int32))
+
+    def __len__(self) -> int:
+        return len(self.code)
+
+    def __getitem__(self, row: int) -> Sensor:  # type: ignore[override]
+        return self.names[self.code[row]]
+
+    def of(self, rows: np.ndarray) -> list[Sensor]:
+        """Those of some row numbers."""
+        return [self.names[code] for code in self.code[rows].tolist()]
+
+    def take(self, rows: np.ndarray) -> "Sensors":
+        """Of these rows alone, with no other name."""
+        codes, first, code = np.unique(self.code[rows], return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        return Sensors(tuple(self.names[i] for i in codes[order].tolist()), np.argsort(order).astype(np.int32)[code.reshape(-1)])
+
+    def rows(self, rows: np.ndarray) -> Iterator[tuple[Sensor, np.ndarray]]:
+        """Each sensor of these row numbers, with its own in their order; the sensor whose row comes first is the first."""
+        order = np.argsort(self.code[rows], kind="stable")
+        starts = np.flatnonzero(np.diff(self.code[rows][order], prepend=-1))
+        for places in sorted(np.split(order, starts[1:]) if len(rows) else (), key=lambda places: places[0]):
+            own = rows[places]
+            yield self.names[self.code[own[0]]], own
 
 
 def open_features(uris: Sequence[str]) -> TrainingTable:
@@ -145,8 +248,8 @@ def open_features(uris: Sequence[str]) -> TrainingTable:
     for uri in uris:
         parts = Parts(uri)
         for part_id, table in zip(parts.markers, parts.tables(INDEX), strict=True):
-            part += [len(names)] * table.num_rows
-            row += range(table.num_rows)
+            part.append(np.full(table.num_rows, len(names), np.int32))
+            row.append(np.arange(table.num_rows, dtype=np.int32))
             names.append(str(parts.uri(part_id)))
             tables.append(table)
     index = pa.concat_tables(tables) if tables else schema.features(1, {}).empty_table().select(INDEX)
@@ -156,7 +259,7 @@ def open_features(uris: Sequence[str]) -> TrainingTable:
     keep = np.flatnonzero(lowest_keys(index))
     num_duplicates, index = index.num_rows - len(keep), index.take(pa.array(keep))
     found = audit(index, num_duplicates)
-    where = tuple(names), np.array(part)[keep], np.array(row)[keep]
+    where = tuple(names), np.concatenate(part)[keep], np.concatenate(row)[keep]
     vectors = the_same("the feature config", uris, configs)
     return TrainingTable(facts, vectors, corpora, index, *where, found.repeats, found.time_trusted, num_duplicates, found.findings)
 
@@ -253,6 +356,12 @@ def audited(scores: pa.Table, num_duplicates: int = 0) -> tuple[pa.Table, tuple[
 def identity_hash(parts: Iterable[Parts]) -> str:
     """Names the content of finished folders: the checksums of their parts."""
     return short_hash([[marker["files"] for marker in p.markers.values()] for p in parts])
+
+
+def read_vectors(uri: str, column: str, rows: np.ndarray) -> np.ndarray:
+    """A column of vectors of a part's file at these places, float32 (rows, size)."""
+    stored = objects.read_table(uri, [column])[column].combine_chunks()
+    return stored.flatten().to_numpy().reshape(len(stored), -1)[rows]
 
 
 def waveforms_of(table: pa.Table) -> np.ndarray:

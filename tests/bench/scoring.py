@@ -95,11 +95,11 @@ def make_run(recipe: ClassicalRecipe | DeepRecipe | EnsembleRecipe, pool: np.nda
     if isinstance(recipe, ClassicalRecipe):
         feature = build_vector(recipe.feature, FACTS.mains_hz)
         columns = columns_of(feature, recipe.detector.blocks)
-        scaling = fit_scaling(build_scaling_fit(recipe.scaling, feature), [0], lambda _: rows)
-        detector = fit_detector(build_classical(recipe.detector, feature), scaling, columns, [0], lambda _: rows)
-        scores = score_parts(detector, scaling, columns, [0], lambda _: rows)
+        scaling = fit_scaling(build_scaling_fit(recipe.scaling, feature), [rows], lambda part: part)
+        detector = fit_detector(build_classical(recipe.detector, feature), scaling, columns, [rows], lambda part: part)
+        scores = score_parts(detector, scaling, columns, [rows], lambda part: part)
         return Run(recipe, FACTS, Detecting(recipe, scaling, detector, score_statistics(scores)))
-    scaling = fit_scaling(ScalingFit(recipe.scaling, tuple(rows.x.shape[1:])), [0], lambda _: rows)
+    scaling = fit_scaling(ScalingFit(recipe.scaling, tuple(rows.x.shape[1:])), [rows], lambda part: part)
     torch.manual_seed(0)
     net = build_deep(recipe.detector, tuple(rows.x.shape[1:]))
     with torch.no_grad():
@@ -181,7 +181,7 @@ class Bench:
 def cascade(run: Run, bench: Bench, pool: np.ndarray, sensors: list[tuple[str, str]], share: float) -> Scorer:
     """A scorer whose gate gives exactly this share of the bench's records to the run. What the gate has learnt does not matter for time."""
     rows = Rows(_features(recipes.fused(), pool), sensors, np.arange(len(pool), dtype=np.uint64))
-    scaling = fit_scaling(ScalingFit(SCALING, tuple(rows.x.shape[1:])), [0], lambda _: rows)
+    scaling = fit_scaling(ScalingFit(SCALING, tuple(rows.x.shape[1:])), [rows], lambda part: part)
     gate = Gate(GateConfig(), rows.x.shape[1])
     gate.fit(scaling(rows.x, sensors), torch.from_numpy(pool).square().mean(dim=1), rows.key_hash)
     made = Cascade(SpectralConfig(), scaling, gate, 0.0)

@@ -71,9 +71,8 @@ def test_an_example_is_a_record_by_its_contexts_statistics(fleet) -> None:
     assert made.z.shape[1:] == (2, 2, 128, 2) and len(np.unique(made.context)) == 6
     rows = np.flatnonzero(fleet.pool)
     sensors = [(str(fleet.unit[i]), str(fleet.sensor[i])) for i in rows]
-    scaling = fit_scaling(
-        ScalingFit(ScalingConfig(by="sensor", per="row"), IMAGE.shape), [0], lambda _: Rows(fleet.x[rows], sensors, rows.astype(np.uint64))
-    )
+    some = Rows(fleet.x[rows], sensors, rows.astype(np.uint64))
+    scaling = fit_scaling(ScalingFit(ScalingConfig(by="sensor", per="row"), IMAGE.shape), [some], lambda part: part)
     spread = scaling.statistics_of(fleet.x[:1])[1]
     for number, unit in enumerate(np.unique(fleet.unit)):
         x = fleet.x[fleet.unit == unit].unflatten(0, (-1, 2))

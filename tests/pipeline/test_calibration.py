@@ -30,9 +30,9 @@ def detecting(recipe: ClassicalRecipe, x: np.ndarray, sensors: list[Sensor]) -> 
     feature = build_vector(recipe.feature, FACTS.mains_hz)
     rows = Rows(feature(torch.from_numpy(x), RATE_HZ), sensors, np.arange(len(x), dtype=np.uint64))
     columns = columns_of(feature, recipe.detector.blocks)
-    scaling = fit_scaling(build_scaling_fit(recipe.scaling, feature), [0], lambda _: rows)
-    detector = fit_detector(build_classical(recipe.detector, feature), scaling, columns, [0], lambda _: rows)
-    scores = score_parts(detector, scaling, columns, [0], lambda _: rows)
+    scaling = fit_scaling(build_scaling_fit(recipe.scaling, feature), [rows], lambda part: part)
+    detector = fit_detector(build_classical(recipe.detector, feature), scaling, columns, [rows], lambda part: part)
+    scores = score_parts(detector, scaling, columns, [rows], lambda part: part)
     return Run(recipe, FACTS, Detecting(recipe, scaling, detector, score_statistics(scores)))
 
 

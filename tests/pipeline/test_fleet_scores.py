@@ -13,6 +13,7 @@ from vibray.features.scaling import Sensor
 from vibray.fitting.fleet_scores import NUM_FIRST, NUM_LATER, NUM_WINDOWS, fleet_scores, windows_of
 from vibray.recipes import ClassicalRecipe, banded
 from vibray.runs import Detecting, Inputs, Run
+from vibray.tables import Sensors
 from vibray.train.classical import Rows, fit_detector, fit_scaling
 
 FEATURE = build_vector(banded().feature, FACTS.mains_hz)
@@ -35,8 +36,8 @@ def vectors(seed: int, num_sensors: int, num_records: int, fault_share: float = 
 def fitted(recipe: ClassicalRecipe, x: torch.Tensor, sensors: list[Sensor]) -> Run:
     rows = Rows(x, sensors, np.random.default_rng(0).permutation(len(x)).astype(np.uint64))
     columns = columns_of(FEATURE, recipe.detector.blocks)
-    scaling = fit_scaling(build_scaling_fit(recipe.scaling, FEATURE), [0], lambda _: rows)
-    detector = fit_detector(build_classical(recipe.detector, FEATURE), scaling, columns, [0], lambda _: rows)
+    scaling = fit_scaling(build_scaling_fit(recipe.scaling, FEATURE), [rows], lambda part: part)
+    detector = fit_detector(build_classical(recipe.detector, FEATURE), scaling, columns, [rows], lambda part: part)
     return Run(recipe, FACTS, Detecting(recipe, scaling, detector, torch.zeros(2, dtype=torch.float64)))
 
 
@@ -44,7 +45,9 @@ def fitted(recipe: ClassicalRecipe, x: torch.Tensor, sensors: list[Sensor]) -> R
 def run() -> Run:
     x, sensors, _ = vectors(0, NUM_SENSORS, NUM_RECORDS, fault_share=0.05)
     run = fitted(banded(), x, sensors)
-    return replace(run, fleet_scores=fleet_scores(banded(), FACTS.mains_hz, np.arange(len(x)), sensors, lambda rows: x[rows]))
+    return replace(
+        run, fleet_scores=fleet_scores(banded(), FACTS.mains_hz, np.arange(len(x)), Sensors.of_list(sensors), lambda rows: x[rows])
+    )
 
 
 @pytest.mark.parametrize("k", [1, 5, 20])
@@ -71,18 +74,18 @@ def test_levels_rest_on_records_enough(run):
     medians = [float(run.fleet_scores.scores[level].median()) for level in LEVELS]
     assert medians == sorted(medians, reverse=True)  # the fewer records, the higher a healthy one scores
     x, sensors, _ = vectors(0, 2, 30)
-    few = fleet_scores(banded(), FACTS.mains_hz, np.arange(60), sensors, lambda rows: x[rows])
+    few = fleet_scores(banded(), FACTS.mains_hz, np.arange(60), Sensors.of_list(sensors), lambda rows: x[rows])
     assert few.scores == {}  # 60 records at most
 
 
 @pytest.mark.parametrize(("num_sensors", "num_records", "num_windows"), [(1, 1000, 62), (3, 400, 75), (200, 20, NUM_WINDOWS), (4, 20, 4)])
 def test_windows(num_sensors, num_records, num_windows):
     sensors = [(f"u{i % num_sensors}", "s") for i in range(num_sensors * num_records)]
-    found = windows_of(np.arange(len(sensors)), sensors)
+    found = windows_of(np.arange(len(sensors)), Sensors.of_list(sensors))
     assert len(found) == num_windows
     for window in found:
         assert {sensors[row] for row in window.rows} == {window.sensor}
         assert np.all(np.diff(window.rows[: window.num_first]) == num_sensors)  # consecutive
         assert window.num_first == min(NUM_FIRST, num_records - window.rows[0] // num_sensors)
         assert 0 < window.spaced.sum() <= NUM_LATER and not window.spaced[0] and window.spaced[-1]
-    assert windows_of(np.arange(3), [("a", "s"), ("b", "s"), ("c", "s")]) == []
+    assert windows_of(np.arange(3), Sensors.of_list([("a", "s"), ("b", "s"), ("c", "s")])) == []

@@ -67,7 +67,7 @@ def scores_of(seed: int, config: FleetConfig) -> np.ndarray:
 
     def make() -> dict[str, np.ndarray]:
         pool, recipe = of_fleet(FleetConfig(seed=seed, num_units=POOL_UNITS, num_records=POOL_RECORDS)), recipes.fused()
-        scaling, detector, columns = fit_parts(recipe, FLEET.mains_hz, [0], pool.rows)
+        scaling, detector, columns = fit_parts(recipe, FLEET.mains_hz, [pool.rows(0)], lambda part: part)
         x, score = vectors(config), np.empty(config.num_records, np.float32)
         number = np.arange(config.num_records) % (UNITS * SENSORS)
         for sensor in range(UNITS * SENSORS):

@@ -57,7 +57,7 @@ def scaled(corpus: Corpus, image: Image, config: ScalingConfig, k: int | None) -
     """Deviations of the test records and of each sensor's context, whose sensors come third."""
     pool = images(corpus.pool, image, "pool", corpus)
     rows = Rows(pool, corpus.pool.sensors, corpus.pool.rows().key_hash)
-    scaling = fit_scaling(build_scaling_fit(config, image), [0], lambda _: rows)
+    scaling = fit_scaling(build_scaling_fit(config, image), [rows], lambda part: part)
     context, sensors = pool, corpus.pool.sensors
     if k is not None and corpus.context is not None:
         whole = images(corpus.context, image, "context", corpus)

@@ -70,7 +70,7 @@ def with_net(corpus: Corpus, scaling: Scaling, net: ContextScorer, share: float)
     detector = build_classical(replace(config, scorer_share=share), feature)
     assert isinstance(detector, Fused)
     detector.parts[-1] = net
-    fit_detector(detector, scaling, COLUMNS, [0], corpus.pool.rows)
+    fit_detector(detector, scaling, COLUMNS, [corpus.pool.rows(0)], lambda part: part)
     return detector
 
 

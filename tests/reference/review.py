@@ -35,9 +35,9 @@ def told(corpus: Corpus, seed: int) -> dict[str, np.ndarray]:
     def make() -> dict[str, np.ndarray]:
         assert corpus.context is not None
         recipe, pool, test, mains = recipes.fused(), corpus.pool, corpus.test, FLEET.mains_hz
-        scaling, detector, columns = fit_parts(recipe, mains, [0], pool.rows)
+        scaling, detector, columns = fit_parts(recipe, mains, [pool.rows(0)], lambda part: part)
         score = detector.score(scaling(pool.vectors, pool.sensors)[:, columns]).numpy()
-        by_sensor, _, _ = fit_parts(replace(recipes.banded(), scaling=ScalingConfig(by="sensor")), mains, [0], pool.rows)
+        by_sensor, _, _ = fit_parts(replace(recipes.banded(), scaling=ScalingConfig(by="sensor")), mains, [pool.rows(0)], lambda part: part)
         known = by_sensor.with_sensors((sensor, corpus.context.vectors[at]) for sensor, at in corpus.context.first(CONTEXT))
         x, x_test = by_sensor(pool.vectors, pool.sensors), known(test.vectors, test.sensors)
         return {"score": score} | {name: (v.sign() * v.abs().log1p()).numpy() for name, v in (("pool", x), ("test", x_test))}

@@ -83,7 +83,7 @@ class Given:
 
 def fitted(recipe: ClassicalRecipe, pool: Records, mains_hz: float | None) -> tuple[Scaling, Fitted]:
     """The recipe on a pool, as training fits it."""
-    scaling, detector, _ = fit_parts(recipe, mains_hz, [0], pool.rows)
+    scaling, detector, _ = fit_parts(recipe, mains_hz, [pool.rows(0)], lambda part: part)
     return scaling, detector
 
 

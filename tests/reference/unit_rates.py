@@ -34,7 +34,7 @@ from vibray.models.fitted import Fitted
 from vibray.runs import Detecting, Inputs, Run
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig, measured_at, place
-from vibray.tables import vector_column
+from vibray.tables import Sensors, vector_column
 
 NEW_UNITS, STEPS = 40, 500
 RATES = (0.01, 0.05)
@@ -75,7 +75,9 @@ def trained(recipe: recipes.ClassicalRecipe, seed: int) -> Run:
     pool = of_fleet(FleetConfig(seed=seed, num_units=POOL_UNITS, num_records=POOL_RECORDS))
     scaling, detector = fitted(recipe, pool, FACTS.mains_hz)
     run = Run(recipe, FACTS, Detecting(recipe, scaling, detector, torch.zeros(2, dtype=torch.float64)))
-    scores = fleet_scores(recipe, FACTS.mains_hz, np.arange(len(pool.sensors)), pool.sensors, lambda rows: pool.vectors[rows])
+    scores = fleet_scores(
+        recipe, FACTS.mains_hz, np.arange(len(pool.sensors)), Sensors.of_list(pool.sensors), lambda rows: pool.vectors[rows]
+    )
     return replace(run, fleet_scores=scores)
 
 
@@ -123,7 +125,7 @@ def on_real_machines(recipe: recipes.ClassicalRecipe) -> Iterator[str]:
     """A line a real corpus and number of records that calibrate a sensor."""
     for name in REAL:
         corpus = real(name)
-        scaling, detector, columns = fit_parts(recipe, corpus.facts.mains_hz, [0], corpus.pool.rows)
+        scaling, detector, columns = fit_parts(recipe, corpus.facts.mains_hz, [corpus.pool.rows(0)], lambda part: part)
 
         def score(by: Scaling, records: Records, columns: list[int] = columns, detector: Fitted = detector) -> np.ndarray:
             return detector.score(by(records.vectors, records.sensors)[:, columns]).numpy()

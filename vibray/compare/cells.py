@@ -21,7 +21,7 @@ from vibray.decide.metrics import evaluation
 from vibray.decide.pooling import pooled
 from vibray.decide.splits import Setting, Split, sizes
 from vibray.decide.thresholds import percentile
-from vibray.fitting.classical import LoadPart, fit_classical
+from vibray.fitting.classical import HeldVectors, fit_classical
 from vibray.fitting.classifier import fit_classifier, inputs_of, read_inputs
 from vibray.fitting.data import classifier_lesson
 from vibray.fitting.deep import net_scores
@@ -170,9 +170,8 @@ def _labels_only(recipe: LabelsOnly, task: Task) -> Scored:
     if abnormal.all() or not abnormal.any():
         raise UserError(f"a regression needs labels of both kinds, and these {len(abnormal)} are of one: give larger --label-budgets")
     base, vectors = recipe.base, task.vectors[recipe.base.feature.kind]
-    load = LoadPart(task.table, vectors.__getitem__)
     feature = build_vector(base.feature, task.table.facts.mains_hz)
-    fit = fit_scaling(build_scaling_fit(base.scaling, feature), task.table.by_part(task.pool), load)
+    fit = fit_scaling(build_scaling_fit(base.scaling, feature), task.table.slices(task.pool), HeldVectors(vectors))
     scaling, shown = vectors_shown(base, fit, task)
     model = LogisticRegression(C=recipe.inverse_penalty, class_weight="balanced", max_iter=1000)
     model.fit(shown(task.labelled).numpy(), abnormal)
@@ -199,7 +198,7 @@ def _diagnosis(recipe: DiagnosisRecipe, task: Task) -> Scored:
     def read(rows: np.ndarray) -> Tensor:
         return torch.from_numpy(vectors[rows])
 
-    fit = fit_classical(recipe.detector, task.table, task.pool, vectors.__getitem__)
+    fit = fit_classical(recipe.detector, task.table, task.pool, HeldVectors(vectors))
     naming = fit_naming(recipe, fit.detecting, task.table, task.pool, classifier_lesson(task.label_of), read).naming
     naming = naming.rescaled({"": calibrated(naming.detecting.scaling, read, task)})
 

@@ -54,7 +54,7 @@ class Task:
     seed: int
 
     def sensors(self, rows: np.ndarray) -> list[Sensor]:
-        return [self.table.sensors[i] for i in rows]
+        return self.table.sensors.of(rows)
 
     @property
     def label_of(self) -> np.ndarray:
@@ -100,8 +100,10 @@ def open_corpus(
 
 def records_of(table: TrainingTable, label: np.ndarray) -> Records:
     """The columns that splits are made by."""
-    unit = np.array([unit for unit, _ in table.sensors], np.str_)
-    _, sensor = np.unique(np.array([f"{u}\n{s}" for u, s in table.sensors], np.str_), return_inverse=True)
+    sensors = table.sensors
+    unit = np.array([unit for unit, _ in sensors.names], np.str_)[sensors.code]
+    _, number = np.unique(np.array([f"{u}\n{s}" for u, s in sensors.names], np.str_), return_inverse=True)
+    sensor = number.reshape(-1)[sensors.code]
     time = table.index["measured_at"].cast("int64").to_numpy()
     order = np.empty(len(table), np.int64)
     # the earliest calibrate: a time that cannot be is none of them

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vibray.building import build_vector, columns_of
 from vibray.compare.corpus import Task
 from vibray.features.scaling import Scaling, Sensor
-from vibray.fitting.classical import fit_classical
+from vibray.fitting.classical import HeldVectors, fit_classical
 from vibray.fitting.data import FitResult, detector_lesson, known_labels
 from vibray.fitting.deep import Now, fit_deep, net_scores
 from vibray.fitting.worker import Worker
@@ -47,10 +47,7 @@ def fit_fold(worker: Worker, recipe: DeepRecipe | ClassicalRecipe, task: Task, a
 
 def calibrated(scaling: Scaling, read: Callable[[np.ndarray], Tensor], task: Task) -> Scaling:
     """The scaling with the sensors of the calibration records added; one without such a record stays unknown."""
-    rows_of: dict[Sensor, list[int]] = {}
-    for row in task.calibration.tolist():
-        rows_of.setdefault(task.table.sensors[row], []).append(row)
-    return scaling.with_sensors((sensor, read(np.array(rows))) for sensor, rows in rows_of.items())
+    return scaling.with_sensors((sensor, read(rows)) for sensor, rows in task.table.sensors.rows(task.calibration))
 
 
 def vectors_shown(recipe: ClassicalRecipe, scaling: Scaling, task: Task) -> tuple[Scaling, Callable[[np.ndarray], Tensor]]:
@@ -66,7 +63,7 @@ def vectors_shown(recipe: ClassicalRecipe, scaling: Scaling, task: Task) -> tupl
 
 def _classical(recipe: ClassicalRecipe, task: Task) -> FoldFit:
     vectors = task.vectors[recipe.feature.kind]
-    fit = fit_classical(recipe, task.table, task.pool, vectors.__getitem__)
+    fit = fit_classical(recipe, task.table, task.pool, HeldVectors(vectors))
     scaling, shown = vectors_shown(recipe, fit.detecting.scaling, task)
     detector = fit.detecting.detector
     assert isinstance(detector, Fitted)

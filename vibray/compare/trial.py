@@ -171,7 +171,7 @@ class Trial:
                 "scores": [float(f"{score:.7g}") for score in scores],  # two trials are compared record by record
             }
         )
-        known = fitted.known([self.corpus.table.sensors[i] for i in judged])
+        known = fitted.known(self.corpus.table.sensors.of(judged))
         return FoldScores(fitted.fit.scores[~self.corpus.off[pool]], trusted, scores, faulty, known)
 
     def _save(self, fold: int, fitted: FoldFit) -> None:

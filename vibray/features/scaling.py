@@ -202,6 +202,16 @@ class Scaling:
         state = (tables[0], tables[1], self.within, self.constant, self.upper)
         return Scaling(self.config, self.shape, self.level, names, counts, *state)
 
+    def of(self, sensors: Iterable[Sensor]) -> "Scaling":
+        """The same without the statistics of any but these sensors: what is sent along with their records."""
+        if self.config.by != "sensor":
+            return self
+        own = tuple(sensor for sensor in dict.fromkeys(sensors) if sensor in self._row)
+        rows = [0, *(self._row[sensor] for sensor in own)]
+        counts = {sensor: self.counts[sensor] for sensor in own}
+        fitted = (self.location[rows], self.scale[rows], self.within, self.constant, self.upper)
+        return Scaling(self.config, self.shape, self.level, own, counts, *fitted)
+
     def state(self) -> dict[str, Tensor]:
         """What was fitted, for safetensors."""
         names = ("location", "scale", "within", "constant", "upper")

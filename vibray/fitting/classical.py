@@ -13,28 +13,25 @@ from vibray.fitting.data import FitResult
 from vibray.models.fitted import Fitted
 from vibray.recipes import ClassicalRecipe
 from vibray.runs import Detecting, score_statistics
-from vibray.tables import TrainingTable
-from vibray.train.classical import Load, Map, Rows, fit_detector, fit_scaling, score_parts
-
-Vectors = Callable[[np.ndarray], np.ndarray]
-"""Row numbers of one part to their vectors, float32 (rows, size)."""
+from vibray.tables import Slice, TrainingTable
+from vibray.train.classical import Load, Map, Part, Rows, fit_detector, fit_scaling, score_parts
 
 QUANTILES = (0.05, 0.5, 0.95, 0.99)
 
 
 def fit_classical(
-    recipe: ClassicalRecipe, table: TrainingTable, rows: np.ndarray, vectors: Vectors, run: Callable[[str], Map] = lambda label: map
+    recipe: ClassicalRecipe, table: TrainingTable, rows: np.ndarray, load: Load, run: Callable[[str], Map] = lambda label: map
 ) -> FitResult:
-    """Fits a detector on these rows. `run` gives the map that does a pass; what it yields is merged in the order of the parts, so that the
-    result is the same wherever it ran."""
-    parts, load = table.by_part(rows), LoadPart(table, vectors)
+    """Fits a detector on these rows, whose slices `load` makes to rows. `run` gives the map that does a pass; what it yields is merged in
+    the order of the parts, so that the result is the same wherever it ran."""
+    parts = table.slices(rows)
     scaling, detector, columns = fit_parts(recipe, table.facts.mains_hz, parts, load, run)
     scores = score_parts(detector, scaling, columns, parts, load, run("score"))
     return FitResult(Detecting(recipe, scaling, detector, score_statistics(scores)), scores, lines=[_score_line(scores)])
 
 
 def fit_parts(
-    recipe: ClassicalRecipe, mains_hz: float | None, parts: Sequence[Any], load: Load, run: Callable[[str], Map] = lambda label: map
+    recipe: ClassicalRecipe, mains_hz: float | None, parts: Sequence[Part], load: Load, run: Callable[[str], Map] = lambda label: map
 ) -> tuple[Scaling, Fitted, list[int]]:
     """The recipe's scaling and detector, fitted on parts whose rows `load` gives, and the columns of a vector that the detector reads."""
     feature = build_vector(recipe.feature, mains_hz)
@@ -45,25 +42,23 @@ def fit_parts(
 
 
 @dataclass(frozen=True)
-class LoadPart:
-    """A part's rows as a detector needs them."""
-
-    table: TrainingTable
-    vectors: Vectors
-
-    def __call__(self, rows: np.ndarray) -> Rows:
-        return Rows(torch.from_numpy(self.vectors(rows)), [self.table.sensors[i] for i in rows], self.table.key_hash[rows])
-
-
-@dataclass(frozen=True)
 class StoredVectors:
     """Vectors read from the features table at each pass."""
 
-    table: TrainingTable
     column: str
 
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        return self.table.read(self.column, rows)
+    def __call__(self, part: Slice) -> Rows:
+        return Rows(torch.from_numpy(part.read(self.column)), part.sensors, part.key_hash)
+
+
+@dataclass(frozen=True)
+class HeldVectors:
+    """Vectors of a whole table that stand in memory."""
+
+    vectors: np.ndarray
+
+    def __call__(self, part: Slice) -> Rows:
+        return Rows(torch.from_numpy(self.vectors[part.index]), part.sensors, part.key_hash)
 
 
 def _score_line(scores: np.ndarray) -> dict[str, Any]:

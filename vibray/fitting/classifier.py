@@ -57,7 +57,7 @@ def fit_classifier(
     net.to(worker.device)
     rows = TrainingSet(read_inputs(worker, recipe, scalings), lesson.indices, lesson.targets, lesson.weights)
     assert lesson.real is not None
-    labelled = Labelled(lesson.real, np.array([unit for unit, _ in table.sensors]))
+    labelled = Labelled(lesson.real, np.array([unit for unit, _ in table.sensors.names])[table.sensors.code])
     fitted = train_classifier(net, rows, labelled, recipe.optim, recipe.tuning, init is not None, report, checkpoints)
     diagnosing = Diagnosing(recipe, lesson.faults, net.eval(), scalings.get("image"), scalings.get("vector"))
     return ClassifierFit(diagnosing, {"stage": "validation", "num_records": len(fitted.validation), **fitted.figures})

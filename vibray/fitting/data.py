@@ -1,9 +1,6 @@
 """What a fit is given and what it leaves: features that fit the recipe, labels by record, targets for a net; a fitted model."""
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -12,7 +9,6 @@ import pyarrow as pa
 from vibray.building import build_feature
 from vibray.config import UserError, to_json
 from vibray.decide.splits import UNLABELLED, independent
-from vibray.features.scaling import Sensor
 from vibray.models.band_transformer import BandTransformerConfig
 from vibray.models.deep_sad import DeepSadConfig
 from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe
@@ -20,7 +16,7 @@ from vibray.runs import Detecting
 from vibray.schema import BAD_RECORDS, LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, UNDECIDED
 from vibray.storage.labels import match_labels, read_labels
 from vibray.storage.parts import Parts
-from vibray.tables import TrainingTable
+from vibray.tables import Sensors, TrainingTable
 from vibray.train.guards import GuardReport
 
 
@@ -89,9 +85,10 @@ def labels_of_records(uri: str, table: TrainingTable) -> np.ndarray:
     how = (table.facts.timezone, table.facts.time_format)
     matched = match_labels(read_labels(uri, *how), table.index, bad, *how)
     print(matched.told("records"))
-    of = {(c, r): label for c, r, label in zip(*(matched.table[n].to_pylist() for n in ("corpus", "record_id", "label")), strict=True)}
-    keys = zip(table.index["corpus"].to_pylist(), table.index["record_id"].to_pylist(), strict=True)
-    return np.array([of.get(key, UNLABELLED) for key in keys], dtype=object)
+    found = np.full(len(table), UNLABELLED, dtype=object)
+    rows, labelled = table.rows_of(matched.table)
+    found[rows] = labelled["label"].to_pylist()
+    return found
 
 
 def check_both_classes(lesson: Lesson) -> None:
@@ -119,13 +116,13 @@ def search_pool(labels: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return unlabelled if 2 * len(unlabelled) >= len(rows) else rows
 
 
-def without_labelled(labels: np.ndarray, rows: np.ndarray, sensors: Sequence[Sensor]) -> np.ndarray:
+def without_labelled(labels: np.ndarray, rows: np.ndarray, sensors: Sensors) -> np.ndarray:
     """Of these rows those that a diagnosis' detector is fitted on: a sensor's labelled records stay out where it has as many others, so
     that the detector's scores of them are those of records that it has not seen."""
     labelled = labels[rows] != UNLABELLED
-    own = [sensors[row] for row in rows.tolist()]
-    others, judged = (Counter(compress(own, mask)) for mask in (~labelled, labelled))
-    return rows[~labelled | np.array([others[sensor] < judged[sensor] for sensor in own], bool)]
+    own = sensors.code[rows]
+    others, judged = (np.bincount(own[mask], minlength=len(sensors.names)) for mask in (~labelled, labelled))
+    return rows[~labelled | (others < judged)[own]]
 
 
 def independent_rows(table: TrainingTable, labels: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ def fit_naming(
 
     def scaled(those: np.ndarray) -> tuple[Tensor, np.ndarray]:
         with torch.inference_mode():
-            x = detecting.scaling(read(those), [table.sensors[i] for i in those])
+            x = detecting.scaling(read(those), table.sensors.of(those))
             return x, detecting.of_scaled(x, table.facts).double().numpy()
 
     drawn = rows[np.argsort(table.key_hash[rows])][:MAX_RECORDS]
@@ -61,8 +61,9 @@ def labels_of(table: TrainingTable, lesson: Lesson, partner_weight: float) -> tu
     """
     assert lesson.targets is not None and lesson.weights is not None and lesson.real is not None
     times = table.index["measured_at"].cast("int64").to_numpy()
-    unit = np.unique([name for name, _ in table.sensors], return_inverse=True)[1].reshape(-1)
-    sensor = np.array([name for _, name in table.sensors])
+    sensors = table.sensors
+    unit = np.unique([name for name, _ in sensors.names], return_inverse=True)[1].reshape(-1)[sensors.code]
+    sensor = np.array([name for _, name in sensors.names])[sensors.code]
     moment = moments(unit, sensor, times, TOLERANCE_S)
     rows = lesson.indices
     target = {row: (*lesson.targets[row].tolist(), float(lesson.weights[row]), bool(lesson.real[row])) for row in rows.tolist()}

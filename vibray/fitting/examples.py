@@ -177,7 +177,7 @@ def table_source(table: TrainingTable, rows: np.ndarray, images: Callable[[np.nd
     `HEALTHY` where nothing is known to be wrong; where it is left out, that is so of all."""
     parts = table.by_part(rows[table.time_trusted[rows]])
     rows, x = np.concatenate(parts), [images(own) for own in parts]
-    unit, sensor = (np.array([table.sensors[i][which] for i in rows]) for which in (0, 1))
+    unit, sensor = (np.array([name[which] for name in table.sensors.names])[table.sensors.code[rows]] for which in (0, 1))
     times_ms = table.index["measured_at"].cast("int64").to_numpy()[rows]
     moment = moments(unit, sensor, times_ms, TOLERANCE_S)
     first = np.full(moment.max(initial=0) + 1, np.iinfo(np.int64).max)
@@ -196,7 +196,7 @@ def examples_of(
     rng = np.random.default_rng([seed, 0])
     names = list(zip(source.unit.astype(str).tolist(), source.sensor.astype(str).tolist(), strict=True))
     some = Rows(source.x[rows], [names[i] for i in rows], rng.permutation(len(rows)).astype(np.uint64))
-    scaling = fit_scaling(build_scaling_fit(scaling_config, feature), [0], lambda _: some)
+    scaling = fit_scaling(build_scaling_fit(scaling_config, feature), [some], lambda part: part)
     read = columns_of(feature, blocks) if blocks else slice(None)  # type: ignore[arg-type]
     units = np.unique(source.unit)
     most = max(len(np.unique(source.sensor[source.unit == unit])) for unit in units)

@@ -14,6 +14,7 @@ from vibray.fitting.classical import fit_parts
 from vibray.models.fitted import Fitted, TooFewRecords
 from vibray.recipes import ClassicalRecipe
 from vibray.signal.robust import median_mad
+from vibray.tables import Sensors
 from vibray.train.classical import Rows
 
 NUM_WINDOWS = 128
@@ -51,7 +52,7 @@ def fleet_scores(
     recipe: ClassicalRecipe,
     mains_hz: float | None,
     rows: Int64[np.ndarray, " rows"],
-    sensors: Sequence[Sensor],
+    sensors: Sensors,
     read: Callable[[np.ndarray], Float[torch.Tensor, "rows size"]],
 ) -> FleetScores:
     """Healthy records' scores against baselines of few earlier records of their sensor, a level of LEVELS each.
@@ -67,7 +68,7 @@ def fleet_scores(
     if len(units) < FEWEST_UNITS:
         return FleetScores({})
     index = np.unique(np.concatenate([window.rows for window in windows]))
-    x, of = read(index), [sensors[row] for row in index]
+    x, of = read(index), sensors.of(index)
     key = np.random.default_rng(0).permutation(len(index)).astype(np.uint64)
     found: dict[int, list[np.ndarray]] = {level: [] for level in LEVELS}
     try:
@@ -86,16 +87,14 @@ def fleet_scores(
     return FleetScores({level: torch.from_numpy(np.sort(s).astype(np.float32)) for level, s in levels.items() if len(s) >= FEWEST_SCORES})
 
 
-def windows_of(rows: Int64[np.ndarray, " rows"], sensors: Sequence[Sensor]) -> list[Window]:
+def windows_of(rows: Int64[np.ndarray, " rows"], sensors: Sensors) -> list[Window]:
     """About NUM_WINDOWS windows: of sensors drawn by their names' hash where there are more, several of each where there are fewer."""
-    of_sensor: dict[Sensor, list[int]] = {}
-    for row in rows.tolist():
-        of_sensor.setdefault(sensors[row], []).append(row)
+    of_sensor = dict(sensors.rows(rows))
     several = (sensor for sensor in of_sensor if len(of_sensor[sensor]) > 1)
     drawn = sorted(several, key=lambda sensor: blake2b("/".join(sensor).encode(), digest_size=8).digest())[:NUM_WINDOWS]
     found = []
     for sensor in drawn:
-        own = np.array(of_sensor[sensor])
+        own = of_sensor[sensor]
         num = min(-(-NUM_WINDOWS // len(drawn)), max(1, len(own) // SENSOR_RECORDS))
         for start in np.arange(num) * (len(own) // 2) // num:
             after = own[start:]

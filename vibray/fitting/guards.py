@@ -45,7 +45,7 @@ def _injected_scores(worker: Worker, recipe: DeepRecipe, indices: np.ndarray, de
     hashes = worker.table.key_hash[indices]
     index = indices[np.argsort(hashes)[:GUARD_RECORDS]]
     waveforms = torch.from_numpy(np.ascontiguousarray(worker.waveforms[index]))
-    sensors = [worker.table.sensors[i] for i in index]
+    sensors = worker.table.sensors.of(index)
     feature = build_feature(recipe.feature, worker.table.facts.mains_hz)
     torch.manual_seed(recipe.optim.seed)
     untrained = build_deep(recipe.detector, feature.shape).eval()

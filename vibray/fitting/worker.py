@@ -111,7 +111,7 @@ class Worker(Place):
         fit = ScalingFit(config, shape)
         for index in np.array_split(indices[self.world.rank :: self.world.size], max(1, len(indices) // (64 * self.world.size))):
             if len(index):
-                fit.update(read(index), [self.table.sensors[i] for i in index], self.table.key_hash[index])
+                fit.update(read(index), self.table.sensors.of(index), self.table.key_hash[index])
         fits: list[Any] = [fit]
         if self.world.size > 1:
             fits = [None] * self.world.size
@@ -122,7 +122,7 @@ class Worker(Place):
         return total.finish()
 
     def scaled(self, scaling: Scaling, read: Callable[[np.ndarray], torch.Tensor]) -> Callable[[np.ndarray], torch.Tensor]:
-        return lambda index: scaling(read(index), [self.table.sensors[i] for i in index])
+        return lambda index: scaling(read(index), self.table.sensors.of(index))
 
 
 @contextmanager

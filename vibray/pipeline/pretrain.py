@@ -65,7 +65,7 @@ def pretrain(job: PretrainJob) -> None:
             )
         build_feature(recipe.feature, facts.mains_hz).check(facts.sample_rate_hz, facts.num_samples)
         print(
-            f"  and {', '.join(table.corpora)}: {len(table):,} records of {len(set(table.sensors))} sensors at {facts.sample_rate_hz:g} Hz"
+            f"  and {', '.join(table.corpora)}: {len(table):,} records of {len(table.sensors.names)} sensors at {facts.sample_rate_hz:g} Hz"
         )
     if job.dry_run:
         print("dry run: nothing was written")

@@ -109,7 +109,7 @@ def split_labels(job: RoundsJob, table: TrainingTable) -> tuple[list[dict[str, A
     kind = np.array([0 if name == NORMAL else 1 + names.index(name) for name in labels[rows].tolist()])
     times = table.index["measured_at"].cast("int64").to_numpy()
     times = np.where(table.time_trusted, times, times.min())  # the latest may be held out: a time that cannot be is none of them
-    mask = held_out_rows(kind, np.array([table.sensors[row][0] for row in rows.tolist()]), times[rows], job.held_out_share)
+    mask = held_out_rows(kind, np.array([unit for unit, _ in table.sensors.of(rows)]), times[rows], job.held_out_share)
     if not mask.any():
         raise RoundsMismatch(f"{len(rows):,} labels are too few to hold some out: label more, or give --held-out")
     return _rows(table, labels, rows[~mask]), _rows(table, labels, rows[mask])

@@ -13,7 +13,7 @@ from vibray.config import environment, short_hash
 from vibray.decide.findings import print_findings
 from vibray.decide.fleet_scores import FleetScores
 from vibray.fitting.arguments import absolute, adopted, check_arguments, check_members
-from vibray.fitting.classical import LoadPart, StoredVectors, fit_classical
+from vibray.fitting.classical import StoredVectors, fit_classical
 from vibray.fitting.data import (
     FitResult,
     Lesson,
@@ -91,7 +91,7 @@ def train_on(job: TrainJob, recipe: Recipe, table: TrainingTable) -> None:
     """A training of absolute URIs that are known to go together: shown, begun, gone on with or found finished."""
     check_features(recipe, table)
     labels = None if job.labels is None else labels_of_records(job.labels, table)
-    print(f"{len(table):,} records of {len(set(table.sensors))} sensors in {', '.join(sorted(table.corpora))}", end="")
+    print(f"{len(table):,} records of {len(table.sensors.names)} sensors in {', '.join(sorted(table.corpora))}", end="")
     print(f" ({table.num_duplicates:,} duplicates left out)" if table.num_duplicates else "")
     plan = _Plan(job, recipe, table, labels)
     if job.dry_run:
@@ -227,7 +227,7 @@ class _Plan:
 
     def fitted(self, recipe: ClassicalRecipe) -> FitResult:
         """A classical detector, in passes over the parts."""
-        return fit_classical(recipe, self.table, self.rows, StoredVectors(self.table, recipe.feature.kind), self.passes())
+        return fit_classical(recipe, self.table, self.rows, StoredVectors(recipe.feature.kind), self.passes())
 
     def fleet_scores(self, recipe: ClassicalRecipe) -> FleetScores:
         """What the machines of training would score with few records."""
@@ -236,11 +236,10 @@ class _Plan:
 
     def reading(self, recipe: ClassicalRecipe) -> Callable[[np.ndarray], torch.Tensor]:
         """Reads the vectors of row numbers, in their order."""
-        load = LoadPart(self.table, StoredVectors(self.table, recipe.feature.kind))
 
         def read(rows: np.ndarray) -> torch.Tensor:
             order = np.argsort(self.table.part[rows], kind="stable")
-            parts = self.passes()("few records")(load, self.table.by_part(rows[order]))
+            parts = self.passes()("few records")(StoredVectors(recipe.feature.kind), self.table.slices(rows[order]))
             found = torch.cat([part.x for part in parts])
             return found[torch.from_numpy(np.argsort(order))]
 
@@ -315,15 +314,14 @@ class _Plan:
             return None, None
         check_finished(uri)
         found = objects.read_table(objects.join(uri, "pseudo_labels.parquet"))
-        columns = (found[name].to_pylist() for name in ("corpus", "record_id", "label", "weight"))
-        of = {(c, r): (label, weight) for c, r, label, weight in zip(*columns, strict=True)}
-        keys = list(zip(self.table.index["corpus"].to_pylist(), self.table.index["record_id"].to_pylist(), strict=True))
-        if not any(key in of for key in keys):
-            corpora = ", ".join(sorted({c for c, _ in of}))
+        rows, own = self.table.rows_of(found.select(["corpus", "record_id", "label", "weight"]))
+        if not len(rows):
+            corpora = ", ".join(sorted(found["corpus"].unique().to_pylist()))
             here = ", ".join(self.table.corpora)
             raise TrainingError(f"no pseudo-label of {uri} (corpus {corpora}) is of a record in {here}: give its --features too")
-        own = [of.get(key, (UNDECIDED, 0.0)) for key in keys]
-        return np.array([label for label, _ in own], np.int64), np.array([weight for _, weight in own], np.float64)
+        labels, weights = np.full(len(self.table), UNDECIDED, np.int64), np.zeros(len(self.table))
+        labels[rows], weights[rows] = own["label"].to_numpy(), own["weight"].to_numpy()
+        return labels, weights
 
 
 def print_diagnosis(line: dict[str, Any]) -> None:
