@@ -137,7 +137,7 @@ class TrainingTable:
         ends = np.flatnonzero(np.diff(self.part[rows])) + 1
         found = []
         for done, own in enumerate(np.split(rows, ends), 1):
-            found.append(read_vectors(self.parts[self.part[own[0]]], column, self.row[own]))
+            found.append(read_vectors(self.parts[self.part[own[0]]], column)[self.row[own]])
             progress(done, len(ends) + 1)
         return np.concatenate(found)
 
@@ -165,7 +165,7 @@ class Slice:
 
     def read(self, column: str) -> np.ndarray:
         """Their vectors, float32 (rows, size)."""
-        return read_vectors(self.uri, column, self.row)
+        return read_vectors(self.uri, column)[self.row]
 
 
 @dataclass(frozen=True)
@@ -358,10 +358,10 @@ def identity_hash(parts: Iterable[Parts]) -> str:
     return short_hash([[marker["files"] for marker in p.markers.values()] for p in parts])
 
 
-def read_vectors(uri: str, column: str, rows: np.ndarray) -> np.ndarray:
-    """A column of vectors of a part's file at these places, float32 (rows, size)."""
+def read_vectors(uri: str, column: str) -> np.ndarray:
+    """A column of vectors of a part's file, float32 (records, size)."""
     stored = objects.read_table(uri, [column])[column].combine_chunks()
-    return stored.flatten().to_numpy().reshape(len(stored), -1)[rows]
+    return stored.flatten().to_numpy().reshape(len(stored), -1)
 
 
 def waveforms_of(table: pa.Table) -> np.ndarray:

@@ -55,7 +55,15 @@ def test_scaling_and_the_images_of_a_training_stay_on_the_gpu(tmp_path) -> None:
     waveforms = np.stack(list(kinds(seed=8).values()))
     feature = CwtImage(CwtImageConfig(rows=16, columns=32))
     device = torch.device("cuda")
-    images = Images(lambda w: feature(w, RATE_HZ), feature.shape, waveforms, tmp_path / "images", 1 << 30, device)
+    images = Images(
+        lambda w: feature(w, RATE_HZ),
+        feature.shape,
+        lambda index: torch.from_numpy(waveforms[index]),
+        len(waveforms),
+        tmp_path / "images",
+        1 << 30,
+        device,
+    )
     images.fill(0, 1)
     fit = ScalingFit(ScalingConfig(transform="log", by="fleet", per="row"), feature.shape)
     sensors = [("unit", str(i)) for i in range(len(waveforms))]

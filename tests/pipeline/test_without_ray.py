@@ -98,11 +98,11 @@ def test_a_classical_line_of_several_parts_has_the_same_bytes(line, tmp_path):
 
 
 def test_a_net_has_the_same_weights_and_scores(features, one_and_two, tmp_path):
-    """One worker of Ray Train, and this process."""
+    """One worker of Ray Train, and this process, with room for no waveform on its disk."""
     raw, run = Path(features).with_name("raw"), tmp_path / "run"
     featurize(FeaturizeJob(str(raw), str(tmp_path / "features"), local=True, **corpus_fields(FACTS)))
     assert part_files(tmp_path / "features") == part_files(features)
-    train(TrainJob((str(tmp_path / "features"),), str(run), tiny_svdd(2), local=True))
+    train(TrainJob((str(tmp_path / "features"),), str(run), tiny_svdd(2), local=True, disk_gb=0.0))
     assert weights(run) == weights(one_and_two[0]) != {}
     for name, uri, local in (("here", run, True), ("there", one_and_two[0], False)):
         score(ScoreJob(str(uri), str(raw), str(tmp_path / name), sample_rate_hz=RATE_HZ, local=local))

@@ -38,7 +38,7 @@ def images(count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.from_numpy(random.normal(size=(count, *SHAPE)) * random.uniform(0.5, 2, size=(count, 1, 1, 1))).to(dtype)
 
 
-def records(count: int, dtype: torch.dtype = torch.float32, **more: np.ndarray | None) -> TrainingSet:
+def records(count: int, dtype: torch.dtype = torch.float32, **more: Any) -> TrainingSet:
     """All of `count` images to train on."""
     x = images(count, dtype)
     return TrainingSet(lambda index: x[index], np.arange(count), **more)

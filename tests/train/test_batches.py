@@ -12,8 +12,8 @@ from vibray.train.reduce import World
 
 
 def batches(count: int = 23, batch_size: int = 4, size: int = 1, rank: int = 0, **more) -> Batches:
-    rows = TrainingSet(lambda index: torch.from_numpy(index).float()[:, None], np.arange(100, 100 + count))
-    return Batches(rows, batch_size, seed=7, world=World(rank, size), **more)
+    rows = TrainingSet(lambda index: torch.from_numpy(index).float()[:, None], np.arange(100, 100 + count), **more)
+    return Batches(rows, batch_size, seed=7, world=World(rank, size))
 
 
 def seen(batch) -> list[int]:
@@ -93,8 +93,8 @@ JOINS = np.array([0, 2, 1, 0, 3, 2, 0])
 def test_a_record_takes_part_from_the_epoch_in_which_it_joins(size, window):
     """Row 1 is not in the training set. By row number, as the weights are."""
     indices = np.array([6, 5, 4, 3, 2, 0])
-    rows = TrainingSet(lambda index: torch.from_numpy(index).float()[:, None], indices, joins=JOINS)
-    workers = [Batches(rows, 2, 7, World(rank, size), window) for rank in range(size)]
+    rows = TrainingSet(lambda index: torch.from_numpy(index).float()[:, None], indices, joins=JOINS, window=window)
+    workers = [Batches(rows, 2, 7, World(rank, size)) for rank in range(size)]
     for epoch, expected in enumerate([[0, 3, 6], [0, 2, 3, 6], [0, 2, 3, 5, 6], [0, 2, 3, 4, 5, 6], [0, 2, 3, 4, 5, 6]]):
         own = [list(batches.epoch(epoch)) for batches in workers]
         assert sorted(chain(*(seen(batch) for batches in own for batch in batches))) == expected

@@ -279,7 +279,11 @@ def statistics(y: Float[Tensor, "records ..."], config: ScalingConfig) -> tuple[
 
 
 def shrunk(
-    num_records: int, location: Float[Tensor, "..."], spread: Float[Tensor, "..."], within: Float[Tensor, "..."], config: ScalingConfig
+    num_records: int | Float[Tensor, "..."],
+    location: Float[Tensor, "..."],
+    spread: Float[Tensor, "..."],
+    within: Float[Tensor, "..."],
+    config: ScalingConfig,
 ) -> Float[Tensor, "..."]:
     """sd of a sensor whose `num_records` have this location and spread."""
     own, prior = num_records - 1, config.prior_records

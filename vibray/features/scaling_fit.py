@@ -1,17 +1,19 @@
 """One pass over a corpus that fits a scaling: samples of the fleet and of each sensor, drawn by the hash of a record's key."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt64
+from jaxtyping import Float, Int, UInt64
 from torch import Tensor
 
 from vibray.config import UserError
 from vibray.features.limits import upper_limits
 from vibray.features.scaling import FLOAT32, Scaling, ScalingConfig, Sensor, name_of, observed, shrunk, statistics, transformed
-from vibray.signal.reservoir import Reservoir
+from vibray.signal.reservoir import Reservoir, Reservoirs
+
+TOGETHER = 4096
+"""Records whose sensors' statistics are found in one go."""
 
 
 class ScalingFit:
@@ -29,10 +31,10 @@ class ScalingFit:
     def __init__(self, config: ScalingConfig, shape: tuple[int, ...], level: int | None = None) -> None:
         """`level`: which element of a vector tells how loud the whole record is, where one does."""
         self.config, self.shape, self.level = config, shape, level
-        self.counts: Counter[Sensor] = Counter()
         self.observed_shape = tuple(observed(torch.empty(1, *shape), config).shape[1:])
         self.fleet = Reservoir(config.fleet_records, self.observed_shape)
-        self.sensors: dict[Sensor, Reservoir] = {}
+        # a scaling of the fleet counts each sensor's records, and keeps none
+        self.sensors = Reservoirs(config.records_per_sensor if config.by == "sensor" else 0, self.observed_shape)
 
     def update(self, x: Float[Tensor, " batch *shape"], sensors: Sequence[Sensor], key_hash: UInt64[np.ndarray, " batch"]) -> None:
         """Takes a batch of raw feature values. Every record comes once.
@@ -45,57 +47,69 @@ class ScalingFit:
             raise UserError("scaling: a feature value is NaN or infinite: " + ", ".join(_not_finite(x, sensors)))
         rows = observed(x, self.config).to("cpu", torch.float32).numpy()
         self.fleet.offer(key_hash, rows)
-        self.counts.update(sensors)
-        if self.config.by == "sensor":
-            for sensor, index in _positions(sensors).items():
-                self._sensor(sensor).offer(key_hash[index], rows[index])
+        self.sensors.offer(sensors, key_hash, rows)
 
     def merge(self, other: "ScalingFit") -> None:
         """Takes another worker's state in; associative and commutative, exactly."""
         if (other.config, other.shape, other.level) != (self.config, self.shape, self.level):
             raise ValueError("scaling: only fits of one config and shape can be merged")
         self.fleet.merge(other.fleet)
-        self.counts.update(other.counts)
-        for sensor, reservoir in other.sensors.items():
-            self._sensor(sensor).merge(reservoir)
+        self.sensors.merge(other.sensors)
 
     def finish(self) -> Scaling:
         """The fitted scaling. Raises UserError where no record came."""
-        if not self.counts:
+        if not self.sensors.code:
             raise UserError("scaling: there is no record to fit it on")
+        self.sensors.settle()
         fleet, config = torch.from_numpy(self.fleet.rows), self.config
         constant = _constant(fleet, config)
         location, scale = statistics(transformed(fleet, constant, config), config)
         scale = torch.where(scale > 0, scale, 1.0)
-        rows = [torch.from_numpy(self.sensors[sensor].rows) for sensor in sorted(self.sensors)]
-        own = [statistics(transformed(x, constant, config), config) for x in rows]
-        within = _within([spread for x, (_, spread) in zip(rows, own, strict=True) if len(x) > 1], scale)
-        locations = torch.stack([location, *(centre for centre, _ in own)])
-        drawn = (shrunk(len(x), *found, within, config) for x, found in zip(rows, own, strict=True))
-        counts = dict(sorted(self.counts.items()))
-        scales = torch.stack([scale, *drawn])
-        upper = self._upper(locations, scales, constant)
-        return Scaling(config, self.shape, self.level, tuple(counts), counts, locations, scales, within, constant, upper)
+        names = sorted(self.sensors.code)
+        counts = {name: int(self.sensors.num_offered[self.sensors.code[name]]) for name in names}
+        locations, scales, within = torch.stack([location]), torch.stack([scale]), scale
+        if config.by == "sensor":
+            num, own_locations, spreads = self._own_statistics(names, constant)
+            within = _within(spreads[num > 1], scale)
+            drawn = shrunk(num.double().reshape(-1, *(1 for _ in location.shape)), own_locations, spreads, within, config)
+            locations, scales = torch.cat([locations, own_locations]), torch.cat([scales, drawn])
+        upper = self._upper(names, locations, scales, constant)
+        return Scaling(config, self.shape, self.level, tuple(names), counts, locations, scales, within, constant, upper)
 
-    def _upper(self, location: Tensor, scale: Tensor, constant: Tensor) -> Float[Tensor, "*statistic"]:
+    def _own_statistics(
+        self, names: list[Sensor], constant: Float[Tensor, "*element"]
+    ) -> tuple[Int[Tensor, " sensors"], Float[Tensor, " sensors *statistic"], Float[Tensor, " sensors *statistic"]]:
+        """Records kept, location and spread of each sensor; those of equally many records are worked on together."""
+        code, _, rows = self.sensors.kept
+        num = np.bincount(code, minlength=len(self.sensors.code))
+        start = np.cumsum(num) - num
+        wanted = np.array([self.sensors.code[name] for name in names])
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for count in np.unique(num).tolist():
+            alike = np.flatnonzero(num == count)
+            for some in np.array_split(alike, -(-len(alike) * count // TOGETHER)):
+                x = torch.from_numpy(rows[start[some] + np.arange(count)[:, None]])
+                both = statistics(transformed(x, constant, self.config), self.config)
+                found |= dict(zip(some.tolist(), zip(*both, strict=True), strict=True))
+        own = [found[i] for i in wanted.tolist()]
+        return torch.from_numpy(num[wanted]), torch.stack([centre for centre, _ in own]), torch.stack([spread for _, spread in own])
+
+    def _upper(
+        self, names: list[Sensor], location: Tensor, scale: Tensor, constant: Float[Tensor, "*element"]
+    ) -> Float[Tensor, "*statistic"]:
         """The upper limits by the scaled values of as many records as stand for the fleet, each by its own sensor's statistics."""
         if self.config.limits is None:
             return torch.full_like(location[0], torch.inf)
-        of = [self.sensors[sensor] for sensor in sorted(self.sensors)] if self.config.by == "sensor" else [self.fleet]
-        keys = np.concatenate([one.keys for one in of])
-        last = np.sort(keys)[: self.config.fleet_records][-1]
-        first = 1 if self.config.by == "sensor" else 0
-        z = [
-            (transformed(torch.from_numpy(one.rows[one.keys <= last]), constant, self.config) - location[i]) / scale[i]
-            for i, one in enumerate(of, start=first)
-        ]
-        rows = torch.cat(z).movedim(-1, 1).flatten(0, 1)[..., None] if self.config.per == "row" else torch.cat(z)
-        return torch.from_numpy(upper_limits(rows.numpy(), self.config.limits[1]))
-
-    def _sensor(self, sensor: Sensor) -> Reservoir:
-        if sensor not in self.sensors:
-            self.sensors[sensor] = Reservoir(self.config.records_per_sensor, self.observed_shape)
-        return self.sensors[sensor]
+        rows, place = self.fleet.rows, np.zeros(len(self.fleet.rows), np.int64)
+        if self.config.by == "sensor":
+            code, keys, rows = self.sensors.kept
+            first = keys <= np.sort(keys)[: self.config.fleet_records][-1]
+            line = np.empty(len(names), np.int64)
+            line[[self.sensors.code[name] for name in names]] = np.arange(1, len(names) + 1)
+            rows, place = rows[first], line[code[first]]
+        z = (transformed(torch.from_numpy(rows), constant, self.config) - location[place]) / scale[place]
+        values = z.movedim(-1, 1).flatten(0, 1)[..., None] if self.config.per == "row" else z
+        return torch.from_numpy(upper_limits(values.numpy(), self.config.limits[1]))
 
 
 def _constant(values: Float[Tensor, "records ..."], config: ScalingConfig) -> Float[Tensor, "..."]:
@@ -109,19 +123,12 @@ def _constant(values: Float[Tensor, "records ..."], config: ScalingConfig) -> Fl
     return torch.from_numpy(np.where(s >= FLOAT32.tiny, s, 1.0).astype(np.float32))
 
 
-def _within(spreads: list[Float[Tensor, "..."]], fleet: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def _within(spreads: Float[Tensor, " sensors *statistic"], fleet: Float[Tensor, "*statistic"]) -> Float[Tensor, "*statistic"]:
     """s0: the root of the median of the sensors' squared spreads, where that is 0 (or no sensor has one) the fleet's scale."""
-    if not spreads:
+    if not len(spreads):
         return fleet
-    variance = np.median(torch.stack(spreads).double().square().numpy(), axis=0)
+    variance = np.median(spreads.double().square().numpy(), axis=0)
     return torch.where(torch.from_numpy(variance) > 0, torch.from_numpy(np.sqrt(variance)), fleet.double()).float()
-
-
-def _positions(sensors: Sequence[Sensor]) -> dict[Sensor, list[int]]:
-    positions: dict[Sensor, list[int]] = {}
-    for i, sensor in enumerate(sensors):
-        positions.setdefault(sensor, []).append(i)
-    return positions
 
 
 def _not_finite(x: Float[Tensor, "batch ..."], sensors: Sequence[Sensor]) -> list[str]:

@@ -55,7 +55,7 @@ def fit_classifier(
     if init is not None and net.encoder is not None:
         net.encoder.load_state_dict(init.detector.trunk.state_dict())  # type: ignore[union-attr]
     net.to(worker.device)
-    rows = TrainingSet(read_inputs(worker, recipe, scalings), lesson.indices, lesson.targets, lesson.weights)
+    rows = TrainingSet(read_inputs(worker, recipe, scalings), lesson.indices, lesson.targets, lesson.weights, window=worker.window)
     assert lesson.real is not None
     labelled = Labelled(lesson.real, np.array([unit for unit, _ in table.sensors.names])[table.sensors.code])
     fitted = train_classifier(net, rows, labelled, recipe.optim, recipe.tuning, init is not None, report, checkpoints)

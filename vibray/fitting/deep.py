@@ -58,7 +58,7 @@ def fit_deep(
     feature = build_feature(recipe.feature, worker.table.facts.mains_hz)
     images = worker.images(recipe.feature)
     scaling = worker.fit_scaling(recipe.scaling, images, feature.shape, lesson.indices) if dense is None else dense.scaling
-    rows = TrainingSet(worker.scaled(scaling, images), lesson.indices, lesson.targets, lesson.weights)
+    rows = TrainingSet(worker.scaled(scaling, images), lesson.indices, lesson.targets, lesson.weights, window=worker.window)
     torch.manual_seed(recipe.optim.seed)  # the same weights on every worker
     net = build_deep(recipe.detector, feature.shape) if dense is None else pruned(dense.detector, recipe)
     net.to(worker.device)

@@ -44,7 +44,7 @@ def _injected_scores(worker: Worker, recipe: DeepRecipe, indices: np.ndarray, de
     """Scores of some training records as they are and with faults injected, by the trained and by an untrained net."""
     hashes = worker.table.key_hash[indices]
     index = indices[np.argsort(hashes)[:GUARD_RECORDS]]
-    waveforms = torch.from_numpy(np.ascontiguousarray(worker.waveforms[index]))
+    waveforms = worker.read_waveforms(index)
     sensors = worker.table.sensors.of(index)
     feature = build_feature(recipe.feature, worker.table.facts.mains_hz)
     torch.manual_seed(recipe.optim.seed)

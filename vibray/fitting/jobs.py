@@ -33,6 +33,8 @@ class TrainJob:
     """Ray Train workers, on a GPU each where the cluster has GPUs"""
     cache_gb: float = CACHE_GB
     """images kept on each node's disk during training; what does not fit is made again each epoch"""
+    disk_gb: float | None = None
+    """disk that waveforms may take on each node, by default nine tenths of what is free; above it they are read again in each epoch"""
     local: bool = False
     """work in this process, without Ray; features of one part are worked on so unasked, with one worker"""
     dry_run: bool = False
@@ -57,6 +59,8 @@ class PruneJob:
     """Ray Train workers, on a GPU each where the cluster has GPUs"""
     cache_gb: float = CACHE_GB
     """images kept on each node's disk; what does not fit is made again each epoch"""
+    disk_gb: float | None = None
+    """disk that waveforms may take on each node, by default nine tenths of what is free; above it they are read again in each epoch"""
     local: bool = False
     """work in this process, without Ray; features of one part are worked on so unasked, with one worker"""
     dry_run: bool = False

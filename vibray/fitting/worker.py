@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,11 +17,12 @@ from vibray.config import short_hash
 from vibray.features.scaling import Scaling, ScalingConfig
 from vibray.features.scaling_fit import ScalingFit
 from vibray.fitting.jobs import CACHE_GB
+from vibray.fitting.waveforms import PartWaveforms, Waveforms, fits, waveforms_on
 from vibray.recipes import DeepRecipe, FeatureConfig
 from vibray.storage import objects
 from vibray.tables import TrainingTable
 from vibray.train.exposure import ExposureConfig, injected
-from vibray.train.images import CHUNK, Images, NodeArray
+from vibray.train.images import Images
 from vibray.train.reduce import World
 
 T = TypeVar("T")
@@ -50,6 +51,21 @@ class Place:
         if self.world.size > 1:
             dist.barrier()
 
+    def held_waveforms(self, table: TrainingTable, disk_gb: float | None = None) -> Waveforms:
+        """Those of a table's records: all on this node's disk where each node has room for them. Every worker has to call it."""
+        room = fits(self.scratch, 4 * len(table) * table.facts.num_samples, disk_gb)
+        rooms: list[Any] = [room] * self.world.size
+        if self.world.size > 1:
+            dist.all_gather_object(rooms, room)  # the order of the records is the same on all, so all hold them in one way
+        whole = all(rooms)
+        if not whole:
+            self.tell("the waveforms are more than a node's disk holds: each worker reads them again in each epoch, window by window", 0, 0)
+        held = waveforms_on(
+            self.scratch, table, whole, self.local_rank, self.local_size, lambda done, total: self.tell("waveforms", done, total)
+        )
+        self.wait()
+        return held
+
     def from_first(self, make: Callable[[], T]) -> T:
         """What rank 0 makes, on every worker. Each has to call it."""
         made: list[Any] = [make() if self.world.rank == 0 else None]
@@ -63,9 +79,14 @@ class Worker(Place):
     """A worker that has the corpus on its node's disk."""
 
     table: TrainingTable = field(kw_only=True)
-    waveforms: np.ndarray = field(kw_only=True)
+    waveforms: Waveforms = field(kw_only=True)
     cache_bytes: int = field(kw_only=True)
     made: dict[str, Images] = field(kw_only=True)
+
+    @property
+    def window(self) -> int | None:
+        """Records whose waveforms it can hold, where it does not have them all."""
+        return self.waveforms.window if isinstance(self.waveforms, PartWaveforms) else None
 
     def images(self, config: FeatureConfig, exposure: ExposureConfig | None = None) -> Images:
         """The unscaled images of all records, made once on this node, whatever number of nets learns from them.
@@ -77,26 +98,28 @@ class Worker(Place):
             return self.made[name]
         facts = self.table.facts
         feature = build_feature(config, facts.mains_hz)
-        waveforms = self.waveforms if exposure is None else self.injected(exposure)
+        read = self.read_waveforms if exposure is None else partial(self.read_injected_waveforms, exposure)
         images = Images(
-            lambda w: feature(w, facts.sample_rate_hz), feature.shape, waveforms, self.scratch / name, self.cache_bytes, self.device
+            lambda w: feature(w, facts.sample_rate_hz),
+            feature.shape,
+            read,
+            len(self.table),
+            self.scratch / name,
+            self.cache_bytes,
+            self.device,
         )
         images.fill(self.local_rank, self.local_size, lambda done, total: self.tell("images", done, total))
         self.wait()
         self.made[name] = images
         return images
 
-    def injected(self, exposure: ExposureConfig) -> np.ndarray:
-        """The waveforms of all records with an injected fault each, on this node's disk."""
-        rate, hashes = self.table.facts.sample_rate_hz, self.table.key_hash
-        out = NodeArray(self.scratch / f"injected-{short_hash(exposure)}", len(self.waveforms), self.waveforms.shape[1:]).rows
-        mine = np.array_split(np.arange(len(out)), self.local_size)[self.local_rank]
-        for index in np.array_split(mine, max(1, len(mine) // CHUNK)):
-            if len(index):
-                plain = torch.from_numpy(np.ascontiguousarray(self.waveforms[index]))
-                out[index] = injected(plain, rate, exposure, hashes[index]).numpy()
-        self.wait()
-        return out
+    def read_waveforms(self, index: np.ndarray) -> torch.Tensor:
+        """The waveforms of these records."""
+        return torch.from_numpy(np.ascontiguousarray(self.waveforms[index]))
+
+    def read_injected_waveforms(self, exposure: ExposureConfig, index: np.ndarray) -> torch.Tensor:
+        """The same with an injected fault each."""
+        return injected(self.read_waveforms(index), self.table.facts.sample_rate_hz, exposure, self.table.key_hash[index])
 
     def read_injected(self, recipe: DeepRecipe, scaling: Scaling) -> Callable[[np.ndarray], torch.Tensor] | None:
         """Scaled images of the records with an injected fault each, where the recipe exposes its net to them."""
@@ -133,14 +156,18 @@ def alone(tell: Tell = unheard) -> Iterator[Place]:
 
 
 @contextmanager
-def alone_with(table: TrainingTable, waveforms: np.ndarray, cache_gb: float = CACHE_GB, tell: Tell = unheard) -> Iterator[Worker]:
-    """The same with a corpus. It keeps the images that it has made of a corpus for its next net.
+def alone_with(
+    table: TrainingTable, waveforms: Waveforms | None = None, cache_gb: float = CACHE_GB, disk_gb: float | None = None, tell: Tell = unheard
+) -> Iterator[Worker]:
+    """The same with a corpus, whose waveforms are read where they are not given. It keeps the images that it has made of a corpus for its
+    next net.
 
     What it keeps on disk may be read until its last map is closed, which is after the folder has gone.
     """
     made = _made(objects.sha256(table.key_hash.tobytes()), cache_gb)
     with alone(tell) as place:
-        yield Worker(**vars(place), table=table, waveforms=waveforms, cache_bytes=int(cache_gb * 2**30), made=made)
+        held = place.held_waveforms(table, disk_gb) if waveforms is None else waveforms
+        yield Worker(**vars(place), table=table, waveforms=held, cache_bytes=int(cache_gb * 2**30), made=made)
 
 
 @lru_cache(maxsize=1)

@@ -37,7 +37,7 @@ from vibray.fitting.worker import alone_with
 from vibray.models.band_transformer import BandTransformerConfig
 from vibray.models.ensemble import Ensemble
 from vibray.pipeline.local import map_here, one_thread, works_alone
-from vibray.pipeline.logs import Bars, Progress
+from vibray.pipeline.logs import Bars
 from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe
 from vibray.runs import Detecting, Fusing, Run, begin, load, save
 from vibray.schema import NORMAL, UNDECIDED
@@ -79,6 +79,7 @@ def prune(job: PruneJob) -> None:
             init_from=run_uri,
             num_workers=job.num_workers,
             cache_gb=job.cache_gb,
+            disk_gb=job.disk_gb,
             local=job.local,
             dry_run=job.dry_run,
         ),
@@ -270,12 +271,10 @@ class _Plan:
             from vibray.pipeline import session
             from vibray.pipeline.workers import train_on_ray
 
-            train_on_ray(jobs, self.table, job.num_workers, job.cache_gb, session.num_gpus() > 0)
+            train_on_ray(jobs, self.table, job.num_workers, job.cache_gb, job.disk_gb, session.num_gpus() > 0)
             return
         one_thread()
-        with Progress("waveforms", len(self.table.parts), "parts") as progress:
-            waveforms = self.table.read("waveform", np.arange(len(self.table)), lambda done, _: progress.at(done))
-        with Bars() as bars, alone_with(self.table, waveforms, job.cache_gb, bars.tell) as worker:
+        with Bars() as bars, alone_with(self.table, None, job.cache_gb, job.disk_gb, bars.tell) as worker:
             for one in jobs:
                 train_net(worker, one, Tracking.from_environment(), lambda *_: None)
 

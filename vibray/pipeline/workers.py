@@ -28,7 +28,6 @@ from vibray.pipeline.logs import Bars, Progress
 from vibray.storage import objects
 from vibray.tables import TrainingTable
 from vibray.train.fit import Report
-from vibray.train.images import NodeArray
 from vibray.train.reduce import World
 from vibray.train.tracking import Tracking
 
@@ -73,11 +72,13 @@ def _call(function: Callable[[Any], Any], part: Any) -> Any:
 # ---------------------------------------------------------------- nets
 
 
-def train_on_ray(jobs: Sequence[NetJob], table: TrainingTable, num_workers: int, cache_gb: float, use_gpu: bool) -> None:
+def train_on_ray(
+    jobs: Sequence[NetJob], table: TrainingTable, num_workers: int, cache_gb: float, disk_gb: float | None, use_gpu: bool
+) -> None:
     """Trains the jobs one after another in one group of workers, showing their progress. Each writes its own finished run folder."""
     tracking, cache_bytes = Tracking.from_environment(), int(cache_gb * 2**30)
     # a function of this module, by its name: one defined here would be pickled with all that it sees
-    work = partial(_train_nets, jobs=ray.put(list(jobs)), table=ray.put(table), cache_bytes=cache_bytes, tracking=tracking)
+    work = partial(_train_nets, jobs=ray.put(list(jobs)), table=ray.put(table), cache_bytes=cache_bytes, disk_gb=disk_gb, tracking=tracking)
     on_workers(work, jobs[0].run_uri, num_workers, use_gpu)
 
 
@@ -138,17 +139,16 @@ def _worker(config: dict[str, Any]) -> None:
         if world.size > 1:
             raise  # the other workers may wait for this one: only ending the group frees them
         return
-    if world.rank == 0:
+    if place.local_rank == 0:  # on each node
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _train_nets(place: Place, also: Report, jobs: Any, table: Any, cache_bytes: int, tracking: Tracking | None) -> None:
+def _train_nets(
+    place: Place, also: Report, jobs: Any, table: Any, cache_bytes: int, disk_gb: float | None, tracking: Tracking | None
+) -> None:
     """On each worker: the corpus onto its node's disk, then the nets. `jobs` and `table` lie in Ray's store."""
     jobs, table = ray.get([jobs, table])
-    waveforms = NodeArray(place.scratch / "waveforms", len(table), (table.facts.num_samples,)).rows
-    table.fill(waveforms, place.local_rank, place.local_size, lambda done, total: place.tell("waveforms", done, total))
-    worker = Worker(**vars(place), table=table, waveforms=waveforms, cache_bytes=cache_bytes, made={})
-    worker.wait()
+    worker = Worker(**vars(place), table=table, waveforms=place.held_waveforms(table, disk_gb), cache_bytes=cache_bytes, made={})
     for job in jobs:
         if objects.exists(objects.join(job.run_uri, "_done.json")):  # a group that was lost and started again
             continue

@@ -28,6 +28,8 @@ class TrainingSet:
     weights: np.ndarray | None = None
     joins: np.ndarray | None = None
     """epoch, from 0, in which a row is trained on for the first time; None: every row in each"""
+    window: int | None = None
+    """rows that `read` can hold, where it cannot read all in any order"""
 
     def __post_init__(self) -> None:
         if len(self.indices) == 0:
@@ -59,12 +61,12 @@ class Batches:
     The order is a permutation seeded by (seed, epoch). The batches of an epoch differ in size by one record at most: a last batch of one
     record would leave the batch norms the statistics of that record. Slices differ by one record at most, too.
 
-    `window` is for a table too large to be read in any order: blocks of an eighth of a window change places, and rows change places
-    inside a window only, so that a reader needs to hold no more than that.
+    Where the rows have a `window`, blocks of an eighth of it change places, and rows change places inside a window only, so that a reader
+    needs to hold no more than that.
     """
 
-    def __init__(self, rows: TrainingSet, batch_size: int, seed: int, world: World, window: int | None = None):
-        self.rows, self.batch_size, self.seed, self.world, self.window = rows, batch_size, seed, world, window
+    def __init__(self, rows: TrainingSet, batch_size: int, seed: int, world: World):
+        self.rows, self.batch_size, self.seed, self.world = rows, batch_size, seed, world
 
     def order(self, epoch: int) -> np.ndarray:
         """Row numbers in the order of an epoch, the same on every worker. Raises UserError where none has joined."""
@@ -72,12 +74,13 @@ class Batches:
         indices = self._joined(epoch)
         if len(indices) == 0:
             raise UserError(f"no record takes part in epoch {epoch}: at least one has to join in epoch 0")
-        if self.window is None or self.window >= len(indices):
+        window = self.rows.window
+        if window is None or window >= len(indices):
             return random.permutation(indices)
-        block = max(self.window // 8, 1)
+        block = max(window // 8, 1)
         blocks = [indices[start : start + block] for start in range(0, len(indices), block)]
         moved = np.concatenate([blocks[i] for i in random.permutation(len(blocks))])
-        return np.concatenate([random.permutation(moved[start : start + self.window]) for start in range(0, len(moved), self.window)])
+        return np.concatenate([random.permutation(moved[start : start + window]) for start in range(0, len(moved), window)])
 
     def num_steps(self, epoch: int) -> int:
         """Global batches of an epoch."""

@@ -78,4 +78,5 @@ def exposed(rows: TrainingSet, read: Callable[[np.ndarray], Inputs]) -> Training
         np.concatenate([targets, np.full(offset, LABEL_ABNORMAL)]),
         np.concatenate([weights, np.where(targets == UNDECIDED, weights, 1.0)]),
         None if rows.joins is None else np.tile(rows.joins[:offset], 2),
+        rows.window,
     )

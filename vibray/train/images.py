@@ -27,21 +27,22 @@ class NodeArray:
 class Images:
     """A feature of every record by its number: kept up to `limit_bytes`, made again each time above that.
 
-    `waveforms` are those of all records (a memory map, say); `make` is the feature at the corpus's rate. On a GPU nothing is kept: a
-    waveform of 32 kB goes there and its image is made where it is used, sooner than an image of 230 kB could follow it.
+    `waveforms` gives those of row numbers, of which there are `num_records`; `make` is the feature at the corpus's rate. On a GPU nothing
+    is kept: a waveform of 32 kB goes there and its image is made where it is used, sooner than an image of 230 kB could follow it.
     """
 
     def __init__(
         self,
         make: Callable[[Float[Tensor, "batch samples"]], Float[Tensor, "batch ..."]],
         shape: tuple[int, ...],
-        waveforms: np.ndarray,
+        waveforms: Callable[[Int64[np.ndarray, " batch"]], Float[Tensor, "batch samples"]],
+        num_records: int,
         path: Path,
         limit_bytes: int,
         device: torch.device = torch.device("cpu"),
     ):
         self.make, self.shape, self.waveforms, self.device = make, shape, waveforms, device
-        num_kept = min(len(waveforms), limit_bytes // (4 * int(np.prod(shape)))) if device.type == "cpu" else 0
+        num_kept = min(num_records, limit_bytes // (4 * int(np.prod(shape)))) if device.type == "cpu" else 0
         self.kept = NodeArray(path, num_kept, shape).rows
 
     def fill(self, rank: int, size: int, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
@@ -67,4 +68,4 @@ class Images:
         return out
 
     def _waveforms(self, index: Int64[np.ndarray, " batch"]) -> Float[Tensor, "batch samples"]:
-        return torch.from_numpy(np.ascontiguousarray(self.waveforms[index])).to(self.device)
+        return self.waveforms(index).to(self.device)
