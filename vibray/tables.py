@@ -163,6 +163,11 @@ class Slice:
     sensors: "Sensors"
     key_hash: np.ndarray
 
+    @property
+    def names(self) -> tuple[Sensor, ...]:
+        """Its sensors, each once."""
+        return self.sensors.names
+
     def read(self, column: str) -> np.ndarray:
         """Their vectors, float32 (rows, size)."""
         return read_vectors(self.uri, column)[self.row]

@@ -20,6 +20,9 @@ from vibray.recipes import banded
 from vibray.storage import objects
 from vibray.storage.parts import Parts
 
+TINY = """plain-svdd --feature.rows 32 --feature.columns 32 --feature.min-hz 60 --detector.trunk.width 4 --detector.hidden 16
+    --detector.latent-dim 8 --pretrain.epochs 1 --optim.epochs 8 --optim.batch-size 4"""
+
 
 @pytest.fixture(scope="module")
 def cluster():
@@ -130,6 +133,25 @@ def test_a_node_that_is_taken_back_and_a_job_that_is_stopped_change_no_score(clu
     tables = [Parts(str(folder)).read(["record_id", "score"]) for folder in (whole, broken)]
     assert tables[0].num_rows == 1200
     assert tables[0].equals(tables[1])
+
+
+@pytest.mark.slow
+def test_a_node_that_is_lost_costs_a_training_no_more_than_an_epoch(cluster, corpus, tmp_path):
+    """SIGKILL to a node with a worker of the training, the actors of the job being elsewhere."""
+    node, run = cluster.start_worker(1), tmp_path / "run"
+    features = str(corpus[0].with_name("features"))
+    words = ["python", "jobs/train.py", "--features", features, "--run", str(run), "--num-workers", "3", *TINY.split()]
+    training = submit_beside(cluster, words, "lost")
+    for _ in range(1200):
+        if (run / "checkpoints" / "train-2.json").exists():
+            break
+        time.sleep(0.1)
+    os.killpg(node.pid, signal.SIGKILL)
+    cluster.start_worker(1)
+    output, _ = training.communicate(timeout=300)
+    assert training.returncode == 0 and (run / "_done.json").exists(), output[-3000:]
+    epochs = [json.loads(line).get("epoch") for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert epochs == [0, *range(8), None]  # of pretraining and training, then the guards
 
 
 def submit_beside(cluster: Cluster, words: list[str], submission_id: str) -> subprocess.Popen:

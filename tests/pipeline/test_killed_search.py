@@ -4,7 +4,9 @@
 """
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline.lines import FACTS, corpus_fields, write_labels, write_units
+from tests.pipeline.test_killed_training import processes_below
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import FeaturizeJob
 
@@ -46,23 +49,57 @@ def trials(search: Path) -> list[dict]:
     return [{name: value for name, value in trial.items() if name not in ("seconds", "run")} for trial in found]
 
 
-def test_a_search_whose_driver_is_killed_goes_on_as_if_it_had_not_been(local_ray, tmp_path):
-    file = write_labels(tmp_path / "labels.jsonl", write_units(tmp_path / "raw")[2::4])
-    features = tmp_path / "features"
-    featurize(FeaturizeJob(str(tmp_path / "raw"), str(features), vectors=("spectral",), **corpus_fields(FACTS)))
-    whole, search = tmp_path / "whole", tmp_path / "search"
-    finish(start(features, file, whole), whole)
+@pytest.fixture(scope="module")
+def whole(local_ray, tmp_path_factory) -> tuple[Path, Path, Path]:
+    """(features, labels, a search that nobody disturbed)."""
+    folder = tmp_path_factory.mktemp("whole")
+    file = write_labels(folder / "labels.jsonl", write_units(folder / "raw")[2::4])
+    features, search = folder / "features", folder / "search"
+    featurize(FeaturizeJob(str(folder / "raw"), str(features), vectors=("spectral",), **corpus_fields(FACTS)))
+    finish(start(features, file, search), search)
+    assert len(trials(search)) == NUM_TRIALS
+    assert {trial["state"] for trial in trials(search)} == {"complete", "pruned"}
+    return features, file, search
 
+
+def await_trials(process: subprocess.Popen, search: Path, enough: int) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while len(list((search / "trials").glob("*.json"))) < enough:
+        assert process.poll() is None and time.monotonic() < end, search.with_suffix(".log").read_text()[-3000:]
+        time.sleep(0.01)
+
+
+def assert_the_same(search: Path, whole: Path) -> None:
+    assert trials(search) == trials(whole)
+    winners = [json.loads((folder / "winner.json").read_text()) for folder in (whole, search)]
+    assert winners[0] == winners[1]
+
+
+def test_a_search_whose_board_is_killed_goes_on(whole, tmp_path):
+    """The actor that holds the scheduler's decisions."""
+    features, file, undisturbed = whole
+    search = tmp_path / "search"
+    process = start(features, file, search)
+    try:
+        for enough in (2, 5):
+            await_trials(process, search, enough)
+            (board,) = (pid for pid, title in processes_below(process.pid).items() if title.startswith("ray::StopBoard"))
+            os.kill(board, signal.SIGKILL)
+    finally:
+        finish(process, search)
+    assert_the_same(search, undisturbed)
+
+
+def test_a_search_whose_driver_is_killed_goes_on_as_if_it_had_not_been(whole, tmp_path):
+    features, file, undisturbed = whole
+    search = tmp_path / "search"
     moments = random.Random(0)
     for kill in range(NUM_KILLS):
         process = start(features, file, search)
         try:
             # some trials later than the last time, and somewhere within the next
             enough = min(NUM_TRIALS - 2, (kill + 1) * 2)
-            end = time.monotonic() + PATIENCE_S
-            while len(list((search / "trials").glob("*.json"))) < enough:
-                assert process.poll() is None and time.monotonic() < end, search.with_suffix(".log").read_text()[-3000:]
-                time.sleep(0.01)
+            await_trials(process, search, enough)
             time.sleep(moments.uniform(0, 0.7))
             assert process.poll() is None, "it ended before it could be killed"
         finally:
@@ -70,9 +107,4 @@ def test_a_search_whose_driver_is_killed_goes_on_as_if_it_had_not_been(local_ray
             process.wait()
         assert not (search / "_done.json").exists()
     finish(start(features, file, search), search)
-
-    assert len(trials(whole)) == NUM_TRIALS
-    assert {trial["state"] for trial in trials(whole)} == {"complete", "pruned"}
-    assert trials(search) == trials(whole)
-    winners = [json.loads((folder / "winner.json").read_text()) for folder in (whole, search)]
-    assert winners[0] == winners[1]
+    assert_the_same(search, undisturbed)

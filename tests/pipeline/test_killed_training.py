@@ -134,6 +134,18 @@ def test_a_worker_killed_in_the_middle_of_an_epoch_costs_that_epoch_at_most(feat
     assert_as_if_nothing_had_happened(run, undisturbed)
 
 
+def test_a_training_whose_board_is_killed_goes_on(features, undisturbed, tmp_path):
+    """The actor that holds what a person is told."""
+    run = tmp_path / "run"
+    with training(features, run) as process:
+        for epoch in (2, 4):
+            await_epoch(process, run, "train", epoch)
+            (board,) = (pid for pid, title in processes_below(process.pid).items() if title.startswith("ray::Board"))
+            os.kill(board, signal.SIGKILL)
+        finished(process, run)
+    assert_as_if_nothing_had_happened(run, undisturbed)
+
+
 @pytest.mark.parametrize(("stage", "epoch"), [("pretrain", 1), ("train", 3)])
 def test_the_same_command_after_a_killed_driver_goes_on(features, undisturbed, tmp_path, stage, epoch):
     run = tmp_path / "run"

@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 
 from vibray.config import versions
 from vibray.pipeline import session
 from vibray.pipeline.ending import AGAIN, ClusterAway, ClusterError
 from vibray.pipeline.session import NodeFacts, compare_nodes
+from vibray.pipeline.workers import Board
 
 ROOT = Path(__file__).parents[2]
 HERE = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0"}
@@ -145,3 +147,14 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+def test_an_actor_beside_the_driver_is_there_again_after_its_process_is_lost(local_ray):
+    board = session.beside_driver(Board)
+    ray.get(board.fail.remote("forgotten with the process"))
+    ray.kill(board, no_restart=False)
+    end = time.monotonic() + 120
+    while ray.get(board.failure.remote()) is not None:  # whoever asks meanwhile waits, or is answered by the one that goes
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    ray.kill(board)

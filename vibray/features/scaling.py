@@ -203,10 +203,10 @@ class Scaling:
         return Scaling(self.config, self.shape, self.level, names, counts, *state)
 
     def of(self, sensors: Iterable[Sensor]) -> "Scaling":
-        """The same without the statistics of any but these sensors: what is sent along with their records."""
+        """The same without the statistics of any but these sensors, each named once: what is sent along with their records."""
         if self.config.by != "sensor":
             return self
-        own = tuple(sensor for sensor in dict.fromkeys(sensors) if sensor in self._row)
+        own = tuple(sensor for sensor in sensors if sensor in self._row)
         rows = [0, *(self._row[sensor] for sensor in own)]
         counts = {sensor: self.counts[sensor] for sensor in own}
         fitted = (self.location[rows], self.scale[rows], self.within, self.constant, self.upper)

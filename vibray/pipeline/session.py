@@ -98,6 +98,15 @@ def _await(address: str) -> None:
         time.sleep(1.0)
 
 
+def beside_driver(actor: type) -> Any:
+    """A new actor of a class without arguments, which ends with the job and not before: on the driver's own node, whose loss is the job's,
+    and started anew where its process is lost. What it knew is then forgotten, a call that was under way is made again.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options: dict[str, Any] = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    return ray.remote(**options)(actor).remote()
+
+
 @contextlib.contextmanager
 def quiet_data() -> Iterator[None]:
     """Ray Data keeps to its own log file, and hands over what a task raised; afterwards its settings are what they were."""

@@ -19,6 +19,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+import torch.distributed as dist
 from ray import tune
 from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer
@@ -42,7 +43,9 @@ MAX_FAILURES = 2
 """Times that a trial whose storage failed or whose process was lost is run again from its start."""
 
 DECISION_S = 0.1
-"""Between two looks at the board by the workers of a group."""
+"""Between two looks at the board by the first worker of a group."""
+FORGOTTEN_S = 120.0
+"""After which a decision that does not come is one that a board, started anew, has forgotten: the trial goes on to its next rung."""
 
 Finished = Callable[[dict[str, Any]], None]
 """Called in the driver with what was written of each trial that has ended."""
@@ -156,7 +159,7 @@ def run_trials(
     study: Study, plan: TrialPlan, corpus: Corpus, num_trials: int, num_workers: int, max_concurrent: int, factor: int, finished: Finished
 ) -> None:
     """Runs what is left of a study. Raises what writing to the folder raises; a trial that fails is told to the study."""
-    board = ray.remote(num_cpus=0)(StopBoard).remote()
+    board = session.beside_driver(StopBoard)
     scheduler = Halving(board, plan, factor)
     for number, values in study.finished.items():
         scheduler.remember(number, values["rungs"])
@@ -291,6 +294,13 @@ def _in_group(config: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
     return outcome
 
 
+def _decision(board: Any, number: int, clock: int) -> bool:
+    give_up = time.monotonic() + FORGOTTEN_S
+    while (stop := ray.get(board.decision.remote(number, clock))) is None and time.monotonic() < give_up:
+        time.sleep(DECISION_S)
+    return bool(stop)
+
+
 def _group_member(loop: dict[str, Any]) -> dict[str, Any]:
     """What each worker of the group runs. An error that may be one worker's alone ends the group; started again it ends at once."""
     config, shared = loop["config"], loop["shared"]
@@ -301,9 +311,9 @@ def _group_member(loop: dict[str, Any]) -> dict[str, Any]:
 
     def at_rung(clock: int, value: float) -> bool:
         ray.train.report({"number": number, "clock": clock, "value": value})
-        while (stop := ray.get(board.decision.remote(number, clock))) is None:
-            time.sleep(DECISION_S)
-        return bool(stop)
+        told = [_decision(board, number, clock) if ray.train.get_context().get_world_rank() == 0 else False]
+        dist.broadcast_object_list(told, src=0)  # all of them stop, or none
+        return told[0]
 
     scratch = Path(tempfile.gettempdir()) / f"vibray-{objects.last_segment(shared['plan'].search_uri)}-{number}-{config['token']}"
     try:

@@ -84,7 +84,7 @@ def train_on_ray(
 
 def on_workers(work: Callable[[Place, Report], None], run_uri: str, num_workers: int, use_gpu: bool) -> None:
     """Runs `work` on each worker of one group of Ray Train's, showing what they tell. `work` goes on where an earlier group was lost."""
-    board = ray.remote(num_cpus=0)(Board).remote()
+    board = session.beside_driver(Board)
     trainer = Interruptible(
         _worker,
         train_loop_config={

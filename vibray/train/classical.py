@@ -24,7 +24,9 @@ class Part(Protocol):
     """What a pass sends a worker of one part, with the scaling of its sensors alone: no pass costs more a record in a larger corpus."""
 
     @property
-    def sensors(self) -> Sequence[Sensor]: ...
+    def names(self) -> Iterable[Sensor]:
+        """Its sensors, each once."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class Rows:
     x: Float[Tensor, "batch ..."]
     sensors: Sequence[Sensor]
     key_hash: UInt64[np.ndarray, " batch"]
+
+    @property
+    def names(self) -> Iterable[Sensor]:
+        return dict.fromkeys(self.sensors)
 
 
 Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
@@ -80,7 +86,7 @@ class _WithScaling(Sequence[tuple[Part, Scaling]]):
 
     def __getitem__(self, i: int) -> tuple[Part, Scaling]:  # type: ignore[override]
         part = self.parts[i]
-        return part, self.scaling.of(part.sensors)
+        return part, self.scaling.of(part.names)
 
 
 # what a worker does with a part: functions of the module, because a closure may hold what cannot be sent
