@@ -32,6 +32,7 @@ from vibray.models.inference import CpuScores, folded
 from vibray.recipes import AnyRecipe, ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, FeatureConfig, Recipe
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX, NORMAL, UNKNOWN, Cause, State
 from vibray.signal.harmonics import mains_frequency
+from vibray.signal.precision import exact_float32
 from vibray.signal.robust import median_mad
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
@@ -301,6 +302,7 @@ class Run:
 
     def to(self, device: str) -> "Run":
         """Moves the nets to a device, such as cuda, where the features are then made too."""
+        exact_float32()
         nets = [self.model.net] if isinstance(self.model, Diagnosing) else [m.detector for m in _singles(self.model)]
         for net in nets:
             if isinstance(net, nn.Module):

@@ -1,4 +1,4 @@
-"""Image and Zerone on a GPU: records a second by batch size, beside what the memory traffic alone would allow.
+"""Image and Zerone on a GPU: records a second by batch size, beside what the memory traffic alone would allow; then whole runs.
 
     python -m tests.bench.gpu [cuda|cpu]
 
@@ -9,14 +9,24 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import torch
 
+from tests.bench.scoring import FACTS, fleet, make_run
+from vibray import recipes
+from vibray.building import build_deep, build_feature
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.features.seed_image import SeedImage, SeedImageConfig
 from vibray.features.zerone import Zerone, ZeroneConfig
+from vibray.train.batches import Batches, TrainingSet
+from vibray.train.fit import EpochMetrics, fit
+from vibray.train.reduce import World
 
 RATE_HZ, NUM_SAMPLES, ROUNDS = 8192.0, 8192, 5
+NUM_WHOLE = {"cuda": 4096, "cpu": 512}
 BATCHES = {"cuda": (256, 512, 1024, 2048, 4096), "cpu": (8, 16)}
 
 
@@ -56,12 +66,34 @@ def line(name: str, image: CwtImage | SeedImage, num_records: int, bandwidth: fl
     )
 
 
+def whole(device: str) -> None:
+    """Records a second that a run scores, waveforms in memory to scores, and that a net learns from, an epoch after its images are made."""
+    waveforms, sensors = fleet(NUM_WHOLE[device])
+    for name, recipe in (("fused", recipes.fused()), ("cwt-svdd", recipes.cwt_svdd()), ("ensemble", recipes.ensemble())):
+        run = make_run(recipe, waveforms[:400], sensors[:400]).to(device)
+        taken = seconds(lambda run=run: run.score(waveforms, FACTS.sample_rate_hz, sensors), device)
+        print(f"{name}: {len(waveforms) / taken:,.0f} records/s scored", flush=True)
+    recipe = recipes.cwt_svdd()
+    images = build_feature(recipe.feature, FACTS.mains_hz)(torch.from_numpy(waveforms[:512]).to(device), FACTS.sample_rate_hz)
+    net = build_deep(recipe.detector, tuple(images.shape[1:])).to(device)
+    rows = TrainingSet(lambda index: images[torch.from_numpy(index).to(device)], np.arange(len(images)))
+    for precision in ("float32", "bf16"):
+        optim = replace(recipe.optim, epochs=3, precision=precision)
+        told = partial(_print_epoch, f"cwt-svdd, {precision}")
+        fit(net, Batches(rows, optim.batch_size, 0, World()), optim, told)
+
+
+def _print_epoch(what: str, epoch: int, metrics: EpochMetrics) -> None:
+    print(f"{what}, epoch {epoch}: {metrics.records_per_s:,.0f} records/s trained on", flush=True)
+
+
 def main(device: str) -> None:
     bandwidth = copy_bandwidth(device)
     print(f"{device}: a copy moves {bandwidth / 1e9:,.0f} GB/s (bytes read and written)")
     for name, image in (("default image", CwtImage(CwtImageConfig())), ("seed image", SeedImage(SeedImageConfig()))):
         for num_records in BATCHES[device]:
             print(line(name, image, num_records, bandwidth, device), flush=True)
+    whole(device)
 
 
 if __name__ == "__main__":

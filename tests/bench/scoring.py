@@ -104,7 +104,7 @@ def make_run(recipe: ClassicalRecipe | DeepRecipe | EnsembleRecipe, pool: np.nda
     net = build_deep(recipe.detector, tuple(rows.x.shape[1:]))
     with torch.no_grad():
         net.train()(scaling(rows.x, rows.sensors))  # running statistics that are not 0 and 1
-        scores = net.eval().score(net(scaling(rows.x, rows.sensors))).numpy()  # type: ignore[operator]
+        scores = net.eval().score(net(scaling(rows.x, rows.sensors))).double().numpy()  # type: ignore[operator]
     return Run(recipe, FACTS, Detecting(recipe, scaling, net, score_statistics(scores)))
 
 

@@ -19,6 +19,7 @@ from vibray.features.scaling_fit import ScalingFit
 from vibray.fitting.jobs import CACHE_GB
 from vibray.fitting.waveforms import PartWaveforms, Waveforms, fits, waveforms_on
 from vibray.recipes import DeepRecipe, FeatureConfig
+from vibray.signal.precision import exact_float32
 from vibray.storage import objects
 from vibray.tables import TrainingTable
 from vibray.train.exposure import ExposureConfig, injected
@@ -46,6 +47,9 @@ class Place:
     scratch: Path
     """a folder of this node's disk that its workers share"""
     tell: Tell = unheard
+
+    def __post_init__(self) -> None:
+        exact_float32()
 
     def wait(self) -> None:
         if self.world.size > 1:
