@@ -283,6 +283,8 @@ def summarise(scores_uri: str, parts: Parts) -> None:
         "num_uncalibrated": uncalibrated,
         "score_quantiles": quantiles,
     }
+    if unread := sorted(key for marker in parts.markers.values() for key in marker.get("unread", ())):
+        summary["unread"] = unread
     if "cascade" in parts.plan.identity["run"]:
         deep = summary["num_deep"] = parts.total("num_deep")
         print(f"the run saw {deep:,} records ({deep / max(1, parts.total('num_kept')):.1%}); the others' scores are the gate's predictions")
