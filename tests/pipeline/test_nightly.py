@@ -45,6 +45,12 @@ def standing(folder: str, line: Path) -> NightlyJob:
     return replace(asked, night="2026-11-01")
 
 
+@pytest.fixture(autouse=True)
+def plain_page(monkeypatch):
+    """No reasons of single scores are drawn: half of a page's time, and test_reporting's."""
+    monkeypatch.setattr("vibray.pipeline.report.explanations", lambda *_: {})
+
+
 @pytest.fixture
 def on_s3(bucket, line) -> NightlyJob:
     return standing(bucket, line)
@@ -137,6 +143,11 @@ def test_an_alarm_that_spans_midnight_is_seen_and_one_that_stands_is_not_new(job
 
     alone = first_seen(job.nights, "2026-11-04", objects.list_folders(job.nights), {**asked_of(job), "history": 1})
     assert alone.history == ()
+    stood = {**asked_of(job), "reference": [objects.join(job.nights, "2026-11-01", "scores")]}  # a night that is the reference now
+    assert [uri.split("/")[-2] for uri in first_seen(job.nights, "2026-11-04", objects.list_folders(job.nights), stood).history] == [
+        "2026-11-02",
+        "2026-11-03",
+    ]
     few = first_seen(job.nights, "2026-11-04", objects.list_folders(job.nights), {**asked_of(job), "history": 3})
     assert [uri.split("/")[-2] for uri in few.history] == ["2026-11-02", "2026-11-03"]
 
@@ -149,7 +160,7 @@ def test_a_killed_night_is_finished_by_the_next_by_its_own_settings(job, monkeyp
             nightly(job)
         assert not objects.exists(objects.join(job.nights, "2026-11-01", "_done.json"))
     put(objects.join(job.input, "c.jsonl"), 13, 6, hour=24)
-    nightly(replace(job, night="2026-11-02", language="zh"))
+    nightly(replace(job, night="2026-11-02", language="zh", nights=f"{job.nights}/"))
     assert "the night 2026-11-01 was begun and not finished: it comes first" in capsys.readouterr().out
     assert shards(job, "2026-11-01") == {"a.jsonl": 6, "b.jsonl": 6}
     assert shards(job, "2026-11-02") == {"c.jsonl": 6}
@@ -157,9 +168,26 @@ def test_a_killed_night_is_finished_by_the_next_by_its_own_settings(job, monkeyp
     assert ['<html lang="en"' in pages[0], '<html lang="zh' in pages[1]] == [True, True]
 
 
-def test_what_changes_while_a_night_lasts_is_the_next_nights(on_s3, monkeypatch, capsys):
+def test_two_nights_at_a_time_do_no_harm(job, monkeypatch, capsys):
+    """While a night is between its scores and its decisions the next one begins: it finishes the former, which then finds all done."""
+    put(objects.join(job.input, "a.jsonl"), 11, 4)
+
+    def meanwhile(asked: LabelJob) -> None:
+        monkeypatch.setattr(module, "label", label)
+        put(objects.join(job.input, "b.jsonl"), 12, 4, hour=24)
+        nightly(replace(job, night="2026-11-02"))
+        label(asked)
+
+    monkeypatch.setattr(module, "label", meanwhile)
+    nightly(job)
+    assert "2026-11-01/decisions is finished already" in capsys.readouterr().out
+    assert [shards(job, name) for name in ("2026-11-01", "2026-11-02")] == [{"a.jsonl": 4}, {"b.jsonl": 4}]
+    assert [account(job, name)["kept"] for name in ("2026-11-01", "2026-11-02")] == [4, 4]
+
+
+def test_what_changes_while_a_night_lasts_is_the_next_nights(job, monkeypatch, capsys):
     """Of three small shards that share a chain one is written anew after the plan, one taken away: the next night reads what is there."""
-    job, counts = on_s3, {"n5.jsonl": 5, "n6.jsonl": 2, "n7.jsonl": 1, "n8.jsonl": 1}
+    counts = {"n5.jsonl": 5, "n6.jsonl": 2, "n7.jsonl": 1, "n8.jsonl": 1}
     for seed, (name, count) in enumerate(counts.items()):
         put(objects.join(job.input, name), seed, count, hour=seed)
     monkeypatch.setattr("vibray.storage.plan.MIN_PARTS", 2)

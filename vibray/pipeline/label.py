@@ -56,6 +56,7 @@ def label(job: LabelJob) -> None:
     reference = open_scores([objects.absolute(uri) for uri in job.unit_reference]) if job.unit_reference else None
     if made is not None:
         check_run(str(job.standing), made, table)
+        print(f"cuts and rule for units stand in {job.standing}")
     by_moment = job.pool_sensors or job.review is not None or table.faults is not None
     identity = json.loads(
         json.dumps(

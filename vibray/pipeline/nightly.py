@@ -82,7 +82,7 @@ def nightly(job: NightlyJob) -> None:
     name = name_of(job.night)
     if job.history < 1:
         raise UserError(f"--history {job.history}: a night is judged with itself at least")
-    nights_uri, asked = objects.absolute(job.nights), asked_of(job)
+    nights_uri, asked = _uri(job.nights), asked_of(job)
     names = [folder for folder in objects.list_folders(nights_uri) if NIGHT.fullmatch(folder)]
     if name not in names and names and name < names[-1]:
         raise NightMismatch(f"the night {name} would be begun after {names[-1]}, which stands: give --night a later date, or leave it out")
@@ -115,8 +115,13 @@ def name_of(night: str | None) -> str:
 def asked_of(job: NightlyJob) -> dict[str, Any]:
     """What decides whether two commands ask for one night, ready for JSON."""
     values = {name: value for name, value in asdict(job).items() if name not in NOT_ASKED}
-    whole = {name: objects.absolute(values[name]) for name in ("run", "input", "standing", "labels", "calibration") if values[name]}
-    return {**values, **whole, "reference": [objects.absolute(uri) for uri in job.reference]}
+    whole = {name: _uri(values[name]) for name in ("run", "input", "standing", "labels", "calibration") if values[name]}
+    return {**values, **whole, "reference": [_uri(uri) for uri in job.reference]}
+
+
+def _uri(uri: str) -> str:
+    """One name for one folder, however it is written."""
+    return objects.absolute(uri).rstrip("/")
 
 
 def check_inputs(asked: dict[str, Any], nights_uri: str, names: list[str]) -> None:
@@ -136,9 +141,7 @@ def check_inputs(asked: dict[str, Any], nights_uri: str, names: list[str]) -> No
     if asked["labels"] is not None and not objects.exists(asked["labels"]):
         raise ObjectMissing(f"{asked['labels']} does not exist: --labels names a file")
     if names:
-        before = read_night(nights_uri, names[-1]).asked
-        there = {"input": before["input"].rstrip("/"), "run": before["run"].rstrip("/")}
-        here = {"input": asked["input"].rstrip("/"), "run": run_uri.rstrip("/")}
+        there, here = ({name: each[name] for name in ("input", "run")} for each in (read_night(nights_uri, names[-1]).asked, asked))
         check_same(nights_uri, there, here, "with nights of another run or input", NightMismatch)
 
 
@@ -167,7 +170,7 @@ def begin(nights_uri: str, name: str, names: list[str], asked: dict[str, Any]) -
 def first_seen(nights_uri: str, name: str, names: list[str], asked: dict[str, Any]) -> Night:
     """The night that a first start fixes."""
     scores = [objects.join(nights_uri, each, "scores") for each in names]
-    same = [uri for uri in asked["reference"] if str(read_plan(uri).identity["input"]).rstrip("/") == asked["input"].rstrip("/")]
+    same = [uri for uri in asked["reference"] if str(read_plan(uri).identity["input"]).rstrip("/") == asked["input"]]
     since = (scores or same or [None])[-1]
     latest = scores[max(0, len(scores) + 1 - asked["history"]) :]
     return Night(objects.join(nights_uri, name), name, asked, since, tuple(uri for uri in latest if uri not in asked["reference"]))
