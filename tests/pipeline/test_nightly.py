@@ -84,7 +84,7 @@ def test_three_nights_with_a_late_shard_a_changed_one_and_none(on_s3, capsys):
     nightly(job)
     out = capsys.readouterr().out
     assert "since then 1 came and 0 changed" in out  # the reference's shards are no night's
-    assert "night 2026-11-01: 1 shards; 8 records, 0 lines set aside" in out
+    assert "night 2026-11-01: shards 1, records 8, lines set aside 0" in out
 
     # the shard of the day before comes late, and the first one was corrected in place
     put(objects.join(archive, "d0.jsonl"), 10, 6)
@@ -214,6 +214,7 @@ def test_what_cannot_be_is_said_before_a_night_is_begun(job, line, capsys):
         ({"night": "today"}, "--night is a date"),
         ({"night": "2026-02-30"}, "--night is a date"),
         ({"history": 0}, "--history 0"),
+        ({"nights": f"{job.input}/nights"}, "lies within --input"),
         ({"labels": str(line / "none.jsonl")}, "--labels names a file"),
         ({"standing": str(line / "none")}, "is not finished"),
         ({"sample_rate_hz": 1000.0}, "1000"),

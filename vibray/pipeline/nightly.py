@@ -83,6 +83,8 @@ def nightly(job: NightlyJob) -> None:
     if job.history < 1:
         raise UserError(f"--history {job.history}: a night is judged with itself at least")
     nights_uri, asked = _uri(job.nights), asked_of(job)
+    if f"{nights_uri}/".startswith(f"{asked['input']}/"):
+        raise UserError(f"--nights {nights_uri} lies within --input: what a night writes would be taken for shards; give another folder")
     names = [folder for folder in objects.list_folders(nights_uri) if NIGHT.fullmatch(folder)]
     if name not in names and names and name < names[-1]:
         raise NightMismatch(f"the night {name} would be begun after {names[-1]}, which stands: give --night a later date, or leave it out")
@@ -246,8 +248,8 @@ def own_alarms(alarms_uri: str, corpus: str) -> int:
 
 def print_account(account: dict[str, Any], night: Night) -> None:
     """What a person wants to know in the morning."""
-    changed = f", {len(account['changed'])} of them changed since" if account["changed"] else ""
-    print(f"\nnight {night.name}: {account['shards']:,} shards{changed}; {account['kept']:,} records, {account['bad']:,} lines set aside")
+    changed = f" ({len(account['changed']):,} changed since)" if account["changed"] else ""
+    print(f"\nnight {night.name}: shards {account['shards']:,}{changed}, records {account['kept']:,}, lines set aside {account['bad']:,}")
     new = account["new_units_in_alarm"]
     names = ", ".join(f"{unit} (new)" if unit in new else unit for unit in account["units_in_alarm"]) or "none"
     if not account["kept"]:
@@ -256,7 +258,7 @@ def print_account(account: dict[str, Any], night: Night) -> None:
         told = f"the last night with records was {last}" if last else "no night had records so far"
         print(f"  a night without data: {why}; {told}; units in alarm since then: {names}")
         return
-    print(f"  {account['record_alarms']:,} of its records raise an alarm; units in alarm: {names}")
+    print(f"  records that raise an alarm: {account['record_alarms']:,}; units in alarm: {names}")
     print(f"  report: {report_files(night.at('report')).page}")
 
 
