@@ -301,7 +301,7 @@ def commit_unread(scores_uri: str, plan: Plan, part: PartPlan, numbers: frozense
     """The numbers that a chain (or a byte range) lacks, the last of them with a line for each stale object."""
     top, run = max(numbers, default=-1), plan.identity["run"]
     faults = None if run["faults"] is None else tuple(run["faults"])
-    empty = schema.scores(tuple(run["members"]), faults, "cascade" in run).empty_table()
+    empty = schema.scores(tuple(run["members"]), faults).empty_table()
     todo = [n for n in range(top + 1) if n not in numbers] + ([] if ended else [top + 1])
     for number in todo:
         own = stale if number == todo[-1] else []

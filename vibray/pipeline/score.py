@@ -277,14 +277,13 @@ def summarise(scores_uri: str, parts: Parts) -> None:
         "read": parts.total("num_read"),
         "kept": parts.total("num_kept"),
         "set_aside": parts.reasons,
+        "unread": sorted(key for marker in parts.markers.values() for key in marker.get("unread", ())),
         "states": dict(sorted(counts["states"].items())),
         "sensor_faults": dict(sorted(counts["causes"].items())),
         "findings": counts_of(findings),
         "num_uncalibrated": uncalibrated,
         "score_quantiles": quantiles,
     }
-    if unread := sorted(key for marker in parts.markers.values() for key in marker.get("unread", ())):
-        summary["unread"] = unread
     if "cascade" in parts.plan.identity["run"]:
         deep = summary["num_deep"] = parts.total("num_deep")
         print(f"the run saw {deep:,} records ({deep / max(1, parts.total('num_kept')):.1%}); the others' scores are the gate's predictions")
