@@ -15,6 +15,9 @@
   python jobs/label.py --scores s3://b/scores/may \\
       --decisions s3://b/decisions/may-20 --review 20 \\
       --report https://b.example/may/report.html
+  python jobs/label.py --scores s3://b/scores/june \\
+      --decisions s3://b/decisions/june --unit-reference s3://b/scores/2024 \\
+      --standing s3://b/decisions/2024-mad
 
 The method comes last; `jobs/label.py pot --help` shows its fields.
 
@@ -27,6 +30,9 @@ unit_trends.parquet says whether it is steady, rose in a step or grows, since wh
 
 --budget sets both, the abnormal cut of records and the rate of windows, so that a healthy fleet raises at most so many alarms of either: by
 their 95 % limit on the same reference, where it is long enough. With --labels it says which faults such a cut would have missed.
+
+--standing fits nothing: the cuts and the rule for units of finished decisions apply to these scores as they stand, so that a fleet that
+falls ill does not move its own cut. jobs/nightly.py labels each night so.
 
 --review writes review.csv for a spreadsheet: the highest scores that nobody has labelled, in turn one of each unit. Fill in the column
 label (normal, or the fault's name; rows left empty are passed over) and give the file as --labels to any job, saved as "CSV UTF-8".

@@ -30,9 +30,10 @@ def blocks(path: Path, *languages: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    """Every command of the READMEs' shell blocks, of cluster/rayjob.yaml and of the jobs' own help that runs a job."""
+    """Every command of the READMEs' shell blocks, of the manifests in cluster/ and of the jobs' own help that runs a job."""
     shell = [text for path in READMES for text in blocks(path, "bash")]
-    files = [yaml.safe_load((ROOT / "cluster" / "rayjob.yaml").read_text())["spec"]["entrypoint"]]
+    specs = [yaml.safe_load((ROOT / "cluster" / name).read_text())["spec"] for name in ("rayjob.yaml", "raycronjob.yaml")]
+    files = [spec.get("jobTemplate", spec)["entrypoint"] for spec in specs]
     helps = [help_text(job(path.stem).__doc__) for path in JOBS]
     lines = [line.strip() for text in (*shell, *files, *helps) for line in re.sub(r" *\\\n\s*", " ", text).splitlines()]
     found = [line[line.index("python jobs/") :] for line in lines if re.search(r"(^|&& |-- |=\S+ |^export .*)python jobs/", line)]

@@ -21,6 +21,7 @@ from vibray.features.scaling import Sensor
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts
+from vibray.storage.since import superseded
 
 KEYS_AT_ONCE = 100_000
 """Keys of records that stand as text at once."""
@@ -321,7 +322,10 @@ class ScoresTable:
 
 
 def open_scores(uris: Sequence[str]) -> ScoresTable:
-    """The scores tables as one, duplicates left out and counted. Raises InputsDiffer for one corpus twice, or for another run or rate."""
+    """The scores tables as one, duplicates left out and counted. Raises InputsDiffer for one corpus twice, or for another run or rate.
+
+    Where one of them continued another and names a shard as changed since, that shard's records are the later ones alone.
+    """
     folders = [Parts(uri) for uri in uris]
     identities = [parts.plan.identity for parts in folders]
     for uri, identity in zip(uris, identities, strict=True):
@@ -332,7 +336,9 @@ def open_scores(uris: Sequence[str]) -> ScoresTable:
     the_same_facts(uris, [identity["facts"] for identity in identities])
     for parts in folders:
         parts.check_accounts()
-    tables = [t for parts in folders for t in parts.tables()]
+    later = superseded({parts.folder_uri: parts.plan for parts in folders})
+    tables = [without_shards(t, later.get(parts.folder_uri.rstrip("/"))) for parts in folders for t in parts.tables()]
+    tables = tables or [schema.scores().empty_table()]
     table = pa.concat_tables(tables, promote_options="default")  # one that an earlier version wrote says no state_cause
     if not table.num_rows:
         raise UserError(f"{', '.join(uris)}: no record was scored; look at bad/ for the reasons")
@@ -340,6 +346,14 @@ def open_scores(uris: Sequence[str]) -> ScoresTable:
     num_duplicates = int((~keep).sum())
     scores, findings = audited(table.filter(pa.array(keep)), num_duplicates)
     return ScoresTable(scores, identities, folders, num_duplicates, findings)
+
+
+def without_shards(table: pa.Table, shards: frozenset[str] | None) -> pa.Table:
+    """The records of no such shard: a record's id is its shard's key and a place in it."""
+    if not shards:
+        return table
+    keys = pc.replace_substring_regex(table["record_id"], r"[@#]\d+$", "")  # type: ignore[attr-defined]
+    return table.filter(pc.invert(pc.is_in(keys, pa.array(sorted(shards)))))  # type: ignore[attr-defined]
 
 
 def audited(scores: pa.Table, num_duplicates: int = 0) -> tuple[pa.Table, tuple[Finding, ...]]:

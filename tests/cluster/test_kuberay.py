@@ -13,12 +13,12 @@ import tyro
 import yaml
 
 from vibray.pipeline import logs
-from vibray.pipeline.jobs import ScoreJob
+from vibray.pipeline.jobs import NightlyJob, ScoreJob
 
 DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 
 ROOT = Path(__file__).parents[2]
-FILES = ("raycluster.yaml", "rayjob.yaml")
+FILES = ("raycluster.yaml", "rayjob.yaml", "raycronjob.yaml")
 SCHEMA = json.loads((Path(__file__).parent / "kuberay.schema.json").read_text())
 
 
@@ -26,8 +26,12 @@ def load(name: str) -> dict[str, Any]:
     return yaml.safe_load((ROOT / "cluster" / name).read_text())
 
 
+def job_spec(document: dict[str, Any]) -> dict[str, Any]:
+    return document["spec"]["jobTemplate"] if document["kind"] == "RayCronJob" else document["spec"]
+
+
 def cluster_spec(document: dict[str, Any]) -> dict[str, Any]:
-    return document["spec"]["rayClusterSpec"] if document["kind"] == "RayJob" else document["spec"]
+    return document["spec"] if document["kind"] == "RayCluster" else job_spec(document)["rayClusterSpec"]
 
 
 def objects(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -79,8 +83,20 @@ def test_a_wrong_value_is_caught(path: tuple[Any, ...], value: Any) -> None:
         jsonschema.validate(bad, SCHEMA)
 
 
-def test_the_job_runs_on_the_same_cluster() -> None:
+def test_the_jobs_run_on_the_same_cluster() -> None:
     assert cluster_spec(load("rayjob.yaml")) == cluster_spec(load("raycluster.yaml"))
+    job, nightly = (job_spec(load(name)) for name in ("rayjob.yaml", "raycronjob.yaml"))
+    assert {key for key in job | nightly if job.get(key) != nightly.get(key)} == {"entrypoint", "activeDeadlineSeconds"}
+
+
+def test_a_night_ends_before_the_next_begins() -> None:
+    """KubeRay starts the next job whatever the former does; and a night bears the date in UTC, which must not change about then."""
+    spec = load("raycronjob.yaml")["spec"]
+    minute, hour, *every = spec["schedule"].split()
+    assert every == ["*", "*", "*"]
+    assert 1 <= int(hour) <= 22 and 0 <= int(minute) < 60
+    assert spec["jobTemplate"]["activeDeadlineSeconds"] < 86400
+    assert "timeZone" not in spec  # a field of 1.7, which 1.6 refuses
 
 
 def test_groups_are_what_they_say() -> None:
@@ -111,12 +127,13 @@ def test_ray_drains_a_node_on_sigterm_for_as_long_as_the_variable_says() -> None
     assert hasattr(constants, DRAIN)
 
 
-def test_the_job_is_one_of_ours_and_says_what_the_cluster_may_grow_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its flags are those of jobs/score.py, by that job's own parser."""
-    spec = load("rayjob.yaml")["spec"]
+@pytest.mark.parametrize(("name", "verb", "asked"), [("rayjob.yaml", "score", ScoreJob), ("raycronjob.yaml", "nightly", NightlyJob)])
+def test_the_job_is_one_of_ours_and_says_what_the_cluster_may_grow_to(name, verb, asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its flags are those of the job in jobs/, by that job's own parser."""
+    spec = job_spec(load(name))
     python, script, *flags = spec["entrypoint"].split()
-    assert (python, script) == ("python", "jobs/score.py")
-    args = tyro.cli(ScoreJob, args=flags)
+    assert (python, script) == ("python", f"jobs/{verb}.py")
+    args = tyro.cli(asked, args=flags)
     assert args.run.startswith("s3://")
     assert args.sample_rate_hz == 8192
     assert not args.dry_run
@@ -150,16 +167,17 @@ def strict(schema: Any) -> Any:
     return made
 
 
-@pytest.mark.skipif(not CRD, reason="VIBRAY_KUBERAY_CRD names no file (KubeRay's ray-operator/config/crd/bases/ray.io_rayjobs.yaml)")
+@pytest.mark.skipif(not CRD, reason="VIBRAY_KUBERAY_CRD names no file (KubeRay's ray-operator/config/crd/bases/ray.io_raycronjobs.yaml)")
 @pytest.mark.parametrize("name", FILES)
 def test_file_fits_the_whole_crd(name: str) -> None:
+    """RayCronJob's, whose jobTemplate is a RayJob's spec, in which lies a RayCluster's."""
     document = yaml.load(Path(CRD).read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     (version,) = [v for v in document["spec"]["versions"] if v["name"] == "v1"]
-    job = strict(version["schema"]["openAPIV3Schema"])["properties"]["spec"]
-    spec = load(name)["spec"]
-    schema = job if name == "rayjob.yaml" else job["properties"]["rayClusterSpec"]
-    jsonschema.validate(spec, schema)
-    typo = copy.deepcopy(spec)
-    (typo if name == "raycluster.yaml" else typo["rayClusterSpec"])["workerGroupSpecs"][0]["maxReplica"] = 3
+    cron = strict(version["schema"]["openAPIV3Schema"])["properties"]["spec"]
+    job = cron["properties"]["jobTemplate"]
+    schema = {"RayCronJob": cron, "RayJob": job, "RayCluster": job["properties"]["rayClusterSpec"]}[load(name)["kind"]]
+    jsonschema.validate(load(name)["spec"], schema)
+    typo = load(name)
+    cluster_spec(typo)["workerGroupSpecs"][0]["maxReplica"] = 3
     with pytest.raises(jsonschema.ValidationError, match="maxReplica"):
-        jsonschema.validate(typo, schema)
+        jsonschema.validate(typo["spec"], schema)

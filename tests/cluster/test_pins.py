@@ -34,9 +34,10 @@ def test_rays_extras_are_the_same(project: dict) -> None:
     assert extras.findall(DOCKERFILE) == extras.findall("\n".join(project["dependencies"]))
 
 
-@pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob.yaml"])
+@pytest.mark.parametrize("name", ["raycluster.yaml", "rayjob.yaml", "raycronjob.yaml"])
 def test_ray_version_is_the_pin(name: str, project: dict) -> None:
     spec = yaml.safe_load((ROOT / "cluster" / name).read_text())["spec"]
+    spec = spec.get("jobTemplate", spec)
     assert spec.get("rayClusterSpec", spec)["rayVersion"] == pins("\n".join(project["dependencies"]))["ray"]
 
 

@@ -21,7 +21,7 @@ from vibray.decide.units import read_units
 from vibray.pipeline.ending import user_errors
 from vibray.pipeline.evaluate import evaluate
 from vibray.pipeline.jobs import EvaluateJob, LabelJob, ReportJob
-from vibray.pipeline.label import DecisionsMismatch, fit_cuts, label, overall_of, read_cuts
+from vibray.pipeline.label import DecisionsMismatch, check_run, fit_cuts, label, overall_of, read_cuts
 from vibray.pipeline.report import report
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
@@ -339,3 +339,28 @@ def test_folders_of_before_the_audit_still_open(folder, tmp_path):
     pq.write_table(pq.read_table(path).drop_columns(["dated"]), path)
     again = read_units(str(decisions))
     assert told is not None and again is not None and again.alarms == told.alarms
+
+
+def test_standing_decisions_apply_as_they_are(folder, tmp_path, capsys):
+    """Cuts and the rule for units of the pool's decisions on the test set's scores; nothing that they say may be asked otherwise."""
+    pool, test = (str(folder / "scores" / name) for name in ("pool", "test"))
+    standing, decisions = str(tmp_path / "standing"), str(tmp_path / "decisions")
+    label(LabelJob((pool,), standing, budget="5/week", persist=(2, 4), unit_window=120.0, pool_sensors=True))
+    job = LabelJob((test,), decisions, unit_reference=(pool,), standing=standing)
+    label(job)
+    assert read_cuts(decisions) == read_cuts(standing)
+    mine, theirs = read_units(decisions), read_units(standing)
+    assert mine is not None and theirs is not None
+    assert mine.config == theirs.config
+    made, other = (objects.read_json(f"{uri}/cuts.json") for uri in (decisions, standing))
+    assert (made["pool_sensors"], made["budget"]) == (True, other["budget"])
+    assert {unit.unit for unit in mine.alarms if unit.alarm} == {"T03"}
+    label(job)
+    assert "is finished already" in capsys.readouterr().out
+    with pytest.raises(DecisionsMismatch, match="standing"):
+        label(replace(job, standing=str(folder / "pool-decisions")))
+    with pytest.raises(UserError, match="leave --persist, the method out"):
+        label(replace(job, persist=(1, 2), method=PercentileConfig()))
+    made["run"]["content"] = "another"
+    with pytest.raises(DecisionsMismatch, match="scores differ in scale"):
+        check_run(decisions, made, open_scores([test]))

@@ -48,6 +48,8 @@ def test_listing(folder):
         "b/é 1.jsonl",
     ]
     assert [info.key for info in objects.list_objects(join(folder, "_done"))] == ["x.json"]
+    assert objects.list_folders(folder) == ["_done", "b"]
+    assert objects.list_folders(folder + "-not") == []
     one = join(folder, "b", "é 1.jsonl")
     assert objects.list_objects(one) == [objects.stat(one)]
     assert found(one).size == len("b/é 1.jsonl".encode())

@@ -1,6 +1,7 @@
 """A job over an archive that grew reads what came since."""
 
 import gzip
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from vibray.storage import objects, parts
 from vibray.storage.objects import join
 from vibray.storage.parts import commit_part, done_parts, missing, read_shard
 from vibray.storage.plan import PlanMismatch, read_plan
-from vibray.storage.since import continued, held, lineage
+from vibray.storage.since import continued, held, lineage, superseded
 
 
 def write(folder, key, first, count, rest=b""):
@@ -54,8 +55,27 @@ def test_only_what_came_since_is_read_and_what_changed_is_named(folder, facts):
 
     assert run(archive, join(folder, "fourth"), facts, since=third) == set()
     assert list(lineage(join(folder, "fourth"))) == [join(folder, name) for name in ("fourth", "third", "second", "first")]
-    etag, _ = held(lineage(third))["b.jsonl.gz"]
+    plans = lineage(third)
+    assert superseded(plans) == {first: {"b.jsonl.gz"}, second: {"b.jsonl.gz"}}  # whoever of them had it
+    assert superseded({uri: plans[uri] for uri in (first, third)}) == {}  # the line between them is broken
+    etag, _ = held(plans)["b.jsonl.gz"]
+    assert "b.jsonl.gz" not in held(lineage(second), {first: frozenset({"b.jsonl.gz"})})  # it was not read there
     assert etag == read_plan(third).parts[0].etag != read_plan(first).parts[-1].etag
+
+
+def test_an_input_that_was_emptied_since_holds_nothing_new(folder, facts):
+    """A folder that is not there at all is a slip of the pen or of a mount, but on S3, where an empty one is not there either."""
+    archive, first = join(folder, "archive"), join(folder, "first")
+    with pytest.raises(FileNotFoundError, match="check its spelling"):
+        run(archive, first, facts)
+    write(archive, "a.jsonl", 0, 3)
+    run(archive, first, facts)
+    objects.remove([join(archive, "a.jsonl")])
+    assert run(archive, join(folder, "second"), facts, since=first) == set()
+    if not objects.is_s3(folder):
+        Path(archive).rmdir()
+        with pytest.raises(FileNotFoundError, match="check its spelling"):
+            run(archive, join(folder, "third"), facts, since=first)
 
 
 def test_the_same_command_goes_on_and_another_is_refused(tmp_path, facts, capsys):

@@ -6,7 +6,7 @@ Nothing here imports Ray, torch, scikit-learn or matplotlib, so that `--help` an
 import shutil
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import getdoc
 from typing import Annotated, Any, Literal, Union
 
@@ -227,6 +227,8 @@ class LabelJob:
     """judge each record by the mean score of its unit's sensors at the same time: what shakes a machine is heard by all of them"""
     pool_tolerance_s: float = TOLERANCE_S
     """seconds: with --pool-sensors or --review, records of a unit's sensors that begin within so much are of one moment"""
+    standing: str | None = None
+    """finished decisions on other scores of the same run: their cuts and their rule for units are taken as they stand, none is fitted"""
     labels: str | None = None
     """labels file (JSON Lines, or a review queue as CSV): human labels win over any cut"""
     normals_only: bool = False
@@ -265,6 +267,45 @@ class LabelJob:
     def units(self) -> UnitConfig:
         """The rule for alarms of units."""
         return UnitConfig(self.unit_window, self.persist, self.unit_rate, self.fdr, self.unit_combine, self.reference_records)
+
+    def with_units(self, rule: UnitConfig) -> "LabelJob":
+        """The same job by another rule for alarms of units."""
+        window, rate, combine = rule.window_minutes, rule.rate, rule.combine
+        own = replace(self, unit_window=window, persist=rule.persist, unit_rate=rate, fdr=rule.fdr, unit_combine=combine)
+        return replace(own, reference_records=rule.reference_records)
+
+
+@dataclass(frozen=True)
+class NightlyJob:
+    """What jobs/nightly.py is asked."""
+
+    run: str
+    """finished run"""
+    input: str
+    """folder where shards arrive; they may stay there"""
+    nights: str
+    """folder of the nights; each gets a folder of its own in it, named by its date"""
+    sample_rate_hz: float
+    """samples a second of the input; must be the run's"""
+    standing: str
+    """finished decisions on scores of this run: their cuts and their rule for units apply, none is fitted on a night's own records"""
+    reference: tuple[str, ...]
+    """finished scores tables of this run, taken as healthy: what each sensor is compared with. Where the last of them that is of --input
+    ends, the first night begins"""
+    labels: str | None = None
+    """labels file (JSON Lines, or a review queue as CSV): human labels win over any cut"""
+    calibration: str | None = None
+    """calibration of sensors that the run does not know (jobs/calibrate.py)"""
+    history: int = 30
+    """so many nights, this one included, are judged and shown together: an alarm is of a unit's last windows, whatever night they are of"""
+    language: Literal["en", "zh"] = "en"
+    """what the page is written in: English or Chinese"""
+    night: str | None = None
+    """date of the night, as 2026-11-30; default: today's, in UTC"""
+    local: bool = False
+    """work in this process, without Ray; an input of one part is worked on so unasked"""
+    dry_run: bool = False
+    """say what would be done; write nothing"""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections import Counter
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from vibray.decide.pseudo_labels import by_cut, export_npz, pseudo_labels, row_g
 from vibray.decide.reference import OutOfSample, usable_rows
 from vibray.decide.review import review_queue, review_rows
 from vibray.decide.thresholds import ConformalConfig, cuts_of, grouped_cuts
+from vibray.decide.unit_alarms import UnitConfig
 from vibray.decide.unit_diagnoses import FILE as UNIT_DIAGNOSES_FILE
 from vibray.decide.unit_diagnoses import unit_diagnoses
 from vibray.decide.units import compare, decide_units, keep_budget, print_units, write_units
@@ -30,6 +32,12 @@ from vibray.tables import InputsDiffer, ScoresTable, identity_hash, one_corpus_e
 
 REVIEW = "review.csv"
 
+OF_STANDING = {
+    "method", "by", "pool_sensors", "pool_tolerance_s", "normals_only", "min_group_records", "budget",
+    "unit_window", "persist", "unit_rate", "fdr", "unit_combine", "reference_records",
+}  # fmt: skip
+"""What standing decisions say, so that the job may not."""
+
 
 class DecisionsMismatch(UserError):
     """The decisions folder holds other decisions."""
@@ -43,8 +51,12 @@ def label(job: LabelJob) -> None:
         budget_per_week(job.budget)
         if job.by != "none":
             raise UserError(f"--budget makes one cut for all records: leave --by {job.by} out")
+    job, made = (job, None) if job.standing is None else with_standing(job, job.standing)
     decisions_uri, table = objects.absolute(job.decisions), open_scores([objects.absolute(uri) for uri in job.scores])
     reference = open_scores([objects.absolute(uri) for uri in job.unit_reference]) if job.unit_reference else None
+    if made is not None:
+        check_run(str(job.standing), made, table)
+        print(f"cuts and rule for units stand in {job.standing}")
     by_moment = job.pool_sensors or job.review is not None or table.faults is not None
     identity = json.loads(
         json.dumps(
@@ -64,6 +76,7 @@ def label(job: LabelJob) -> None:
                 "budget": job.budget,
                 "units": to_json(job.units),
                 "unit_reference": None if reference is None else scores_identity(reference),
+                "standing": None if made is None else made["content"],
             }
         )
     )
@@ -83,13 +96,17 @@ def label(job: LabelJob) -> None:
     others = None if reference is None else reference.scores
     tolerance_s = job.pool_tolerance_s if job.pool_sensors else None
     compared = compare(table.scores, job.reference_records, human, from_normals, others, out_of_sample(table))
-    cuts, rule, budget = fit_cuts(judged.scores, job.method, job.by, human, from_normals, job.min_group_records), job.units, None
+    rule, budget = job.units, None
+    if made is not None:
+        cuts, budget = _cuts(made, str(job.standing)), made.get("budget")
+    else:
+        cuts = fit_cuts(judged.scores, job.method, job.by, human, from_normals, job.min_group_records)
     if job.budget is not None:
         assert isinstance(cuts, Cuts)
         cuts, rule, budget = keep_budget(job.budget, compared, cuts, rule, human, tolerance_s)
     labels = pseudo_labels(judged.scores, cuts, human, job.round, "threshold" if table.faults is None else "classifier")
     print_decisions(judged, cuts, labels)
-    if budget is not None:
+    if job.budget is not None and budget is not None:
         print_budget(budget, compared.normals)
     of_units = decide_units(compared, cuts, rule, tolerance_s)
     print_units(of_units)
@@ -121,6 +138,23 @@ def label(job: LabelJob) -> None:
         objects.write_bytes(objects.join(decisions_uri, REVIEW), review_csv(queue))
     finish_folder(decisions_uri, ["cuts.json", "pseudo_labels.parquet", *files, *unit_files], {"identity": identity})
     print(f"decisions are in {decisions_uri}")
+
+
+def with_standing(job: LabelJob, standing_uri: str) -> tuple[LabelJob, dict[str, Any]]:
+    """The job with the rule for units of finished decisions, sensors pooled as they were, and their cuts.json with a name of its content.
+
+    Raises UserError where the job asks for any of it itself.
+    """
+    content = short_hash(check_finished(standing_uri)["files"])
+    asked = [field.name for field in fields(LabelJob) if field.name in OF_STANDING and getattr(job, field.name) != field.default]
+    if asked:
+        named = ", ".join("the method" if name == "method" else f"--{name.replace('_', '-')}" for name in asked)
+        raise UserError(f"--standing takes cuts and rule as they stand in {standing_uri}: leave {named} out")
+    made, where = objects.read_json(objects.join(standing_uri, "cuts.json")), objects.join(standing_uri, "unit_alarms.json")
+    job = replace(job.with_units(from_json(UnitConfig, objects.read_json(where)["config"], where)), by=made["by"])
+    if made["pool_sensors"]:
+        job = replace(job, pool_sensors=True, pool_tolerance_s=made["pool_tolerance_s"])
+    return job, {**made, "content": content}
 
 
 def print_unit_diagnoses(diagnosed: pa.Table) -> None:
@@ -262,8 +296,11 @@ def overall_of(cuts: Cuts | GroupedCuts) -> Cuts:
 def read_cuts(decisions_uri: str) -> Cuts | GroupedCuts:
     """The cuts of a finished decisions folder."""
     check_finished(decisions_uri)
-    values = objects.read_json(objects.join(decisions_uri, "cuts.json"))
-    return from_json(GroupedCuts if values["grouped"] else Cuts, values["cuts"], objects.join(decisions_uri, "cuts.json"))
+    return _cuts(objects.read_json(objects.join(decisions_uri, "cuts.json")), decisions_uri)
+
+
+def _cuts(made: dict[str, Any], decisions_uri: str) -> Cuts | GroupedCuts:
+    return from_json(GroupedCuts if made["grouped"] else Cuts, made["cuts"], objects.join(decisions_uri, "cuts.json"))
 
 
 def decided_on(decisions_uri: str) -> dict[str, str]:
@@ -277,11 +314,16 @@ def as_decided(decisions_uri: str, table: ScoresTable) -> ScoresTable:
     Raises DecisionsMismatch where the cuts were made on another run's scores.
     """
     made = objects.read_json(objects.join(decisions_uri, "cuts.json"))
+    check_run(decisions_uri, made, table)
+    return table.over_sensors(made.get("pool_tolerance_s", 0.0))[0] if made.get("pool_sensors") else table
+
+
+def check_run(decisions_uri: str, made: dict[str, Any], table: ScoresTable) -> None:
+    """Raises DecisionsMismatch where cuts (their cuts.json) were made on another run's scores."""
     if made["run"]["content"] != table.run["content"]:
         raise DecisionsMismatch(
             f"{decisions_uri} holds cuts on scores of the run {made['run']['uri']}, these are of {table.run['uri']}: scores differ in scale"
         )
-    return table.over_sensors(made.get("pool_tolerance_s", 0.0))[0] if made.get("pool_sensors") else table
 
 
 def print_decisions(table: ScoresTable, cuts: Cuts | GroupedCuts, labels: pa.Table) -> None:

@@ -277,6 +277,7 @@ def summarise(scores_uri: str, parts: Parts) -> None:
         "read": parts.total("num_read"),
         "kept": parts.total("num_kept"),
         "set_aside": parts.reasons,
+        "unread": sorted(key for marker in parts.markers.values() for key in marker.get("unread", ())),
         "states": dict(sorted(counts["states"].items())),
         "sensor_faults": dict(sorted(counts["causes"].items())),
         "findings": counts_of(findings),

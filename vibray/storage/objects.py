@@ -126,6 +126,15 @@ def list_objects(uri: str, hidden: bool = False) -> list[ObjectInfo]:
     return [info for info in found if hidden or not _is_hidden(info.key)]
 
 
+def list_folders(uri: str) -> list[str]:
+    """Names of the folders right below a folder, sorted; none where it is not there. What lies in them is not listed."""
+    with storage_errors(uri):
+        if not is_s3(uri):
+            return sorted(path.name for path in _local(uri).iterdir() if path.is_dir()) if _is_folder(uri) else []
+        bucket, key = _bucket_key(uri)
+        return s3.folders(bucket, f"{key}/" if key else "")
+
+
 def _is_hidden(key: str) -> bool:
     return key != "." and any(name.startswith(("_", ".")) for name in key.split("/"))
 

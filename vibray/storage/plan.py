@@ -113,11 +113,17 @@ def make_plan(
 
     `bytes_per_part` None measures the first lines of the largest plain shard, so that a part is about `lines_per_part` lines.
     `held` are the (etag, size) of the shards of an earlier plan, by key: those that are unchanged are left out.
-    Raises FileNotFoundError where there is no input, and UserError where no object is a shard.
+    Raises FileNotFoundError where there is no input, and UserError where no object is a shard; where an earlier plan holds some, they were
+    taken away since, and nothing came.
     """
-    found = objects.list_objects(input_uri)
+    try:
+        found = objects.list_objects(input_uri)
+    except FileNotFoundError:
+        if not (held and objects.is_s3(input_uri)):  # on S3 a folder is there as long as something lies in it
+            raise
+        found = []
     shards = [info for info in found if suffix(info.key)]
-    if not shards:
+    if not shards and not held:
         raise UserError(f"{input_uri} holds no shard: none of its {len(found)} objects ends in .jsonl, .ndjson or .json (.gz, .zst)")
     single = len(found) == 1 and objects.exists(input_uri)
     base_uri = objects.absolute(objects.parent(input_uri) if single else input_uri)

@@ -107,10 +107,20 @@ def again(call: Callable[[], ANSWER]) -> ANSWER:
 def pages(prefix_of: tuple[str, str]) -> Iterator[list[dict[str, Any]]]:
     """The objects below (bucket, prefix), a thousand at a time, in key order."""
     bucket, prefix = prefix_of
+    return (page.get("Contents", []) for page in _listed(Bucket=bucket, Prefix=prefix))
+
+
+def folders(bucket: str, prefix: str) -> list[str]:
+    """Names of what lies right below a prefix (which ends in a slash) and holds objects, sorted."""
+    found = (facts for page in _listed(Bucket=bucket, Prefix=prefix, Delimiter="/") for facts in page.get("CommonPrefixes", []))
+    return sorted(facts["Prefix"][len(prefix) : -1] for facts in found)
+
+
+def _listed(**asked: str) -> Iterator[dict[str, Any]]:
     more: dict[str, str] = {}
     while True:
-        page = again(lambda more=more: client().list_objects_v2(Bucket=bucket, Prefix=prefix, **more))
-        yield page.get("Contents", [])
+        page = again(lambda more=more: client().list_objects_v2(**asked, **more))
+        yield page
         if not page.get("IsTruncated"):
             return
         more = {"ContinuationToken": page["NextContinuationToken"]}
