@@ -40,8 +40,7 @@ def test_many_together_are_each_as_one_alone(pairs: list[tuple[str, int]], size:
         keys, own = np.array([key for _, key in some], np.uint64), Reservoirs(size, (2,))
         own.offer([name for name, _ in some], keys, np.stack([keys, keys + np.uint64(1)], axis=1).astype(np.float32))
         together.merge(pickle.loads(pickle.dumps(own)))
-    together.settle()
-    code, keys, rows = together.kept
+    code, keys, rows = together.table()
     assert set(together.code) == {name for name, _ in pairs}
     for name, number in together.code.items():
         alone = offered(np.array([key for other, key in pairs if other == name], np.uint64), size)
@@ -50,11 +49,11 @@ def test_many_together_are_each_as_one_alone(pairs: list[tuple[str, int]], size:
 
 
 def test_a_large_table_is_sorted_seldom() -> None:
-    reservoirs, sorted_at = Reservoirs(4, (1,)), []
+    reservoirs, settled = Reservoirs(4, (1,)), []
     for start in range(0, 100_000, 1000):
         keys = np.arange(start, start + 1000, dtype=np.uint64)
         reservoirs.offer([str(key % 10_000) for key in keys.tolist()], keys, np.zeros((1000, 1), np.float32))
-        sorted_at += [start] if not reservoirs.waiting else []
-    assert 1 <= len(sorted_at) < 10
-    reservoirs.settle()
-    assert len(reservoirs.kept[0]) == 40_000 and (reservoirs.num_offered == 10).all()
+        settled += [start] if reservoirs.num_rows == reservoirs.num_settled else []
+        assert reservoirs.num_rows <= 80_000
+    assert 1 <= len(settled) < 10
+    assert len(reservoirs.table()[0]) == 40_000 and (reservoirs.num_offered == 10).all()

@@ -10,7 +10,7 @@ from torch import Tensor
 from vibray.config import UserError
 from vibray.features.limits import upper_limits
 from vibray.features.scaling import FLOAT32, Scaling, ScalingConfig, Sensor, name_of, observed, shrunk, statistics, transformed
-from vibray.signal.reservoir import Reservoir, Reservoirs
+from vibray.signal.reservoir import Block, Reservoir, Reservoirs
 
 TOGETHER = 4096
 """Records whose sensors' statistics are found in one go."""
@@ -57,10 +57,10 @@ class ScalingFit:
         self.sensors.merge(other.sensors)
 
     def finish(self) -> Scaling:
-        """The fitted scaling. Raises UserError where no record came."""
+        """The fitted scaling; what was collected is gone then. Raises UserError where no record came."""
         if not self.sensors.code:
             raise UserError("scaling: there is no record to fit it on")
-        self.sensors.settle()
+        kept = self.sensors.table()
         fleet, config = torch.from_numpy(self.fleet.rows), self.config
         constant = _constant(fleet, config)
         location, scale = statistics(transformed(fleet, constant, config), config)
@@ -69,18 +69,18 @@ class ScalingFit:
         counts = {name: int(self.sensors.num_offered[self.sensors.code[name]]) for name in names}
         locations, scales, within = torch.stack([location]), torch.stack([scale]), scale
         if config.by == "sensor":
-            num, own_locations, spreads = self._own_statistics(names, constant)
+            num, own_locations, spreads = self._own_statistics(names, kept, constant)
             within = _within(spreads[num > 1], scale)
             drawn = shrunk(num.double().reshape(-1, *(1 for _ in location.shape)), own_locations, spreads, within, config)
             locations, scales = torch.cat([locations, own_locations]), torch.cat([scales, drawn])
-        upper = self._upper(names, locations, scales, constant)
+        upper = self._upper(names, kept, locations, scales, constant)
         return Scaling(config, self.shape, self.level, tuple(names), counts, locations, scales, within, constant, upper)
 
     def _own_statistics(
-        self, names: list[Sensor], constant: Float[Tensor, "*element"]
+        self, names: list[Sensor], kept: Block, constant: Float[Tensor, "*element"]
     ) -> tuple[Int[Tensor, " sensors"], Float[Tensor, " sensors *statistic"], Float[Tensor, " sensors *statistic"]]:
         """Records kept, location and spread of each sensor; those of equally many records are worked on together."""
-        code, _, rows = self.sensors.kept
+        code, _, rows = kept
         num = np.bincount(code, minlength=len(self.sensors.code))
         start = np.cumsum(num) - num
         wanted = np.array([self.sensors.code[name] for name in names])
@@ -95,14 +95,14 @@ class ScalingFit:
         return torch.from_numpy(num[wanted]), torch.stack([centre for centre, _ in own]), torch.stack([spread for _, spread in own])
 
     def _upper(
-        self, names: list[Sensor], location: Tensor, scale: Tensor, constant: Float[Tensor, "*element"]
+        self, names: list[Sensor], kept: Block, location: Tensor, scale: Tensor, constant: Float[Tensor, "*element"]
     ) -> Float[Tensor, "*statistic"]:
         """The upper limits by the scaled values of as many records as stand for the fleet, each by its own sensor's statistics."""
         if self.config.limits is None:
             return torch.full_like(location[0], torch.inf)
         rows, place = self.fleet.rows, np.zeros(len(self.fleet.rows), np.int64)
         if self.config.by == "sensor":
-            code, keys, rows = self.sensors.kept
+            code, keys, rows = kept
             first = keys <= np.sort(keys)[: self.config.fleet_records][-1]
             line = np.empty(len(names), np.int64)
             line[[self.sensors.code[name] for name in names]] = np.arange(1, len(names) + 1)

@@ -4,9 +4,10 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt64
+from jaxtyping import Float32, Int32, UInt64
 
 WAITING_ROWS = 4096
+"""Of few rows nothing is dropped."""
 
 
 class Reservoir:
@@ -44,59 +45,87 @@ class Reservoir:
         self.keys, self.rows = keys[order], np.concatenate([self.rows, rows])[order]
 
 
+Block = tuple[Int32[np.ndarray, "..."], UInt64[np.ndarray, "..."], Float32[np.ndarray, "..."]]
+"""Number of the name, key and row, each."""
+
+
 class Reservoirs:
     """A reservoir of `size` rows for each of many names, in one table: whatever their number, none costs an object of its own.
 
-    Rows wait unsorted until they are as many again as those that were kept, so that sorting costs no more a row in a larger table. Memory:
-    twice 4 bytes * rows kept * row.
+    What is too much is dropped each time that the rows have become as many again, so that this costs no more a row in a larger table.
+    Memory: at most twice 4 bytes * rows kept * row.
     """
 
     def __init__(self, size: int, row_shape: tuple[int, ...]) -> None:
-        self.size = size
+        self.size, self.row_shape = size, row_shape
         self.code: dict[Any, int] = {}
         """number of each name"""
         self.num_offered = np.empty(0, np.int64)
         """by number"""
-        self.kept = (np.empty(0, np.int32), np.empty(0, np.uint64), np.empty((0, *row_shape), np.float32))
-        """number, key and row, in the order of number and key"""
-        self.waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.blocks: list[Block] = []
+        self.num_rows = self.num_settled = 0
+        """rows held, and those that were left when what is too much was dropped last"""
 
     def offer(self, names: Sequence[Hashable], keys: UInt64[np.ndarray, " batch"], rows: Float32[np.ndarray, " batch *row"]) -> None:
         """Takes the rows, each of a name. Every record is offered once."""
         code = np.array([self.code.setdefault(name, len(self.code)) for name in names], np.int32)
-        self._take(code, np.bincount(code, minlength=len(self.code)), keys, rows.copy())
+        self._count(np.bincount(code, minlength=len(self.code)))
+        self._take([(code, keys.copy(), rows.copy())])
 
     def merge(self, other: "Reservoirs") -> None:
         """Takes another worker's in, of the same size."""
         number = np.array([self.code.setdefault(name, len(self.code)) for name in other.code], np.int32)
         offered = np.zeros(len(self.code), np.int64)
         offered[number] = other.num_offered
-        for code, keys, rows in (other.kept, *other.waiting):
-            self._take(number[code], offered, keys, rows)
-            offered = np.zeros_like(offered)
+        self._count(offered)
+        # copied: what comes from a worker may lie in Ray's store, which would keep all of it as long as a row is held
+        self._take([(number[code], keys.copy(), rows.copy()) for code, keys, rows in other.blocks])
 
-    def _take(self, code: np.ndarray, offered: np.ndarray, keys: np.ndarray, rows: np.ndarray) -> None:
-        more = np.zeros(len(self.code), np.int64)
-        more[: len(self.num_offered)] += self.num_offered
-        more[: len(offered)] += offered
-        self.num_offered = more
-        if len(code):
-            self.waiting.append((code, keys, rows))
-        if sum(len(own) for own, _, _ in self.waiting) > max(WAITING_ROWS, len(self.kept[0])):
+    def _count(self, offered: np.ndarray) -> None:
+        offered[: len(self.num_offered)] += self.num_offered
+        self.num_offered = offered
+
+    def _take(self, blocks: list[Block]) -> None:
+        self.blocks += [block for block in blocks if len(block[0])]
+        self.num_rows += sum(len(code) for code, _, _ in blocks)
+        if self.num_rows > self.num_settled + max(WAITING_ROWS, self.num_settled):
             self.settle()
 
     def settle(self) -> None:
-        """Leaves nothing waiting."""
-        if not self.waiting:
-            return
-        code, keys, rows = (np.concatenate(columns) for columns in zip(self.kept, *self.waiting, strict=True))
-        self.waiting = []
+        """Drops what is too much."""
+        order, rank = self._ranked()
+        kept = np.ones(len(order), bool)
+        kept[order[rank >= self.size]] = False
+        masks = np.split(kept, np.cumsum([len(code) for code, _, _ in self.blocks])[:-1]) if self.blocks else []
+        for i, mask in enumerate(masks):
+            if not mask.all():
+                code, keys, rows = self.blocks[i]
+                self.blocks[i] = code[mask], keys[mask], rows[mask]
+        self.num_rows = self.num_settled = int(kept.sum())
+
+    def table(self) -> Block:
+        """What is kept, in the order of number and key. It is handed over: nothing is left here."""
+        self.settle()
+        order, _ = self._ranked()
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        whole = np.empty(len(order), np.int32), np.empty(len(order), np.uint64), np.empty((len(order), *self.row_shape), np.float32)
+        while self.blocks:  # each is freed once it is copied
+            block = self.blocks.pop()
+            own, place = place[len(place) - len(block[0]) :], place[: len(place) - len(block[0])]
+            for column, values in zip(whole, block, strict=True):
+                column[own] = values
+        self.num_rows = self.num_settled = 0
+        return whole
+
+    def _ranked(self) -> tuple[np.ndarray, np.ndarray]:
+        """The order of rows by number and key, and the rank of each, in this order, among those of its number."""
+        code = np.concatenate([np.empty(0, np.int32), *(code for code, _, _ in self.blocks)])
+        keys = np.concatenate([np.empty(0, np.uint64), *(keys for _, keys, _ in self.blocks)])
         order = np.lexsort((keys, code))
         starts = np.flatnonzero(np.diff(code[order], prepend=-1))
-        rank = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
-        order = order[rank < self.size]
-        self.kept = code[order], keys[order], rows[order]
+        return order, np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
 
     def __getstate__(self) -> dict[str, Any]:
-        self.settle()  # what was not kept is not sent
+        self.settle()  # what is too much is not sent
         return vars(self)
