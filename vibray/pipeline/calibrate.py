@@ -223,13 +223,12 @@ class Context:
         return [i for i, row in enumerate(rows) if row >= 0], [row for row in rows if row >= 0]
 
     def put(self, outputs: dict[str, torch.Tensor], record_ids: Sequence[str]) -> dict[str, torch.Tensor]:
-        """A run's (or a cascade's) outputs of these records, those in the context replaced."""
+        """A run's outputs of these records, those in the context replaced."""
         at, rows = self.of(record_ids)
         if not at:
             return outputs
-        own = {**self.outputs, "deep": torch.ones(len(self.row), dtype=torch.bool)}  # behind a cascade the run has seen them
         where = torch.tensor(at)
-        return {name: values.index_copy(0, where, own[name][rows].to(values)) for name, values in outputs.items()}
+        return {name: values.index_copy(0, where, self.outputs[name][rows].to(values)) for name, values in outputs.items()}
 
 
 @lru_cache(maxsize=1)
