@@ -204,7 +204,7 @@ def test_another_k_on_the_same_folder_and_options_that_contradict_it_are_refused
 def test_what_it_costs_is_said_and_a_dry_run_writes_nothing(folder, capsys):
     score(job(folder, "dry", dry_run=True))
     out = capsys.readouterr().out
-    assert "earliest 4 records" in out and "MB a sensor" in out and not (folder / "dry").exists()
+    assert "earliest 4 records" in out and "kB a sensor" in out and not (folder / "dry").exists()
     score(job(folder, "costs"))
     out = capsys.readouterr().out
     assert "calibrated 5 sensors; records a sensor: 1 to 4, median 4" in out
