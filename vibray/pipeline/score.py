@@ -125,7 +125,7 @@ def print_calibrated(parts: Parts, calibration_uri: str) -> None:
     own = set(sensors_of(objects.read_table(objects.join(calibration_uri, "calibration.parquet"), ["unit", "sensor_id"])))
     if not own:
         print("--calibrate affected nothing: the run knows every sensor")
-    elif parts.total("num_kept") and not own & set(sensors_of(parts.read(["unit", "sensor_id"], schema=schema.scores()))):
+    elif parts.total("num_kept") and all(own.isdisjoint(sensors_of(table)) for table in parts.tables(["unit", "sensor_id"])):
         print(f"--calibration affected nothing: no record is of one of its {len(own):,} sensors, as {min(own)[1]} of unit {min(own)[0]}")
 
 
