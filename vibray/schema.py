@@ -140,11 +140,8 @@ FLEET_P_VALUE = pa.field("fleet_p_value", pa.float32())
 (decide/fleet_scores.py). Null where the sensor has no baseline, or the run or an earlier version says nothing of it."""
 
 
-def scores(members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None, cascade: bool = False) -> pa.Schema:
-    """The scores table. `faults` is None for a detector; a classifier's run adds the diagnoses (`faults` may be empty).
-
-    A cascade has no members' columns: most records were never seen by the members.
-    """
+def scores(members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None) -> pa.Schema:
+    """The scores table. `faults` is None for a detector; a classifier's run adds the diagnoses (`faults` may be empty)."""
     fields = [
         *ORIGIN,
         pa.field("state", pa.string(), nullable=False),  # a State
@@ -154,8 +151,6 @@ def scores(members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None,
         FLEET_P_VALUE,
         *(pa.field(MEMBER_PREFIX + name, pa.float32(), nullable=False) for name in members),
     ]
-    if cascade:
-        fields.append(pa.field("deep", pa.bool_(), nullable=False))  # the run gave the score; else the gate predicted the run's
     if faults is not None:
         fields += [
             pa.field("abnormal_probability", pa.float32(), nullable=False),  # equals `score`
@@ -170,9 +165,9 @@ TIME_TRUSTED = pa.field("time_trusted", pa.bool_(), nullable=False)
 """Derived by whoever opens a finished table, never stored: False where the record's time cannot be (decide/clocks.py)."""
 
 
-def evidence(num_samples: int, members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None, cascade: bool = False) -> pa.Schema:
+def evidence(num_samples: int, members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None) -> pa.Schema:
     """The highest records of a part: their row of the scores table and the waveform, so that a report never reads an archive again."""
-    return scores(members, faults, cascade).append(pa.field("waveform", vector(num_samples), nullable=False))
+    return scores(members, faults).append(pa.field("waveform", vector(num_samples), nullable=False))
 
 
 CALIBRATION = pa.schema(

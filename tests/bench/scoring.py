@@ -1,6 +1,6 @@
 """Scoring against the original plan's loop: raw lines to committed scores, by recipe, on one core.
 
-    python -m tests.bench.scoring                 ms a record by recipe and stage, and the cascade's cost by the share that goes deep
+    python -m tests.bench.scoring                 ms a record by recipe and stage
     python -m tests.bench.scoring --workers       end to end in Ray with one and two workers, beside one and two plain processes
     python -m tests.bench.scoring --memory        private memory of the workers and Ray's object store, 2,000 and 50,000 records
 
@@ -41,11 +41,8 @@ from vibray.building import build_classical, build_deep, build_feature, build_sc
 from vibray.config import short_hash
 from vibray.features.scaling_fit import ScalingFit
 from vibray.features.seed_image import SeedImageConfig
-from vibray.features.spectral import SpectralConfig
 from vibray.models.ensemble import Ensemble
-from vibray.models.gate import Gate, GateConfig
 from vibray.pipeline import session
-from vibray.pipeline.distil import SCALING, Cascade
 from vibray.pipeline.jobs import ScoreJob
 from vibray.pipeline.score import Scorer, score, score_part
 from vibray.recipes import ClassicalRecipe, DeepRecipe, EnsembleRecipe
@@ -178,17 +175,6 @@ class Bench:
         ]
 
 
-def cascade(run: Run, bench: Bench, pool: np.ndarray, sensors: list[tuple[str, str]], share: float) -> Scorer:
-    """A scorer whose gate gives exactly this share of the bench's records to the run. What the gate has learnt does not matter for time."""
-    rows = Rows(_features(recipes.fused(), pool), sensors, np.arange(len(pool), dtype=np.uint64))
-    scaling = fit_scaling(ScalingFit(SCALING, tuple(rows.x.shape[1:])), [rows], lambda part: part)
-    gate = Gate(GateConfig(), rows.x.shape[1])
-    gate.fit(scaling(rows.x, sensors), torch.from_numpy(pool).square().mean(dim=1), rows.key_hash)
-    made = Cascade(SpectralConfig(), scaling, gate, 0.0)
-    predicted = made.predict(torch.from_numpy(bench.waveforms), run, bench.sensors)
-    return Scorer(run.hastened(), ScoreJob.evidence_per_part, replace(made, threshold=float(torch.quantile(predicted, 1 - share))))
-
-
 def compare_scores(name: str, run: Run, bench: Bench) -> None:
     """How far scoring on CPUs is from the nets as they were trained, relative to the spread of the scores."""
     x, rate = torch.from_numpy(bench.waveforms), FACTS.sample_rate_hz
@@ -217,12 +203,6 @@ def print_costs(rounds: int) -> None:
             own = many.routes(name, make_run(recipes.NAMED[name](), pool, sensors))  # type: ignore[arg-type]
             routes += own if name == "fused" else own[:1]
         print_group([*loops, *routes], rounds)
-        for name in ("ensemble", "plain-svdd + plain-vae"):
-            routes = []
-            for share in (0.15, 0.2):
-                scorer = cascade(made[name], many, pool, sensors, share)
-                routes.append(Route(f"cascade of {name}, {share:.0%} deep", partial(many.whole, scorer), many.num_records))
-            print_group([*loops, *routes], rounds)
 
 
 def print_group(routes: list[Route], rounds: int) -> None:
@@ -292,7 +272,7 @@ def _plainly(run_uri: str, source: str, rank: int, size: int) -> None:
     with tempfile.TemporaryDirectory(prefix="vibray-bench-") as folder:
         for part in plan.parts[rank::size]:
             for read in read_shard(part, FACTS, "raw", plan.base_uri):
-                score_part(read, folder, **arguments, cascade=None, device="cpu")
+                score_part(read, folder, **arguments, device="cpu")
 
 
 def print_workers(rounds: int) -> None:

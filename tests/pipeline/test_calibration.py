@@ -1,6 +1,7 @@
 """Baselines of sensors that a run, or one of its members, does not know. No Ray, no files."""
 
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from vibray import schema
 from vibray.building import build_classical, build_scaling_fit, build_vector, columns_of
 from vibray.features.scaling import Sensor
 from vibray.fitting.calibration import calibration_table
-from vibray.fitting.earliest import first_records, plausible
+from vibray.fitting.earliest import Earliest, plausible
 from vibray.models.ensemble import Ensemble, EnsembleConfig
 from vibray.recipes import ClassicalRecipe, EnsembleRecipe, banded
 from vibray.runs import Detecting, Fusing, Inputs, Run, score_statistics
@@ -118,7 +119,7 @@ def at(sensor: Sensor, x: np.ndarray, times: list[datetime], first: int = 0) -> 
     for name, values in (
         ("measured_at", pa.array(times, schema.TIME)),
         ("record_id", [f"a.jsonl@{i}" for i in rows]),
-        ("content_hash", [f"{sensor[1]}{i}" for i in rows]),
+        ("content_hash", [blake2b(f"{sensor[1]}{i}".encode(), digest_size=16).hexdigest() for i in rows]),
     ):
         made = made.set_column(made.column_names.index(name), made.schema.field(name), pa.array(values, made.schema.field(name).type))
     return made
@@ -135,17 +136,21 @@ def test_a_clock_that_was_never_set_calibrates_nothing_in_whatever_order_the_par
         at(NEW, x[100:], hours[40:], 100),
     ]
     for order in ([0, 1, 2, 3], [3, 1, 0, 2], [2, 3, 1, 0]):
-        kept: pa.Table | None = None
+        earliest = Earliest(frozenset(), 50)
         for part in order:
-            kept = first_records([parts[part]] if kept is None else [kept, parts[part]], 50)
-        assert kept is not None
-        found, findings = plausible({NEW: kept, other: at(other, waves(100, 2), hours)}, 50)
-        assert found[NEW]["measured_at"].to_pylist() == hours[:50]
+            earliest.add("0", parts[part])
+        earliest.add("1", at(other, waves(100, 2), hours))
+        found, findings = plausible(earliest.picked(), "new", 50)
+        times = found.time_ms[found.sensor == found.sensors.index(NEW)]
+        assert times.astype("datetime64[ms]").tolist() == [time.replace(tzinfo=None) for time in hours[:50]]
         assert [finding.kind for finding in findings] == ["implausible_times"]
 
 
 def test_a_waveform_that_is_sent_again_calibrates_once():
     made = at(NEW, waves(20, 3), [START + timedelta(hours=i) for i in range(20)])
-    content = pa.array(["same"] * 15 + [f"{i}" for i in range(5)])
+    content = pa.array(["ab" * 16] * 15 + [f"{i:032x}" for i in 10**20 * np.arange(1, 6, dtype=object)])
     again = made.set_column(made.column_names.index("content_hash"), made.schema.field("content_hash"), content)
-    assert first_records([again], 10)["record_id"].to_pylist() == ["a.jsonl@0", *(f"a.jsonl@{i}" for i in range(15, 20))]
+    earliest = Earliest(frozenset(), 10)
+    earliest.add("0", again)
+    found = earliest.picked()
+    assert found.record_ids(slice(None)).to_pylist() == ["a.jsonl@0", *(f"a.jsonl@{i}" for i in range(15, 20))]

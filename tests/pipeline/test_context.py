@@ -18,9 +18,8 @@ from vibray.models.ensemble import EnsembleConfig
 from vibray.pipeline import calibrate as stage
 from vibray.pipeline import score as scoring
 from vibray.pipeline.calibrate import calibrate
-from vibray.pipeline.distil import distil
 from vibray.pipeline.featurize import featurize
-from vibray.pipeline.jobs import CalibrateJob, DistilJob, FeaturizeJob, LabelJob, ReportJob, ScoreJob
+from vibray.pipeline.jobs import CalibrateJob, FeaturizeJob, LabelJob, ReportJob, ScoreJob
 from vibray.pipeline.label import label, out_of_sample
 from vibray.pipeline.report import report
 from vibray.pipeline.score import score
@@ -205,7 +204,7 @@ def test_another_k_on_the_same_folder_and_options_that_contradict_it_are_refused
 def test_what_it_costs_is_said_and_a_dry_run_writes_nothing(folder, capsys):
     score(job(folder, "dry", dry_run=True))
     out = capsys.readouterr().out
-    assert "earliest 4 records" in out and "MB a sensor" in out and not (folder / "dry").exists()
+    assert "earliest 4 records" in out and "kB a sensor" in out and not (folder / "dry").exists()
     score(job(folder, "costs"))
     out = capsys.readouterr().out
     assert "calibrated 5 sensors; records a sensor: 1 to 4, median 4" in out
@@ -230,18 +229,6 @@ def test_label_and_report_know_the_scores_out_of_sample(folder):
     assert {i: own[i]["score"] for _, i in found} == {i: pytest.approx(score) for (_, i), (score, _) in found.items()}
     label(LabelJob((str(folder / "first"),), str(folder / "decisions"), method=PercentileConfig()))
     report(ReportJob((str(folder / "first"),), str(folder / "report.html"), str(folder / "decisions")))
-
-
-def test_behind_a_cascade_the_context_is_the_runs(folder):
-    write_shard(folder / "many" / "a.jsonl", 260, seed=1, fault_share=0.1)
-    featurize(FeaturizeJob(str(folder / "many"), str(folder / "many-features"), local=True, **corpus_fields(FACTS)))
-    score(replace(job(folder, "many-scores", calibrate=None), input=str(folder / "many")))
-    distil(DistilJob(str(folder / "many-features"), str(folder / "many-scores"), str(folder / "gate")))
-    score(job(folder, "cascaded", cascade=str(folder / "gate"), cascade_share=0.2))
-    cascaded, first = rows(folder, "cascaded"), rows(folder, "first")
-    for record_id in context_of(folder, "first"):
-        assert cascaded[record_id]["deep"] and cascaded[record_id]["score"] == first[record_id]["score"]
-    assert not all(row["deep"] for row in cascaded.values())
 
 
 def test_a_record_that_calibrates_with_a_score_that_is_not_finite_is_set_aside(folder, monkeypatch):

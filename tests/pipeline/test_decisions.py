@@ -159,7 +159,6 @@ def test_other_rules_are_other_decisions(folder):
     ("files", "extra"),
     [
         (["recipe.json", "model.safetensors"], {"members": []}),
-        (["gate.json"], None),
         (["calibration.parquet"], {"corpus": "pool", "run": RUN}),
     ],
 )

@@ -135,7 +135,7 @@ def test_an_input_whose_sensors_are_all_known(run, tmp_path):
 def test_a_dry_run_says_what_it_takes_of_memory(run, new, capsys):
     calibrate(CalibrateJob(run, str(new), str(new.parent / "c"), RATE_HZ, dry_run=True))
     out = capsys.readouterr().out
-    assert "0.1 MB a sensor where they are picked" in out and "twice those of one sensor (1.6 MB)" in out
+    assert "70 kB a sensor where they are picked" in out and "twice those of one sensor (1.6 MB)" in out
     assert not (new.parent / "c").exists()
 
 

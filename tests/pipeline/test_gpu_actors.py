@@ -52,7 +52,7 @@ def main(folder: Path) -> None:
         identity = {"input": str(folder / "raw"), "run": {"uri": run, "content": content}}
         job = PartsJob(str(folder / "raw"), str(folder / name), "raw", FACTS, identity, 1000, "score", nets=use_gpu)
         arguments = {"scores_uri": str(folder / name), "run_uri": run, "content": content, "calibration": None}
-        arguments |= {"evidence_per_part": ScoreJob.evidence_per_part, "cascade": None, "device": "cpu", "num_threads": 1 + use_gpu}
+        arguments |= {"evidence_per_part": ScoreJob.evidence_per_part, "device": "cpu", "num_threads": 1 + use_gpu}
         job.run(score_part, lambda place, own=arguments: own)
     ray.shutdown()
 

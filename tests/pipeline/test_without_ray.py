@@ -29,10 +29,9 @@ from pathlib import Path
 from vibray.decide.thresholds import PercentileConfig
 from vibray.fitting.jobs import TrainJob
 from vibray.models.ensemble import EnsembleConfig
-from vibray.pipeline.distil import distil
 from vibray.pipeline.evaluate import evaluate
 from vibray.pipeline.featurize import featurize
-from vibray.pipeline.jobs import DistilJob, EvaluateJob, FeaturizeJob, LabelJob, ReportJob, ScoreJob, SynthesizeJob
+from vibray.pipeline.jobs import EvaluateJob, FeaturizeJob, LabelJob, ReportJob, ScoreJob, SynthesizeJob
 from vibray.pipeline.label import label
 from vibray.pipeline.report import report
 from vibray.pipeline.score import score
@@ -54,7 +53,6 @@ score(ScoreJob(run, raw, scores, 8192.0))
 label(LabelJob((scores,), decisions, method=PercentileConfig()))
 evaluate(EvaluateJob((scores,), labels, decisions))
 report(ReportJob((scores,), at("report/index.html"), decisions, labels))
-distil(DistilJob(features, scores, at("gate")))
 assert "ray" not in sys.modules
 """
 
@@ -65,7 +63,7 @@ def test_the_line_on_one_part_ends_without_ray(tmp_path):
     command = [sys.executable, "-c", LINE, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert [name for name in ("scores/evaluation.json", "report/index.html", "gate/_done.json") if not (tmp_path / name).exists()] == []
+    assert [name for name in ("scores/evaluation.json", "report/index.html") if not (tmp_path / name).exists()] == []
     assert Parts(str(tmp_path / "scores")).total("num_kept") == 240
 
 

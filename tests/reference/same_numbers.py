@@ -144,14 +144,11 @@ class Line:
             self.score(name, "pool", name)
 
     def _new_machines(self) -> None:
-        """Sensors that training did not see, and the gate of the ensemble."""
+        """Sensors that training did not see."""
         for name in ("fused", "baselines"):
             where = ["--input", self.at("raw", "new"), "--calibration", self.at("calibrations", name), "--sample-rate-hz", "8192"]
             self.job("calibrate", "--run", self.at("runs", name), *where, "--records-per-sensor", "20")
             self.score(name, "new", f"new-{name}", "--calibration", self.at("calibrations", name))
-        pool = ["--features", self.at("features", "pool"), "--scores", self.at("scores", "ensemble"), "--gate", self.at("gate")]
-        self.job("distil", *pool)
-        self.score("ensemble", "test", "test-cascade", "--cascade", self.at("gate"))
 
 
 def numbers(folder: Path) -> dict[str, Any]:

@@ -43,14 +43,14 @@ def audit(records: pa.Table, num_duplicates: int = 0) -> Audit:
     names = [_name(unit_names[pair // len(sensor_ids)], sensor_ids[pair % len(sensor_ids)]) for pair in pairs.tolist()]
     sensor = sensor.reshape(-1).astype(np.int64)
     time_ms = records["measured_at"].to_numpy().astype("datetime64[ms]").astype(np.int64)
-    content = _codes(records["content_hash"])[1]
+    content = _numbers(records["content_hash"])
     trusted = trusted_times(unit, sensor, time_ms, records["record_id"])
     repeats = _repeats(sensor, content, time_ms, trusted)
     findings = [
         *_about_duplicates(num_duplicates),
         *_about_times(names, sensor, time_ms, trusted),
         *_about_repeats(names, sensor, repeats),
-        *_about_moments(names, sensor, time_ms, _codes(records["corpus"])[1]),
+        *_about_moments(names, sensor, time_ms, _numbers(records["corpus"])),
         *_about_copies(names, sensor, content),
         *_about_lone_units(unit, unit_names),
         *_about_names("units", unit_names),
@@ -63,6 +63,11 @@ def _codes(column: pa.ChunkedArray) -> tuple[list[str], Int64[np.ndarray, " reco
     """The distinct values, and the number of each row's."""
     encoded = pc.dictionary_encode(column).combine_chunks()  # type: ignore[attr-defined]
     return encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64)
+
+
+def _numbers(column: pa.ChunkedArray) -> Int64[np.ndarray, " records"]:
+    """A number a distinct value: of waveforms there are as many as records, and their names would be as many objects."""
+    return pc.dictionary_encode(column).combine_chunks().indices.to_numpy().astype(np.int64)  # type: ignore[attr-defined]
 
 
 def _name(unit: str, sensor_id: str) -> str:

@@ -26,7 +26,7 @@ from vibray.config import UserError, short_hash
 from vibray.decide.findings import counts_of, print_findings
 from vibray.features.scaling import Sensor
 from vibray.fitting.calibration import NUM_FOLDS, calibration_table
-from vibray.fitting.earliest import GROUP_BYTES, ORIGIN_BYTES, Group, earliest, groups, keep_origins, origins, plausible
+from vibray.fitting.earliest import GROUP_BYTES, HELD_BYTES, Group, Groups, keep_origins, pick
 from vibray.pipeline.jobs import CalibrateJob
 from vibray.pipeline.local import map_here, works_alone
 from vibray.pipeline.parts import PartsJob
@@ -108,7 +108,7 @@ class Calibration:
         k, num_samples = self.records_per_sensor, self.run.facts.num_samples
         print(f"the sensors that {self.run_uri} does not know are calibrated by the earliest {k} records of each, or as many as there are:")
         print("  a first step reads all records and keeps where they come from; those that are picked are then read again")
-        print(f"  memory: {2e-6 * k * ORIGIN_BYTES:.2g} MB a sensor where they are picked")
+        print(f"  memory: {1e-3 * k * HELD_BYTES:,.0f} kB a sensor where they are picked, twice as much where its times jump by years")
         print(f"  a worker holds {GROUP_BYTES >> 19} MiB of waveforms, or twice those of one sensor ({4e-6 * k * num_samples:.1f} MB)")
 
     def finished(self) -> bool:
@@ -126,15 +126,15 @@ class Calibration:
         """Goes on where a killed job stopped. Raises UserError where the run knows every sensor, unless that may be."""
         begun, k, job = time.monotonic(), self.records_per_sensor, self.parts_job
         parts = job.run(keep_origins, lambda _: {"parts_uri": job.folder_uri}, [objects.join(self.run_uri, "_done.json")])
-        picked, findings = plausible(earliest(origins(parts), known_sensors(self.run), k), k)
-        tables = self._tables(groups(picked, parts.plan, self.run.facts))
+        picked, findings = pick(parts, known_sensors(self.run), k)
+        tables = self._tables(Groups(picked, parts.plan, self.run.facts))
         if not may_be_empty and not tables["calibration.parquet"].num_rows:
             raise UserError(f"{self.input_uri} holds no sensor to calibrate: every one is known to the run")
         names = ["calibration.parquet", *(["context.parquet"] if self.num_folds is None else [])]
         for name in names:
             objects.write_table(objects.join(self.uri, name), tables[name])
         finish_folder(self.uri, names, {**self.identity, "findings": counts_of(findings)})
-        table, num_picked = tables["calibration.parquet"], sum(own.num_rows for own in picked.values())
+        table, num_picked = tables["calibration.parquet"], len(picked)
         of_sensor = dict(zip(sensors_of(table), table["num_records"].to_pylist(), strict=True))
         num = sorted(of_sensor.values())
         if num:
@@ -146,7 +146,7 @@ class Calibration:
         print(f"  it took {seconds:,.1f} s: {parts.total('num_read'):,} lines were read, and the {num_picked:,} earliest records again")
         print_findings(findings)
 
-    def _tables(self, todo: list[Group]) -> dict[str, pa.Table]:
+    def _tables(self, todo: Sequence[Group]) -> dict[str, pa.Table]:
         """The second step: the tables of the groups of sensors, each made once."""
         parts_uri, content = self.parts_job.folder_uri, self.identity["run"]["content"]
         work = partial(calibrate_group, parts_uri=parts_uri, run_uri=self.run_uri, content=content, num_folds=self.num_folds)
@@ -223,13 +223,12 @@ class Context:
         return [i for i, row in enumerate(rows) if row >= 0], [row for row in rows if row >= 0]
 
     def put(self, outputs: dict[str, torch.Tensor], record_ids: Sequence[str]) -> dict[str, torch.Tensor]:
-        """A run's (or a cascade's) outputs of these records, those in the context replaced."""
+        """A run's outputs of these records, those in the context replaced."""
         at, rows = self.of(record_ids)
         if not at:
             return outputs
-        own = {**self.outputs, "deep": torch.ones(len(self.row), dtype=torch.bool)}  # behind a cascade the run has seen them
         where = torch.tensor(at)
-        return {name: values.index_copy(0, where, own[name][rows].to(values)) for name, values in outputs.items()}
+        return {name: values.index_copy(0, where, self.outputs[name][rows].to(values)) for name, values in outputs.items()}
 
 
 @lru_cache(maxsize=1)

@@ -162,20 +162,6 @@ class CalibrateJob:
 
 
 @dataclass(frozen=True)
-class DistilJob:
-    """What jobs/distil.py is asked."""
-
-    features: str
-    """finished features table with the spectral vector"""
-    scores: str
-    """finished scores of the same shards by the deep run or ensemble"""
-    gate: str
-    """folder for the gate"""
-    dry_run: bool = False
-    """say what would be fitted; write nothing"""
-
-
-@dataclass(frozen=True)
 class ScoreJob:
     """What jobs/score.py is asked."""
 
@@ -196,11 +182,6 @@ class ScoreJob:
     scored against the others of them"""
     since_plan: str | None = None
     """an earlier job's --scores over the same input: what it (or one it continued) scored unchanged is left out, what changed is named"""
-    cascade: str | None = None
-    """gate of this run (jobs/distil.py): the run sees the records alone for which it predicts a high score, the others keep the prediction;
-    the column `deep` says which"""
-    cascade_share: float = 0.15
-    """share of the records that the run sees, as counted on the corpus of the gate"""
     lines_per_part: int = LINES_PER_PART
     """records in a part, the unit of restart"""
     evidence_per_part: int = 24

@@ -236,7 +236,7 @@ def _finished(decisions_uri: str, identity: dict[str, Any]) -> bool:
     try:
         done = objects.read_json(objects.join(decisions_uri, "_done.json"))
     except FileNotFoundError:
-        for name in ("plan.json", "recipe.json", "gate.json", "search.json", "grid.json"):
+        for name in ("plan.json", "recipe.json", "search.json", "grid.json"):
             if objects.exists(objects.join(decisions_uri, name)):
                 raise DecisionsMismatch(f"{decisions_uri} is another job's folder (it holds {name}): use another folder") from None
         return False

@@ -181,9 +181,7 @@ def explanations(
     if evidence is None or not shown:
         return {}
     keys = list(zip(evidence["corpus"].to_pylist(), evidence["record_id"].to_pylist(), strict=True))
-    # behind a cascade a score may be the gate's prediction, which the run cannot explain
-    scored = evidence["deep"].to_pylist() if "deep" in evidence.column_names else [True] * len(keys)
-    found: dict[tuple[str, str], list[Explanation]] = {key: [] for key in shown if scored[keys.index(key)]}
+    found: dict[tuple[str, str], list[Explanation]] = {key: [] for key in shown}
     for identity in table.identities:
         mine = [key for key in found if key[0] == identity["corpus"]]
         run = _run_of_scores(identity) if mine else None

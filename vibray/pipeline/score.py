@@ -17,7 +17,6 @@ from vibray.decide.findings import counts_of, print_findings
 from vibray.decide.pseudo_labels import UNDECIDED_STATES
 from vibray.features.scaling import Sensor
 from vibray.pipeline.calibrate import Calibration, Context, load_calibrated
-from vibray.pipeline.distil import Cascade, cascade_identity, load_cascade
 from vibray.pipeline.featurize import audit_of, input_findings, mains_of
 from vibray.pipeline.jobs import ReportJob, ScoreJob
 from vibray.pipeline.parts import PartsJob, Place
@@ -40,17 +39,12 @@ def score(job: ScoreJob) -> None:
     one = objects.absolute
     run_uri, input_uri, scores_uri = one(job.run), one(job.input), one(job.scores)
     calibration_uri = None if job.calibration is None else one(job.calibration)
-    cascade_uri = None if job.cascade is None else one(job.cascade)
     first_k = records_of_context(job)
     run = load_calibrated(run_uri, calibration_uri)
     run.check(job.sample_rate_hz, run.facts.num_samples)
     corpus = job.corpus or objects.last_segment(input_uri)
     identity = {"input": input_uri, "corpus": corpus, "facts": to_json(run.facts), "run": run_identity(run_uri, run), "calibration": None}
-    cascade, held = None, None
-    if cascade_uri is not None:
-        cascade = load_cascade(cascade_uri, job.cascade_share, identity["run"]["content"])
-        # the members saw some records alone: their scores are no columns
-        identity["run"] = {**identity["run"], "members": [], "cascade": cascade_identity(cascade_uri, job.cascade_share)}
+    held = None
     if job.since_plan is not None:
         held, identity["since"] = continued(one(job.since_plan), input_uri, identity["run"])
     of_context = None
@@ -66,7 +60,7 @@ def score(job: ScoreJob) -> None:
     size = (job.lines_per_part, "score", job.local, has_nets(run), held, planned)
     parts_job = PartsJob(input_uri, scores_uri, corpus, run.facts, identity, *size)
     if job.dry_run:
-        parts_job.preview(Scorer(run.hastened(), job.evidence_per_part, cascade).tables)
+        parts_job.preview(Scorer(run.hastened(), job.evidence_per_part).tables)
         return
 
     def arguments(place: Place) -> dict[str, Any]:
@@ -77,12 +71,11 @@ def score(job: ScoreJob) -> None:
             "calibration": None if calibration_uri is None else (calibration_uri, short_hash(identity["calibration"])),
             "context": of_context is not None,
             "evidence_per_part": job.evidence_per_part,
-            "cascade": None if cascade_uri is None else (cascade_uri, job.cascade_share),
             "device": place.device,
             "num_threads": place.num_threads,
         }
 
-    needed = [objects.join(uri, "_done.json") for uri in (run_uri, cascade_uri, calibration_uri) if uri is not None]
+    needed = [objects.join(uri, "_done.json") for uri in (run_uri, calibration_uri) if uri is not None]
     parts = parts_job.run(score_part, arguments, needed)
     summarise(scores_uri, parts)
     if calibration_uri is not None:
@@ -132,21 +125,17 @@ def print_calibrated(parts: Parts, calibration_uri: str) -> None:
     own = set(sensors_of(objects.read_table(objects.join(calibration_uri, "calibration.parquet"), ["unit", "sensor_id"])))
     if not own:
         print("--calibrate affected nothing: the run knows every sensor")
-    elif parts.total("num_kept") and not own & set(sensors_of(parts.read(["unit", "sensor_id"], schema=schema.scores()))):
+    elif parts.total("num_kept") and all(own.isdisjoint(sensors_of(table)) for table in parts.tables(["unit", "sensor_id"])):
         print(f"--calibration affected nothing: no record is of one of its {len(own):,} sensors, as {min(own)[1]} of unit {min(own)[0]}")
 
 
 class Scorer:
     """A part of records to its scores and its evidence."""
 
-    def __init__(
-        self, run: Run, evidence_per_part: int, cascade: Cascade | None = None, num_threads: int = 1, context: Context | None = None
-    ):
-        self.run, self.evidence_per_part, self.cascade = run, evidence_per_part, cascade
-        self.num_threads, self.context = num_threads, context
-        of_scores = () if cascade else run.members, run.faults, cascade is not None
-        self.schema = schema.scores(*of_scores)
-        self.evidence_schema = schema.evidence(run.facts.num_samples, *of_scores)
+    def __init__(self, run: Run, evidence_per_part: int, num_threads: int = 1, context: Context | None = None):
+        self.run, self.evidence_per_part, self.num_threads, self.context = run, evidence_per_part, num_threads, context
+        self.schema = schema.scores(run.members, run.faults)
+        self.evidence_schema = schema.evidence(run.facts.num_samples, run.members, run.faults)
 
     def tables(self, records: pa.Table) -> dict[str, pa.Table]:
         """The part's scores, the highest of them with their waveforms, and the records that cannot be scored.
@@ -213,10 +202,7 @@ class Scorer:
         return failed
 
     def _outputs(self, waveforms: torch.Tensor, sensors: list[Sensor], record_ids: list[str]) -> dict[str, torch.Tensor]:
-        if self.cascade is not None:
-            outputs = self.cascade.outputs(self.run, waveforms, sensors)
-        else:
-            outputs = self.run.outputs(waveforms, self.run.facts.sample_rate_hz, sensors)
+        outputs = self.run.outputs(waveforms, self.run.facts.sample_rate_hz, sensors)
         return outputs if self.context is None else self.context.put(outputs, record_ids)
 
 
@@ -226,7 +212,6 @@ def _scorer(
     content: str,
     calibration: tuple[str, str] | None,
     evidence_per_part: int,
-    cascade: tuple[str, float] | None,
     device: str,
     num_threads: int = 1,
     context: bool = False,
@@ -237,7 +222,7 @@ def _scorer(
     run = load_calibrated(run_uri, calibration_uri)
     run = run.hastened() if device == "cpu" else run.to(device)
     own = Context.load(calibration_uri) if context and calibration_uri is not None else None
-    return Scorer(run, evidence_per_part, None if cascade is None else load_cascade(*cascade, content), num_threads, own)
+    return Scorer(run, evidence_per_part, num_threads, own)
 
 
 def score_part(read: ReadPart, scores_uri: str, **scorer: Any) -> dict[str, Any]:
@@ -253,8 +238,6 @@ def score_part(read: ReadPart, scores_uri: str, **scorer: Any) -> dict[str, Any]
         "num_uncalibrated": uncalibrated,
         "mains": mains_of(read.records, by.run.facts, per_sensor=1, most=MAINS_LOOKED_AT),
     }
-    if "deep" in tables[""].column_names:
-        more["num_deep"] = sum(tables[""]["deep"].to_pylist())
     bad = pa.concat_tables([read.bad, tables["bad"]])
     return commit_part(scores_uri, read.part_id, {**tables, "bad": bad}, {**read.marker, **more})
 
@@ -284,9 +267,6 @@ def summarise(scores_uri: str, parts: Parts) -> None:
         "num_uncalibrated": uncalibrated,
         "score_quantiles": quantiles,
     }
-    if "cascade" in parts.plan.identity["run"]:
-        deep = summary["num_deep"] = parts.total("num_deep")
-        print(f"the run saw {deep:,} records ({deep / max(1, parts.total('num_kept')):.1%}); the others' scores are the gate's predictions")
     objects.write_json(objects.join(scores_uri, "summary.json"), summary)
     print("states: " + ", ".join(f"{count:,} {state}" for state, count in sorted(counts["states"].items())))
     if counts["causes"]:

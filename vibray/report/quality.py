@@ -27,9 +27,6 @@ def counts(data: ReportData, t: Words) -> Iterator[tuple[str, str]]:
     yield t.plain("records whose time is implausible"), f"{int((~data.time_trusted).sum()):,}"
     if data.num_duplicates:
         yield t.plain("records met twice and taken once"), f"{data.num_duplicates:,}"
-    if "deep" in data.scores.column_names:
-        deep = int(data.scores["deep"].to_numpy(zero_copy_only=False).sum())
-        yield t.plain("records that the run itself scored; the others' scores are the gate's predictions"), f"{deep:,}"
 
 
 def quantiles(data: ReportData) -> list[tuple[str, str]]:
