@@ -10,7 +10,15 @@ from sklearn.linear_model import LogisticRegression
 from vibray.config import UserError
 from vibray.models.classifier import NO_FAULT, UNKNOWN_FAULT
 from vibray.models.context_scorer import SIZES, shipped
-from vibray.models.diagnosis import LinearDiagnosis, LinearDiagnosisConfig, Whitening, deviations, whitening
+from vibray.models.diagnosis import (
+    COMPARED_WHITENING,
+    WHITENING,
+    LinearDiagnosis,
+    LinearDiagnosisConfig,
+    Whitening,
+    deviations,
+    whitening,
+)
 from vibray.train.diagnosis import Labels, fit_diagnosis
 
 DIMS, FAULTS = 24, ("松动", "dc_bias", "arc")
@@ -142,6 +150,10 @@ def test_the_net_s_layer_joins_where_it_is_given():
     given = (pool, scores_of(pool), x, scores_of(x), labels_of(fault.astype(np.int64)), FAULTS, shipped(), columns)
     with_net, without = (fit_diagnosis(LinearDiagnosisConfig(embedding=wanted), *given).diagnosis for wanted in (True, False))
     assert with_net.fault.shape == (3, dims + 64) and without.fault.shape == (3, dims)
+    assert with_net.embedded is not None and with_net.compared is not None
+    # axes are divided by deviations to a power: what a power of .5 leaves, one of .75 takes a quarter more of
+    loud = [axes.norm(dim=0).log() for axes in (with_net.embedded.axes, with_net.compared.axes)]
+    torch.testing.assert_close(loud[1], COMPARED_WHITENING / WHITENING * loud[0])
     again = LinearDiagnosis.load(with_net.state(), columns)
     told, read = (one(x, torch.from_numpy(scores_of(x))) for one in (with_net, again))
     assert torch.equal(told.fault_probability, read.fault_probability) and torch.equal(told.fault, read.fault)

@@ -16,6 +16,7 @@ from torch import Tensor
 from vibray.decide.metrics import calibration_error, fault_f1
 from vibray.models.context_scorer import ContextNet
 from vibray.models.diagnosis import (
+    COMPARED_WHITENING,
     WHITENING,
     Deviations,
     LinearDiagnosis,
@@ -84,7 +85,7 @@ def fit_diagnosis(
     net, embedded, compared = net if config.embedding else None, None, None
     if net is not None:
         of_healthy = embedding(net, healthy, net_columns)
-        embedded, compared = _axes(of_healthy, WHITENING), _axes(of_healthy, 1.0)
+        embedded, compared = _axes(of_healthy, WHITENING), _axes(of_healthy, COMPARED_WHITENING)
     seen = deviations(x, deviation, net, net_columns, embedded, compared)
     fold = _folds(labels)
     named = labels.fault >= 0
