@@ -19,7 +19,7 @@ from vibray.models.diagnosis import (
     deviations,
     whitening,
 )
-from vibray.train.diagnosis import Labels, fit_diagnosis
+from vibray.train.diagnosis import PRIOR, PRIOR_SPREAD, PRIOR_TEMPERATURE, Labels, fit_diagnosis
 
 DIMS, FAULTS = 24, ("松动", "dc_bias", "arc")
 
@@ -182,9 +182,18 @@ def test_labels_of_one_kind_are_refused():
             )
 
 
-def test_few_labels_leave_what_cannot_be_calibrated_as_it_is():
+def test_few_labels_leave_what_cannot_be_calibrated_as_it_was_thought_before():
     found = fitted(8)
-    assert found.figures["temperature"] == 1.0 and found.figures["unknown_below"] == -1.0
+    assert abs(found.figures["temperature"] - PRIOR_TEMPERATURE) < 0.15 and found.figures["unknown_below"] == -1.0
+    healthy = planted(2000, 1)
+    low, high = np.quantile(scores_of(healthy[0][torch.from_numpy(healthy[1] < 0)]), (0.5, 0.9))
+
+    def moved(abnormal: torch.Tensor) -> np.ndarray:
+        a, c, a0 = abnormal.numpy()  # of the score in steps from the pool's median
+        return np.abs(np.array([a * (high - low), c, a0 + a * low]) - PRIOR) / PRIOR_SPREAD
+
+    few, many = moved(found.diagnosis.abnormal), moved(fitted(400).diagnosis.abnormal)
+    assert few.max() < 1 and many.max() > 2 * few.max()
     assert (found.diagnosis(*(lambda y: (y, torch.from_numpy(scores_of(y))))(planted(50, 13)[0])).fault != UNKNOWN_FAULT).all()
 
 
