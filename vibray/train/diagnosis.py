@@ -37,7 +37,7 @@ MIN_UNITS = 5
 """units with labels from which whole units are left out together; with fewer, or a kind of label in one alone, whole moments are"""
 HEALTHY = 0.9
 """records that score below this quantile make the axes of healthy ones"""
-PRIOR, PRIOR_SPREAD = np.array([1.5, 1.0, -1.5]), np.array([0.7, 0.5, 1.5])
+PRIOR, PRIOR_SPREAD = np.array([1.6, 0.7, -1.8]), np.array([1.0, 0.7, 2.0])
 """What is thought of the log-odds of being abnormal before any label is seen, mean and standard deviation: weight of the detector's score,
 counted from the pool's median in steps to its .9 quantile, weight of the margin, constant. Between what tens of labels give on generated
 fleets (2, .3, -3) and on gearboxes and bearings (1, 1, -.5)."""
