@@ -139,6 +139,9 @@ FLEET_P_VALUE = pa.field("fleet_p_value", pa.float32())
 """The share of healthy records of the run's own machines, with a baseline of as few records, that score as high or higher: an estimate
 (decide/fleet_scores.py). Null where the sensor has no baseline, or the run or an earlier version says nothing of it."""
 
+SCORE_QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99, 0.999)
+"""By which summary.json and the page say how scores spread."""
+
 
 def scores(members: tuple[str, ...] = (), faults: tuple[str, ...] | None = None) -> pa.Schema:
     """The scores table. `faults` is None for a detector; a classifier's run adds the diagnoses (`faults` may be empty)."""

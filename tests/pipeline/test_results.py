@@ -21,10 +21,10 @@ from vibray.pipeline.evaluate import evaluate
 from vibray.pipeline.jobs import DemoJob, EvaluateJob, LabelJob, ReportJob
 from vibray.pipeline.label import as_decided, label, overall_of, read_cuts
 from vibray.pipeline.report import gather, report
-from vibray.report import formats, quality, tables
+from vibray.report import formats, tables
 from vibray.report.data import ReportConfig
 from vibray.report.page import render
-from vibray.schema import TIME
+from vibray.schema import SCORE_QUANTILES, TIME
 from vibray.storage import objects
 from vibray.storage.parts import finish_folder
 from vibray.tables import open_scores
@@ -152,7 +152,7 @@ def test_what_the_summary_counts_stands_on_the_page(folder, tmp_path):
     counts = data.counts["first"]
     for number in (counts["read"], counts["kept"], *states.values(), int((~data.calibrated).sum())):
         assert f">{number:,}<" in section
-    for q in quality.QUANTILES:
+    for q in SCORE_QUANTILES:
         assert formats.number(float(np.quantile(data.score, q))) in section
 
 

@@ -1,15 +1,16 @@
 """How well faults are named on machines that nothing was labelled of, by how many labels a fault.
 
-`python -m tests.reference.diagnosis [--seeds 0 1 2 3 4] [--variants] [--pseudo-labels] [--poolings] [--real]` prints, with mean and
-standard error over fleets and draws of labels: macro-F1 over five faults given that a record is faulty, of the control (multinomial
-logistic regression, C = .1, on signed logarithms of the scaled spectral vector), of the default classifier, and of its answers pooled over
-a unit's sensors; macro-F1 with normal as a sixth answer; the expected calibration error of both outputs on a test set half of which is
-faulty and on one with 5 % of faults; what becomes of the sixth fault, which is in no training. `--variants`: what each part of it adds;
-`--pseudo-labels`: what they add; `--poolings`: features of a unit's sensors pooled, against their answers; `--real`: gfd, uestc and hit by
-their labels.
+`python -m tests.reference.diagnosis [--seeds 0 1 2 3 4] [--variants] [--left-out] [--pseudo-labels] [--poolings] [--real]` prints, with
+mean and standard error over fleets and draws of labels: macro-F1 over five faults given that a record is faulty, of the control
+(multinomial logistic regression, C = .1, on signed logarithms of the scaled spectral vector), of the default classifier, and of its answers
+pooled over a unit's sensors; macro-F1 with normal as a sixth answer; the expected calibration error of both outputs on a test set half of
+which is faulty and on one with 5 % of faults; what becomes of the sixth fault, which is in no training. `--variants`: what each part of it
+adds; `--left-out`: a known fault without labels in the sixth's place; `--pseudo-labels`: what they add; `--poolings`: features of a unit's
+sensors pooled, against their answers; `--real`: gfd, uestc and hit by their labels.
 """
 
 import argparse
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +36,6 @@ from vibray.models.classifier import UNKNOWN_FAULT
 from vibray.models.context_scorer import shipped
 from vibray.models.diagnosis import LinearDiagnosis, LinearDiagnosisConfig
 from vibray.models.fitted import Fitted
-from vibray.recipes import ClassicalRecipe
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig
 from vibray.train.diagnosis import Labels, fit_diagnosis
@@ -47,6 +47,8 @@ LABELLED_RECORDS = 2400
 RARE = 0.05
 RMS = 1
 """Column of the spectral vector."""
+RECIPE = recipes.fused()
+COLUMNS = net_columns(build_vector(RECIPE.feature, FLEET.mains_hz))
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +69,35 @@ def labelled_records(seed: int) -> Records:
     return of_fleet(FleetConfig(seed=seed, num_units=POOL_UNITS, num_records=LABELLED_RECORDS, first_step=max(KS), contamination=0.5))
 
 
-def side(recipe: ClassicalRecipe, scaling: Scaling, detector: Fitted, records: Records, mains_hz: float | None) -> Side:
-    columns = columns_of(build_vector(recipe.feature, mains_hz), recipe.detector.blocks)
+def side(scaling: Scaling, detector: Fitted, records: Records, mains_hz: float | None) -> Side:
+    columns = columns_of(build_vector(RECIPE.feature, mains_hz), RECIPE.detector.blocks)
     x = scaling(records.vectors, records.sensors)
     return Side(x, detector.score(x[:, columns]).numpy(), records)
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """A generated fleet, scored by the default fitted on its pool."""
+
+    pool: Side
+    labelled: Side
+    test: Side
+    unknown: Side
+    """the test's units, half of the records with the sixth fault"""
+
+    def fit(self, config: LinearDiagnosisConfig, every: np.ndarray, labels: Labels) -> LinearDiagnosis:
+        """The diagnosis by what is known of these rows of `labelled`."""
+        of = (self.labelled.x[torch.from_numpy(every)], self.labelled.score[every], labels)
+        return fit_diagnosis(config, self.pool.x, self.pool.score, *of, FAULTS, shipped(), COLUMNS).diagnosis
+
+
+def sides(seed: int) -> Sides:
+    corpus = fleet(seed)
+    scaling, detector = fitted(RECIPE, corpus.pool, FLEET.mains_hz)
+    pool, labelled = (side(scaling, detector, records, FLEET.mains_hz) for records in (corpus.pool, labelled_records(seed)))
+    own = with_context(scaling, corpus, max(KS))
+    test, unknown = (side(own, detector, records, FLEET.mains_hz) for records in (corpus.test, sixth(corpus, seed)))
+    return Sides(pool, labelled, test, unknown)
 
 
 def with_context(scaling: Scaling, corpus: Corpus, k: int) -> Scaling:
@@ -146,13 +173,8 @@ def rare(faulty: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def fleet_figures(seed: int, config: LinearDiagnosisConfig, plain: bool) -> Iterator[tuple[int, dict[str, float]]]:
     """Figures of one fleet, draw by draw, by the number of labels a fault; `plain` leaves out what only the default is asked."""
-    recipe = recipes.fused()
-    corpus, given = fleet(seed), labelled_records(seed)
-    scaling, detector = fitted(recipe, corpus.pool, FLEET.mains_hz)
-    own = with_context(scaling, corpus, max(KS))
-    pool, labelled = (side(recipe, scaling, detector, records, FLEET.mains_hz) for records in (corpus.pool, given))
-    test, unknown = (side(recipe, own, detector, records, FLEET.mains_hz) for records in (corpus.test, sixth(corpus, seed)))
-    columns = net_columns(build_vector(recipe.feature, FLEET.mains_hz))
+    at = sides(seed)
+    test, given = at.test, at.labelled.records
     truth, faulty = test.records.labels, test.faulty
     for draw in range(NUM_DRAWS):
         for num in NUM_LABELS:
@@ -160,27 +182,22 @@ def fleet_figures(seed: int, config: LinearDiagnosisConfig, plain: bool) -> Iter
             rows = drawn(given, num, rng)
             every, labels = labels_of(given, rows, FAULTS, config.partner_weight)
 
-            def fit(prevalence: float, every: np.ndarray = every, labels: Labels = labels) -> LinearDiagnosis:
-                at = replace(config, prevalence=prevalence)
-                of = (labelled.x[torch.from_numpy(every)], labelled.score[every], labels)
-                return fit_diagnosis(at, pool.x, pool.score, *of, FAULTS, shipped(), columns).diagnosis
-
-            diagnosis = fit(0.5)
+            diagnosis = at.fit(config, every, labels)
             p, name, confidence, _ = names(diagnosis, test, FAULTS)
             found = {
                 "faults": macro_f1(truth[faulty], name[faulty], FAULTS),
                 "six answers": macro_f1(truth, np.where(p >= 0.5, name, NORMAL), (*FAULTS, NORMAL)),
             }
             if not plain:
-                found |= _compared(labelled, given, rows, test)
+                found |= _compared(at.labelled, given, rows, test)
                 found["faults, pooled"] = macro_f1(truth[faulty], over_moment(diagnosis, test, FAULTS)[faulty], FAULTS)
-                few, (told, _, _, _) = rare(faulty, rng), names(fit(RARE), test, FAULTS)
+                few, told = rare(faulty, rng), names(at.fit(replace(config, prevalence=RARE), every, labels), test, FAULTS)[0]
                 found["six answers, 5 % (told so)"] = macro_f1(truth[few], np.where(told >= 0.5, name, NORMAL)[few], (*FAULTS, NORMAL))
                 found["ECE abnormal, half"] = calibration_error(p, faulty) or 0.0
                 found["ECE abnormal, 5 % (told so)"] = calibration_error(told[few], faulty[few]) or 0.0
                 found["ECE abnormal, 5 % (even odds)"] = calibration_error(p[few], faulty[few]) or 0.0
                 found["ECE fault"] = calibration_error(confidence[faulty], (name == truth)[faulty]) or 0.0
-                found |= _sixth(diagnosis, test, unknown)
+                found |= _sixth(diagnosis, test, at.unknown)
             yield num, found
 
 
@@ -208,6 +225,29 @@ def _sixth(diagnosis: LinearDiagnosis, test: Side, unknown: Side) -> dict[str, f
             found[f"{name} flagged{what}"] = float(flagged.sum() / at.faulty.sum())
             found[f"{name} called unknown{what}"] = float(np.mean(strange[flagged]))
     return found
+
+
+def left_out(seeds: Sequence[int]) -> None:
+    """Each of the five without a label in turn, in the sixth's place: settings are chosen by this, and the sixth is none of them."""
+    print("\nof those flagged at 1 % false alarms, called unknown: of a fault without labels, of the others (standard error)")
+    found: dict[int, list[tuple[float, float]]] = {num: [] for num in NUM_LABELS}
+    for seed in seeds:
+        at = sides(seed)
+        truth, flagged = at.test.records.labels, at.test.faulty & (at.test.score >= np.quantile(at.test.score[~at.test.faulty], 0.99))
+        for draw, num in itertools.product(range(NUM_DRAWS), NUM_LABELS):
+            rows = drawn(at.labelled.records, num, np.random.default_rng(1000 * draw + num))
+            figures = []
+            for fault in FAULTS:
+                kept = rows[at.labelled.records.labels[rows] != fault]
+                diagnosis = at.fit(
+                    LinearDiagnosisConfig(), *labels_of(at.labelled.records, kept, FAULTS, LinearDiagnosisConfig().partner_weight)
+                )
+                strange = names(diagnosis, at.test, FAULTS)[3]
+                figures.append([strange[flagged & own].mean() for own in (truth == fault, truth != fault)])
+            found[num].append(tuple(np.mean(figures, axis=0)))
+    for num, own in found.items():
+        mean, error = np.mean(own, axis=0), np.std(own, axis=0, ddof=1) / len(own) ** 0.5
+        print(f"{num:3} labels  " + "  ".join(f"{m:.3f} ({e:.3f})" for m, e in zip(mean, error, strict=True)))
 
 
 def _moments(at: Side) -> np.ndarray:
@@ -241,13 +281,10 @@ def pooled_vectors(at: Side, how: str) -> tuple[torch.Tensor, np.ndarray, np.nda
 def poolings(seeds: Sequence[int]) -> None:
     """Features pooled over the sensors of a moment against the answers of each sensor, pooled."""
     print("\nmacro-F1 over faults, by moment, 5 and 10 labels a fault (standard error over fleets and draws)")
-    recipe, columns = recipes.fused(), net_columns(build_vector(recipes.fused().feature, FLEET.mains_hz))
     found: dict[tuple[str, int], list[float]] = {}
     for seed in seeds:
-        corpus, given = fleet(seed), labelled_records(seed)
-        scaling, detector = fitted(recipe, corpus.pool, FLEET.mains_hz)
-        pool, labelled = (side(recipe, scaling, detector, records, FLEET.mains_hz) for records in (corpus.pool, given))
-        test = side(recipe, with_context(scaling, corpus, max(KS)), detector, corpus.test, FLEET.mains_hz)
+        at = sides(seed)
+        labelled, test, given = at.labelled, at.test, at.labelled.records
         truth = test.records.labels
         for draw in range(NUM_DRAWS):
             for num in (5, 10):
@@ -255,20 +292,20 @@ def poolings(seeds: Sequence[int]) -> None:
                 rows = drawn(given, num, rng)
                 for how in POOLINGS:
                     (of_pool, pool_score, _), (x, score, label), (of_test, test_score, kind) = (
-                        pooled_vectors(at, how) for at in (pool, labelled, test)
+                        pooled_vectors(one, how) for one in (at.pool, labelled, test)
                     )
                     moments = _moments(labelled)[rows]
                     fault = np.array([FAULTS.index(one) if one != NORMAL else -1 for one in label[moments].tolist()], np.int64)
-                    at = np.arange(len(moments))
-                    labels = Labels((fault >= 0).astype(np.int64), fault, np.ones(len(at)), np.ones(len(at), bool), at % 7, at)
-                    own = (x[torch.from_numpy(moments)], score[moments], labels, FAULTS, shipped(), columns)
+                    number = np.arange(len(moments))
+                    ones = np.ones(len(number))
+                    labels = Labels((fault >= 0).astype(np.int64), fault, ones, ones > 0, number % 7, number)
+                    own = (x[torch.from_numpy(moments)], score[moments], labels, FAULTS, shipped(), COLUMNS)
                     diagnosis = fit_diagnosis(LinearDiagnosisConfig(), of_pool, pool_score, *own).diagnosis
                     told = diagnosis(of_test, torch.from_numpy(test_score)).fault_probability.argmax(dim=1).numpy()
                     faulty = kind != NORMAL
                     found.setdefault((how, num), []).append(macro_f1(kind[faulty], np.array(FAULTS)[told][faulty], FAULTS))
-                every, labels = labels_of(given, rows, FAULTS, LinearDiagnosisConfig().partner_weight)
-                own = (labelled.x[torch.from_numpy(every)], labelled.score[every], labels, FAULTS, shipped(), columns)
-                diagnosis = fit_diagnosis(LinearDiagnosisConfig(), pool.x, pool.score, *own).diagnosis
+                config = LinearDiagnosisConfig()
+                diagnosis = at.fit(config, *labels_of(given, rows, FAULTS, config.partner_weight))
                 first = np.unique(_moments(test), return_index=True)[1]
                 kind, answer = truth[first], over_moment(diagnosis, test, FAULTS)[first]
                 faulty = kind != NORMAL
@@ -291,14 +328,11 @@ def with_pseudo_labels(x: torch.Tensor, labels: Labels, pool: Side) -> tuple[tor
 def pseudo_labels(seeds: Sequence[int]) -> None:
     """Labels and pseudo-labels against labels only, on the same draws."""
     print("\nlabels and pseudo-labels less labels only, mean over fleets [95 % of the mean, t]: six answers, AUROC of abnormal")
-    recipe, config = recipes.fused(), LinearDiagnosisConfig()
-    columns = net_columns(build_vector(recipe.feature, FLEET.mains_hz))
+    config = LinearDiagnosisConfig()
     found: dict[int, list[tuple[float, float]]] = {}
     for seed in seeds:
-        corpus, given = fleet(seed), labelled_records(seed)
-        scaling, detector = fitted(recipe, corpus.pool, FLEET.mains_hz)
-        pool, labelled = (side(recipe, scaling, detector, records, FLEET.mains_hz) for records in (corpus.pool, given))
-        test = side(recipe, with_context(scaling, corpus, max(KS)), detector, corpus.test, FLEET.mains_hz)
+        at = sides(seed)
+        pool, labelled, test, given = at.pool, at.labelled, at.test, at.labelled.records
         truth = test.records.labels
         for num in NUM_LABELS:
             rows = drawn(given, num, np.random.default_rng(num))
@@ -307,7 +341,7 @@ def pseudo_labels(seeds: Sequence[int]) -> None:
             wider, more, both = with_pseudo_labels(x, labels, pool)
             figures = []
             for vectors, own, known in ((x, score, labels), (wider, np.concatenate([score, more]), both)):
-                fit = fit_diagnosis(config, pool.x, pool.score, vectors, own, known, FAULTS, shipped(), columns)
+                fit = fit_diagnosis(config, pool.x, pool.score, vectors, own, known, FAULTS, shipped(), COLUMNS)
                 p, name, _, _ = names(fit.diagnosis, test, FAULTS)
                 figures.append((macro_f1(truth, np.where(p >= 0.5, name, NORMAL), (*FAULTS, NORMAL)), auroc(p, test.faulty) or 0.0))
             found.setdefault(num, []).append((figures[1][0] - figures[0][0], figures[1][1] - figures[0][1]))
@@ -339,10 +373,10 @@ def of_real() -> None:
     """The labelled records of real corpora teach, their test sets judge; the control too."""
     print("\nmacro-F1 with normal, by the labelled records of the corpus: control, classifier; of the faults given faulty; ECE of abnormal")
     for name in ("gfd", "uestc", "hit"):
-        recipe, mains_hz = recipes.fused(), REAL[name].mains_hz
+        mains_hz = REAL[name].mains_hz
         corpus, given = real(name), real_records(name, Path(os.environ["VIBRAY_CORPORA"]) / name / "labelled", labelled=True)
-        scaling, detector = fitted(recipe, corpus.pool, mains_hz)
-        pool, labelled, test = (side(recipe, scaling, detector, records, mains_hz) for records in (corpus.pool, given, corpus.test))
+        scaling, detector = fitted(RECIPE, corpus.pool, mains_hz)
+        pool, labelled, test = (side(scaling, detector, records, mains_hz) for records in (corpus.pool, given, corpus.test))
         faults = tuple(sorted(set(given.labels.tolist()) - {NORMAL}))
         rows = np.arange(len(given.labels))
         every, labels = labels_of(given, rows, faults, 0.0)
@@ -361,6 +395,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--variants", action="store_true")
+    parser.add_argument("--left-out", action="store_true")
     parser.add_argument("--pseudo-labels", action="store_true")
     parser.add_argument("--poolings", action="store_true")
     parser.add_argument("--real", action="store_true")
@@ -368,6 +403,8 @@ def main() -> None:
     torch.set_num_threads(1)
     for name, config in (VARIANTS if arguments.variants else {"default": LinearDiagnosisConfig()}).items():
         show(name, [one for seed in arguments.seeds for one in fleet_figures(seed, config, name != "default")])
+    if arguments.left_out:
+        left_out(arguments.seeds)
     if arguments.pseudo_labels:
         pseudo_labels(arguments.seeds)
     if arguments.poolings:

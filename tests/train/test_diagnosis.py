@@ -10,8 +10,16 @@ from sklearn.linear_model import LogisticRegression
 from vibray.config import UserError
 from vibray.models.classifier import NO_FAULT, UNKNOWN_FAULT
 from vibray.models.context_scorer import SIZES, shipped
-from vibray.models.diagnosis import LinearDiagnosis, LinearDiagnosisConfig, Whitening, deviations, whitening
-from vibray.train.diagnosis import Labels, fit_diagnosis
+from vibray.models.diagnosis import (
+    COMPARED_WHITENING,
+    WHITENING,
+    LinearDiagnosis,
+    LinearDiagnosisConfig,
+    Whitening,
+    deviations,
+    whitening,
+)
+from vibray.train.diagnosis import PRIOR, PRIOR_SPREAD, PRIOR_TEMPERATURE, Labels, fit_diagnosis
 
 DIMS, FAULTS = 24, ("松动", "dc_bias", "arc")
 
@@ -142,6 +150,10 @@ def test_the_net_s_layer_joins_where_it_is_given():
     given = (pool, scores_of(pool), x, scores_of(x), labels_of(fault.astype(np.int64)), FAULTS, shipped(), columns)
     with_net, without = (fit_diagnosis(LinearDiagnosisConfig(embedding=wanted), *given).diagnosis for wanted in (True, False))
     assert with_net.fault.shape == (3, dims + 64) and without.fault.shape == (3, dims)
+    assert with_net.embedded is not None and with_net.compared is not None
+    # axes are divided by deviations to a power: what a power of .5 leaves, one of .75 takes a quarter more of
+    loud = [axes.norm(dim=0).log() for axes in (with_net.embedded.axes, with_net.compared.axes)]
+    torch.testing.assert_close(loud[1], COMPARED_WHITENING / WHITENING * loud[0])
     again = LinearDiagnosis.load(with_net.state(), columns)
     told, read = (one(x, torch.from_numpy(scores_of(x))) for one in (with_net, again))
     assert torch.equal(told.fault_probability, read.fault_probability) and torch.equal(told.fault, read.fault)
@@ -170,9 +182,18 @@ def test_labels_of_one_kind_are_refused():
             )
 
 
-def test_few_labels_leave_what_cannot_be_calibrated_as_it_is():
+def test_few_labels_leave_what_cannot_be_calibrated_as_it_was_thought_before():
     found = fitted(8)
-    assert found.figures["temperature"] == 1.0 and found.figures["unknown_below"] == -1.0
+    assert abs(found.figures["temperature"] - PRIOR_TEMPERATURE) < 0.15 and found.figures["unknown_below"] == -1.0
+    healthy = planted(2000, 1)
+    low, high = np.quantile(scores_of(healthy[0][torch.from_numpy(healthy[1] < 0)]), (0.5, 0.9))
+
+    def moved(abnormal: torch.Tensor) -> np.ndarray:
+        a, c, a0 = abnormal.numpy()  # of the score in steps from the pool's median
+        return np.abs(np.array([a * (high - low), c, a0 + a * low]) - PRIOR) / PRIOR_SPREAD
+
+    few, many = moved(found.diagnosis.abnormal), moved(fitted(400).diagnosis.abnormal)
+    assert few.max() < 1 and many.max() > 2 * few.max()
     assert (found.diagnosis(*(lambda y: (y, torch.from_numpy(scores_of(y))))(planted(50, 13)[0])).fault != UNKNOWN_FAULT).all()
 
 

@@ -20,6 +20,9 @@ from vibray.models.context_scorer import EMBEDDED, ContextNet, ContextScorer
 WHITENING = 0.5
 """Power of the inverse standard deviations of healthy records that the vector is divided by, along their principal axes. 0 lets the loudest
 blocks decide, 1 gives each direction of mere noise the say of any other."""
+COMPARED_WHITENING = 0.75
+"""The same power for the embedding by which records are compared. With 1 a fault without a name is lost in noise; with .5 the loudest axes
+have too much of the say where few records have labels."""
 EMBEDDED_WEIGHT = 2.0
 """How loud the net's numbers are beside as many columns of the vector."""
 NEAREST = 3
@@ -82,7 +85,7 @@ class Deviations:
     direction: Float[Tensor, "batch shown"]
     """its direction, times the root of the number of columns, and that of the net's embedding beside it"""
     likeness: Float[Tensor, "batch compared"]
-    """unit vector by which records are compared: of the embedding, wholly whitened, or of the deviation where there is none"""
+    """unit vector by which records are compared: of the embedding, further whitened, or of the deviation where there is none"""
 
 
 @dataclass
@@ -114,7 +117,7 @@ class LinearDiagnosis:
     net: ContextNet | None = None
     embedded: Whitening | None = None
     compared: Whitening | None = None
-    """the embedding, half and wholly whitened"""
+    """the embedding, half and further whitened"""
 
     def __call__(self, x: Float[Tensor, "batch dims"], score: Float[Tensor, " batch"]) -> Diagnosis:
         """`x` is scaled by sensor, `score` the detector's of the same records."""

@@ -250,7 +250,7 @@ def summarise(scores_uri: str, parts: Parts) -> None:
         for name, counter in counts.items():
             counter.update(marker.get(name, {}))
     values = table["score"].to_numpy()
-    quantiles = {f"q{q:g}": float(np.quantile(values, q)) for q in (0.01, 0.05, 0.5, 0.95, 0.99, 0.999)} if len(values) else {}
+    quantiles = {f"q{q:g}": float(np.quantile(values, q)) for q in schema.SCORE_QUANTILES} if len(values) else {}
     uncalibrated = parts.total("num_uncalibrated")
     facts = from_json(CorpusFacts, parts.plan.identity["facts"])
     findings = (*input_findings(parts, facts), *audit_of(parts).findings)

@@ -8,9 +8,7 @@ import pyarrow.compute as pc
 from vibray.report import formats
 from vibray.report.data import ReportData
 from vibray.report.words import Words
-
-QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99, 0.999)
-"""Those of summary.json."""
+from vibray.schema import SCORE_QUANTILES
 
 
 def causes(data: ReportData) -> list[tuple[str, int]]:
@@ -32,4 +30,4 @@ def counts(data: ReportData, t: Words) -> Iterator[tuple[str, str]]:
 def quantiles(data: ReportData) -> list[tuple[str, str]]:
     """(percentile, score)."""
     finite = data.score[np.isfinite(data.score)]
-    return [(f"{100 * q:g} %", formats.number(float(np.quantile(finite, q)))) for q in QUANTILES] if finite.size else []
+    return [(f"{100 * q:g} %", formats.number(float(np.quantile(finite, q)))) for q in SCORE_QUANTILES] if finite.size else []

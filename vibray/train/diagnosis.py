@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
+from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
@@ -16,6 +17,7 @@ from torch import Tensor
 from vibray.decide.metrics import calibration_error, fault_f1
 from vibray.models.context_scorer import ContextNet
 from vibray.models.diagnosis import (
+    COMPARED_WHITENING,
     WHITENING,
     Deviations,
     LinearDiagnosis,
@@ -35,6 +37,12 @@ MIN_UNITS = 5
 """units with labels from which whole units are left out together; with fewer, or a kind of label in one alone, whole moments are"""
 HEALTHY = 0.9
 """records that score below this quantile make the axes of healthy ones"""
+PRIOR, PRIOR_SPREAD = np.array([1.6, 0.7, -1.8]), np.array([1.0, 0.7, 2.0])
+"""What is thought of the log-odds of being abnormal before any label is seen, mean and standard deviation: weight of the detector's score,
+counted from the pool's median in steps to its .9 quantile, weight of the margin, constant. Between what tens of labels give on generated
+fleets (2, .3, -3) and on gearboxes and bearings (1, 1, -.5)."""
+PRIOR_TEMPERATURE, PRIOR_LABELS = 0.65, 20
+"""The same for the temperature, and labels that this is worth."""
 PLAIN = 0.95
 """quantile of the records' scores above which a labelled fault is plain enough to say what a known one looks like"""
 
@@ -84,14 +92,16 @@ def fit_diagnosis(
     net, embedded, compared = net if config.embedding else None, None, None
     if net is not None:
         of_healthy = embedding(net, healthy, net_columns)
-        embedded, compared = _axes(of_healthy, WHITENING), _axes(of_healthy, 1.0)
+        embedded, compared = _axes(of_healthy, WHITENING), _axes(of_healthy, COMPARED_WHITENING)
     seen = deviations(x, deviation, net, net_columns, embedded, compared)
     fold = _folds(labels)
     named = labels.fault >= 0
     out_of_fold = _answers(config, seen, labels, len(faults), fold)
 
     margin, margin_bias = _margin(config, seen.length, labels, np.ones(len(fold), bool))
-    evidence = np.stack([scores, out_of_fold.margin], axis=1)
+    usual, high = np.quantile(pool_scores, (0.5, 0.9))
+    unit = max(high - usual, 1e-9 * max(abs(usual), 1.0))  # where all score alike
+    evidence = np.stack([(scores - usual) / unit, out_of_fold.margin], axis=1)
     sure = np.isfinite(out_of_fold.margin) & labels.human
     if _both(labels.label[sure]):
         abnormal = _evidence(config, evidence, labels, sure, ([0, 1], [1]))
@@ -101,17 +111,18 @@ def fit_diagnosis(
     fault, fault_bias = _faults(config, seen.direction, labels, len(faults), named)
     judged = named & labels.human & np.isfinite(out_of_fold.fault).all(axis=1)
     logits, truth = out_of_fold.fault[judged], labels.fault[judged]
-    T = temperature(lambda t: fault_loss(logits / t, truth)) if len(truth) >= MIN_NAMED and len(faults) > 1 else 1.0
+    T = _temperature(logits, truth) if len(faults) > 1 else 1.0
     # a fault that hardly stands out has no direction yet, and would drag the cut down
     plain = named & (scores >= np.quantile(pool_scores, PLAIN)) & np.isfinite(out_of_fold.likeness)
     own = out_of_fold.likeness[plain]
     unknown_below = float(np.quantile(own, config.unknown_share)) if len(own) >= MIN_NAMED else -1.0
 
+    in_scores = np.array([abnormal[0] / unit, abnormal[1], abnormal[2] - abnormal[0] * usual / unit])
     diagnosis = LinearDiagnosis(
         len(faults),
         net_columns,
         deviation,
-        *(torch.from_numpy(np.asarray(values, np.float64)) for values in (fault, fault_bias, margin, margin_bias, abnormal, T)),
+        *(torch.from_numpy(np.asarray(values, np.float64)) for values in (fault, fault_bias, margin, margin_bias, in_scores, T)),
         references=seen.likeness[torch.from_numpy(named)].float(),
         unknown_below=torch.tensor(unknown_below, dtype=torch.float64),
         net=net,
@@ -207,19 +218,34 @@ def _faults(config: LinearDiagnosisConfig, u: Tensor, labels: Labels, num_faults
 def _evidence(
     config: LinearDiagnosisConfig, evidence: np.ndarray, labels: Labels, rows: np.ndarray, tried: Sequence[list[int]]
 ) -> Float64[np.ndarray, "3"]:
-    """a, c and a0 of sigmoid(a score + c margin + a0), for `prevalence`; `tried` are columns of the evidence, in this order: those with the
-    detector's score are taken where it does not speak against itself."""
+    """a, c and a0 of sigmoid(a score + c margin + a0), for `prevalence`, the likeliest by labels and `PRIOR`; `tried` are columns of the
+    evidence, in this order: those with the detector's score are taken where it does not speak against itself."""
     abnormal = labels.label[rows] == LABEL_ABNORMAL
     share = np.where(abnormal, config.prevalence, 1 - config.prevalence)
     weight = share * len(abnormal) / np.where(abnormal, abnormal.sum(), (~abnormal).sum())
-    values = evidence[rows]
+    even = float(logit(config.prevalence))
     for columns in tried:
-        model = LogisticRegression(C=1.0).fit(values[:, columns], abnormal, weight)
+        kept = [*columns, 2]
+        x, spread = np.column_stack([evidence[rows], np.ones(len(abnormal))])[:, kept], PRIOR_SPREAD[kept]
+        mean = PRIOR[kept] if 0 in columns else np.zeros(len(kept))  # the constant is that of a score
+
+        def loss(b: np.ndarray, x: np.ndarray = x, mean: np.ndarray = mean, spread: np.ndarray = spread) -> tuple[float, np.ndarray]:
+            z, off = x @ b + even, (b - mean) / spread
+            value = weight @ (np.logaddexp(0, z) - abnormal * z) + off @ off / 2
+            return float(value), (weight * (expit(z) - abnormal)) @ x + off / spread
+
         found = np.zeros(3)
-        found[columns], found[2] = np.asarray(model.coef_)[0], np.asarray(model.intercept_)[0]
+        found[kept] = minimize(loss, mean, jac=True, method="L-BFGS-B").x  # type: ignore[call-overload]
+        found[2] += even
         if found[0] > 0 or 0 not in columns:
             return found
-    return np.array([0.0, 0.0, float(logit(config.prevalence))])
+    return np.array([0.0, 0.0, even])
+
+
+def _temperature(logits: Float64[np.ndarray, "judged faults"], truth: Int64[np.ndarray, " judged"]) -> float:
+    """The likeliest by the answers to labels and by what it mostly is."""
+    share = PRIOR_LABELS / max(1, len(truth))
+    return temperature(lambda t: (fault_loss(logits / t, truth) if len(truth) else 0.0) + share / 2 * np.log(t / PRIOR_TEMPERATURE) ** 2)
 
 
 def _figures(
