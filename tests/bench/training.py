@@ -11,13 +11,13 @@ import contextlib
 import io
 import os
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from tests.bench.archive import megabytes
 from tests.bench.line import _ours, _processes
 from vibray import schema
 from vibray.building import build_vector
@@ -80,6 +80,19 @@ def cpu_s() -> float:
     return time.process_time() + sum(cpu for pid, (_, _, cpu) in found.items() if pid != os.getpid() and _ours(pid, found))
 
 
+class Watch(threading.Thread):
+    """The highest memory of this process, MB, without what it shares with Ray's store, until it is stopped."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.highest, self.stopped = 0.0, threading.Event()
+
+    def run(self) -> None:
+        while not self.stopped.wait(0.1):
+            own = int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) / 1024
+            self.highest = max(self.highest, own)
+
+
 def measure(counts: list[int], sensor_records: int, rounds: int) -> None:
     """Prints the table."""
     with tempfile.TemporaryDirectory(prefix="vibray-bench-") as folder, session.started(num_cpus=2):
@@ -88,14 +101,16 @@ def measure(counts: list[int], sensor_records: int, rounds: int) -> None:
         for number in range(rounds + 1):
             last = (0, 0.0)
             for num, uri in uris.items() if number else [next(iter(uris.items()))]:  # once for the workers' imports
-                before, driver = cpu_s(), time.process_time()
+                before, driver, watch = cpu_s(), time.process_time(), Watch()
+                watch.start()
                 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                     train(TrainJob((uri,), str(Path(folder, f"run-{num}-{number}")), fused()))
+                watch.stopped.set()
                 taken, own = cpu_s() - before, time.process_time() - driver
                 marginal, last = (taken - last[1]) / (num - last[0]), (num, taken)
                 if not number:
                     continue
-                print(f"{num:10,}{taken:10.1f}{own:10.1f}{1e3 * taken / num:13.3f}{1e3 * marginal:10.3f}{megabytes():9.0f}", flush=True)
+                print(f"{num:10,}{taken:10.1f}{own:10.1f}{1e3 * taken / num:13.3f}{1e3 * marginal:10.3f}{watch.highest:9.0f}", flush=True)
 
 
 if __name__ == "__main__":
