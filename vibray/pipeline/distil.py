@@ -20,6 +20,7 @@ from vibray.models.gate import Agreement, Gate, GateConfig, agreement
 from vibray.pipeline.jobs import DistilJob
 from vibray.runs import CHUNK, Run, part_of, prefixed
 from vibray.storage import objects
+from vibray.storage.columns import one_chunk, rows_of
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts, check_finished, finish_folder
 from vibray.storage.plan import begin_folder
@@ -107,10 +108,8 @@ def distil(job: DistilJob) -> None:
 
 def _matched(table: TrainingTable, scores: Any, max_records: int) -> tuple[TrainingTable, np.ndarray]:
     """The records that have a score, in the order of the parts, and these scores."""
-    columns = (scores[name].to_pylist() for name in ("corpus", "record_id", "score"))
-    of = {(corpus, record_id): score for corpus, record_id, score in zip(*columns, strict=True)}
-    keys = zip(table.index["corpus"].to_pylist(), table.index["record_id"].to_pylist(), strict=True)
-    own = np.array([of.get(key, np.nan) for key in keys])
+    at = rows_of(scores, table.index)
+    own = np.where(at >= 0, one_chunk(scores["score"]).to_numpy()[at].astype(np.float64), np.nan)
     rows = np.flatnonzero(np.isfinite(own) & ~table.repeats)
     rows = rows[np.argsort(table.key_hash[rows], kind="stable")[:max_records]]
     rows = rows[np.argsort(table.part[rows], kind="stable")]
