@@ -2,9 +2,10 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vibray.decide.groups import SensorGroups, sensor_groups
-from vibray.storage.columns import codes, one_chunk, times_ms
+from vibray.storage.columns import one_chunk, times_ms
 
 SAME = ("unit", "sensor_id", "measured_at", "content_hash")
 """Records equal in these are one record read twice."""
@@ -35,4 +36,7 @@ def lowest_keys(records: pa.Table, groups: SensorGroups | None = None) -> np.nda
 
 def contents(records: pa.Table) -> np.ndarray:
     """A number a row, equal where the waveforms are: `content` of a table that was opened so, or of its `content_hash`."""
-    return one_chunk(records["content"]).to_numpy() if "content" in records.column_names else codes(records["content_hash"])[1]
+    if "content" in records.column_names:
+        return one_chunk(records["content"]).to_numpy()
+    # of waveforms there are as many as records: their names would be as many objects
+    return pc.dictionary_encode(one_chunk(records["content_hash"])).indices.to_numpy()  # type: ignore[attr-defined]
