@@ -99,6 +99,8 @@ class ReportConfig:
     """Points of the drawings over time on the whole page, and as many alarms: each sensor's share of them, NUM_POINTS at most."""
     num_rows: int = 40
     """Rows of the longer tables (groups with cuts of their own, lines set aside)."""
+    num_in_lists: int = 500
+    """Machines that are off or switching, and faulty sensors, that are listed: those that are so now first."""
 
 
 @dataclass(frozen=True)
