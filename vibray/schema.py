@@ -195,6 +195,11 @@ CONTEXT = pa.schema([pa.field("record_id", pa.string(), nullable=False), pa.fiel
 """What a run says of each record that calibrated its sensor, against the others of them: a column each of its outputs beside these.
 `calibrated` is false for a record that was alone."""
 
+OUT_OF_SAMPLE = pa.schema(
+    [ORIGIN.field("corpus"), ORIGIN.field("record_id"), pa.field("score", pa.float32(), nullable=False), FLEET_P_VALUE]
+)
+"""Scores and fleet p-values of the records that calibrated their sensors, against baselines that had not seen them."""
+
 UNDECIDED, LABEL_NORMAL, LABEL_ABNORMAL = -1, 0, 1
 
 PSEUDO_LABELS = pa.schema(

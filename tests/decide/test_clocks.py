@@ -7,6 +7,8 @@ import pyarrow as pa
 import pytest
 
 from vibray.decide.clocks import trusted_times
+from vibray.decide.groups import sensor_groups
+from vibray.schema import TIME
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 Row = tuple[str, str, datetime, str]
@@ -18,10 +20,11 @@ def hourly(unit: str, num: int, start: datetime = START, shard: str = "", first:
 
 
 def trusted(rows: list[Row]) -> np.ndarray:
-    names = [row[0] for row in rows], [row[1] for row in rows]
-    unit, sensor = (np.unique(own, return_inverse=True)[1].astype(np.int64) for own in names)
     time = np.array([round(row[2].timestamp() * 1000) for row in rows], np.int64)
-    return trusted_times(unit, sensor, time, pa.chunked_array([[row[3] for row in rows]], pa.string()))
+    unit, sensor_id, _, record_id = zip(*rows, strict=True) if rows else [pa.array([], pa.string())] * 4
+    columns = {"corpus": pa.array(["c"] * len(rows), pa.string()), "record_id": record_id, "unit": unit, "sensor_id": sensor_id}
+    records = pa.table({**columns, "measured_at": pa.array(time).cast(TIME)})
+    return trusted_times(np.unique(np.array(unit, np.str_), return_inverse=True)[1], sensor_groups(records), time, records)
 
 
 def wrong(rows: list[Row]) -> list[Row]:

@@ -16,8 +16,8 @@ def table(rows):
 
 ROWS = [
     ("b", "x@0", "u1", "1", 5, "h"),  # the same as the next two; corpus a comes first
-    ("a", "y@9", "u1", "1", 5, "h"),
-    ("a", "y@10", "u1", "1", 5, "h"),  # as strings: "y@10" < "y@9"
+    ("a", "y@10", "u1", "1", 5, "h"),
+    ("a", "y@9", "u1", "1", 5, "h"),  # offsets are numbers
     ("a", "z@0", "u1", "2", 5, "h"),  # another sensor
     ("a", "z@1", "u2", "1", 5, "h"),  # another unit
     ("a", "z@2", "u1", "1", 6, "h"),  # another time

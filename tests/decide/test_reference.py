@@ -14,6 +14,7 @@ from vibray.decide.reference import (
     usable_rows,
     with_out_of_sample,
 )
+from vibray.schema import OUT_OF_SAMPLE
 
 RNG = np.random.default_rng(0)
 
@@ -150,7 +151,7 @@ def test_drawn_together_the_rate_is_near_what_is_asked_though_a_sensor_is_louder
 
 def test_scores_out_of_sample_bring_their_p_values():
     table = replaced(fleet(1, 1, 4), "fleet_p_value", [0.1, 0.2, 0.3, 0.4])
-    own = with_out_of_sample(table, {("c", "r@1"): (9.0, 0.01), ("c", "r@2"): (8.0, None)})
+    own = with_out_of_sample(table, pa.table([["c", "c"], ["r@1", "r@2"], [9.0, 8.0], [0.01, None]], schema=OUT_OF_SAMPLE))
     assert own["score"].to_pylist()[1:3] == [9.0, 8.0]
     assert own["fleet_p_value"].to_pylist() == [pytest.approx(0.1), pytest.approx(0.01), None, pytest.approx(0.4)]
     assert own.schema == table.schema

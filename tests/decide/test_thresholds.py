@@ -11,7 +11,7 @@ from pydantic import with_config
 from scipy import stats
 
 from vibray.config import STRICT, UserError, from_json, to_json
-from vibray.decide.cuts import Cuts, CutsError, CutsWarning, realised_rate
+from vibray.decide.cuts import Cuts, CutsError, CutsWarning, GroupedCuts, realised_rate
 from vibray.decide.pareto import Pareto
 from vibray.decide.thresholds import (
     ConformalConfig,
@@ -397,11 +397,16 @@ def test_conformal_without_trusted_normals_is_refused():
         cuts_of(ConformalConfig(), np.arange(500.0))
 
 
+def numbered(groups: list[Any]) -> Any:
+    names = sorted(set(groups))
+    return [GroupedCuts.name_of(name) for name in names], np.array([names.index(name) for name in groups])
+
+
 def test_a_loud_unit_does_not_fill_the_anomaly_class():
     rng = np.random.default_rng(0)
     units = ["quiet"] * 2700 + ["loud"] * 300
     scores = np.concatenate([rng.normal(size=2700), 8 + rng.normal(size=300)])
-    found = grouped_cuts(units, scores, PercentileConfig())
+    found = grouped_cuts(numbered(units), scores, PercentileConfig())
     loud = np.array(units) == "loud"
     assert np.mean(found.overall.decide(scores)[loud] == 1) == pytest.approx(0.1)  # all alarms are the loud unit's
     by_group = found.decide(units, scores)
@@ -413,7 +418,7 @@ def test_small_and_refused_groups_fall_back_and_say_why():
     rng = np.random.default_rng(0)
     sensors: list[tuple[str, str]] = [("u1", "1")] * 300 + [("u1", "2")] * 199 + [("u2", "1")] * 300
     scores = np.concatenate([rng.normal(size=499), np.ones(300)])
-    found = grouped_cuts(sensors, scores, MadConfig(), by="sensor")
+    found = grouped_cuts(numbered(sensors), scores, MadConfig(), by="sensor")
     own = {g.group: g for g in found.groups}
     assert own["u1", "1"].cuts is not None
     assert (own["u1", "2"].cuts, own["u1", "2"].reason) == (None, "199 records to fit on, fewer than 200")
@@ -427,7 +432,7 @@ def test_small_and_refused_groups_fall_back_and_say_why():
 
 def test_a_groups_warnings_stand_in_its_own_cuts():
     scores = np.random.default_rng(0).exponential(size=1000)
-    found = grouped_cuts(["a"] * 800 + ["b"] * 200, scores, PotConfig())  # warnings are errors here
+    found = grouped_cuts(numbered(["a"] * 800 + ["b"] * 200), scores, PotConfig())  # warnings are errors here
     assert [len(g.cuts.warnings) for g in found.groups if g.cuts] == [0, 1]
 
 
@@ -436,7 +441,7 @@ def test_groups_fitted_on_their_trusted_normals():
     normal = np.arange(1000) % 2 == 0
     scores = np.where(normal, rng.normal(size=1000), 50.0)
     units: list[Any] = ["a"] * 500 + ["b"] * 500
-    found = grouped_cuts(units, scores, ConformalConfig(q=0.01), trusted_normal=normal)
+    found = grouped_cuts(numbered(units), scores, ConformalConfig(q=0.01), trusted_normal=normal)
     for group in found.groups:
         mine = np.array(units) == group.group[0]
         assert group.num_records == 250

@@ -223,10 +223,10 @@ def test_an_archive_of_known_sensors_is_scored_all_the_same(folder, capsys):
 
 def test_label_and_report_know_the_scores_out_of_sample(folder):
     opened = open_scores([str(folder / "first")])
-    found = out_of_sample(opened)
+    found = {row["record_id"]: row["score"] for row in out_of_sample(opened).to_pylist()}
     own, context = rows(folder, "first"), context_of(folder, "first")
-    assert {key[1] for key in found} == {i for i, calibrated in context.items() if calibrated}
-    assert {i: own[i]["score"] for _, i in found} == {i: pytest.approx(score) for (_, i), (score, _) in found.items()}
+    assert set(found) == {i for i, calibrated in context.items() if calibrated}
+    assert {i: own[i]["score"] for i in found} == {i: pytest.approx(score) for i, score in found.items()}
     label(LabelJob((str(folder / "first"),), str(folder / "decisions"), method=PercentileConfig()))
     report(ReportJob((str(folder / "first"),), str(folder / "report.html"), str(folder / "decisions")))
 

@@ -95,7 +95,7 @@ def two_corpora(folder: Path, recipe: DeepRecipe) -> list[str]:
 def explained(uris: list[str]) -> tuple[pa.Table, dict[tuple[str, str], np.ndarray]]:
     """The evidence, and the one map of each record."""
     table = open_scores(uris)
-    data = gather(table, None, None, "explained")
+    data = gather(table, None, None, "explained", ReportConfig(num_records=999, records_per_sensor=999))
     found = explanations(data, table, ReportConfig(num_records=4))
     assert data.evidence is not None
     maps = {}
@@ -142,7 +142,7 @@ def test_labelled_records_of_the_evidence_are_told_to_those_like_them(tmp_path):
     """Of the record's own corpus alone, and never itself."""
     detector = DeepSvddConfig(trunk=TrunkConfig(kind="time", width=4), hidden=6, latent_dim=3)
     table = open_scores(two_corpora(tmp_path, DeepRecipe(feature=IMAGE, scaling=SCALING, detector=detector)))
-    data = gather(table, None, None, "explained")
+    data = gather(table, None, None, "explained", ReportConfig(num_records=999, records_per_sensor=999))
     assert data.evidence is not None
     keys = list(zip(data.evidence["corpus"].to_pylist(), data.evidence["record_id"].to_pylist(), strict=True))
     quiet = [key for key in keys if key[0] == "quiet"]
@@ -159,7 +159,9 @@ def by_hand(folder: Path, evidence: pa.Table) -> Iterator[tuple[str, pa.Table, A
         own = evidence.filter(np.array(evidence["corpus"].to_pylist()) == corpus)
         run = load_calibrated(str(folder / "run"), str(folder / f"calibration-{corpus}"))
         assert isinstance(run.model, Detecting)
-        raw = build_feature(IMAGE, None)(torch.from_numpy(waveforms_of(own)), FACTS.sample_rate_hz)
+        raw = build_feature(IMAGE, None)(
+            torch.from_numpy(np.stack([waveform.values.to_numpy() for waveform in own["waveform"]])), FACTS.sample_rate_hz
+        )
         yield corpus, own, run.model.detector, run.model.scaling(raw, sensors_of(own))
 
 

@@ -23,7 +23,7 @@ from tests.reference.corpora import POOL_RECORDS, POOL_UNITS, REAL, Records, of_
 from tests.reference.suite import fitted
 from vibray import recipes, schema
 from vibray.decide.cuts import Cuts
-from vibray.decide.reference import OutOfSample, record_p_values
+from vibray.decide.reference import record_p_values
 from vibray.decide.unit_alarms import UnitConfig
 from vibray.decide.units import compare, decide_units
 from vibray.features.scaling import Scaling
@@ -81,7 +81,7 @@ def trained(recipe: recipes.ClassicalRecipe, seed: int) -> Run:
     return replace(run, fleet_scores=scores)
 
 
-def scored(run: Run, fleet: Fleet, k: int) -> tuple[pa.Table, OutOfSample]:
+def scored(run: Run, fleet: Fleet, k: int) -> tuple[pa.Table, pa.Table]:
     """The scores table with each sensor calibrated by its first k records, and their scores out of sample."""
     sensors = list(zip(fleet.origin["unit"].to_pylist(), fleet.origin["sensor_id"].to_pylist(), strict=True))
     of_sensor: dict[tuple[str, str], list[int]] = {}
@@ -108,11 +108,11 @@ def scored(run: Run, fleet: Fleet, k: int) -> tuple[pa.Table, OutOfSample]:
     }
     table = pa.table(columns, schema=schema.scores()).append_column(schema.TIME_TRUSTED, pa.array(np.ones(len(sensors), bool)))
     names = ("record_ids", "scores", "fleet_p_values")
-    held = (own for row in calibration.to_pylist() for own in zip(*(row[name] for name in names), strict=True))
-    return table, {("c", record_id): (score, p) for record_id, score, p in held}
+    held = [pa.array([value for row in calibration.to_pylist() for value in row[name]]) for name in names]
+    return table, pa.table([pa.array(["c"] * len(held[0])), *held], schema=schema.OUT_OF_SAMPLE)
 
 
-def exceeding(scores: pa.Table, reference_records: int, out_of_sample: OutOfSample, rate: float) -> list[np.ndarray]:
+def exceeding(scores: pa.Table, reference_records: int, out_of_sample: pa.Table | None, rate: float) -> list[np.ndarray]:
     """By unit, which of its judged windows exceed."""
     config = UnitConfig(reference_records=reference_records, rate=rate)
     windows = decide_units(compare(scores, reference_records, out_of_sample=out_of_sample), Cuts(0.0, 1e9), config).scores
@@ -191,7 +191,7 @@ def main() -> None:
             scores, held = scored(run, fleet, k)
             for reference_records in sorted({k, 200}):
                 for out_of_sample, rate in itertools.product((True, False), RATES):
-                    own = exceeding(scores, reference_records, held if out_of_sample else {}, rate)
+                    own = exceeding(scores, reference_records, held if out_of_sample else None, rate)
                     found.setdefault((k, reference_records, out_of_sample, rate), []).extend(own)
         print(f"seed {seed}", flush=True)
     for (k, reference_records, out_of_sample, rate), own in found.items():

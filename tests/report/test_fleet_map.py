@@ -36,8 +36,8 @@ def drawn(data: ReportData, config: ReportConfig = ReportConfig()):
 def test_each_cell_is_the_worst_of_its_records(data: ReportData) -> None:
     """A slow twin: go through the records."""
     made, scale = drawn(data)
-    names, unit = units_of(data)
-    shade, times = shades(data, scale), tables.times_ms(data)
+    names, unit = units_of(data, np.arange(data.scores.num_rows))
+    shade, times = shades(data, scale, np.arange(data.scores.num_rows)), tables.times_ms(data)
     worst: dict[tuple[int, int], int] = {}
     num: dict[tuple[int, int], int] = {}
     for row in range(data.scores.num_rows):
@@ -60,13 +60,14 @@ def test_each_cell_is_the_worst_of_its_records(data: ReportData) -> None:
 
 
 def test_alarm_shades_are_those_above_their_own_cut(data: ReportData) -> None:
-    shade = shades(data, Scale.of(data.score))
-    above = data.score >= data.anomaly_above
+    every = np.arange(data.scores.num_rows)
+    shade = shades(data, Scale.of(data.score), every)
+    above = data.score >= data.cut_at(every)
     assert (shade[above] >= 3).all() and (shade[~above] < 3).all()
     order = np.argsort(data.score[data.scores["unit"].to_numpy(zero_copy_only=False) == "T12"])
     own = shade[data.scores["unit"].to_numpy(zero_copy_only=False) == "T12"][order]
     assert (np.diff(own) >= 0).all() and set(own) == {0, 1, 2, 3, 4}
-    assert shades(replace(data, cuts=None), Scale.of(data.score)).max() == 2
+    assert shades(replace(data, cuts=None), Scale.of(data.score), every).max() == 2
 
 
 SPANS = [(59 * DAY, 60, DAY), (60 * DAY, 60, 2 * DAY), (0, 60, 60_000), (5 * HOUR, 12, HOUR // 2), (900 * DAY, 60, 21 * DAY)]

@@ -94,9 +94,9 @@ def test_records_that_made_the_baseline_are_taken_as_they_score_without_it() -> 
     """As scored they stand too low, and any new record would look rare."""
     scores = np.concatenate([np.full(120, 0.1), np.full(130, 1.0)])
     plain = table(scores)
-    keys = list(zip(plain["corpus"].to_pylist(), plain["record_id"].to_pylist(), strict=True))
+    held = pa.table([*(plain[name][:120] for name in schema.KEY), [1.5] * 120, [None] * 120], schema=schema.OUT_OF_SAMPLE)
     assert rarity(plain, 120).words(200) == "rarer than one in 120"
-    assert rarity(plain, 120, dict.fromkeys(keys[:120], (1.5, None))).words(200) == "usual"
+    assert rarity(plain, 120, held).words(200) == "usual"
 
 
 def test_ranks_sort_as_the_phrases_do() -> None:

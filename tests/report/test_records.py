@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 import pytest
 
 from tests.report import fleet
+from vibray import schema
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.report.data import Nearest, ReportConfig, ReportData, Sentences, Spectrum
 from vibray.report.page import render
@@ -89,7 +90,7 @@ def test_order_of_equal_scores_is_by_key(data: ReportData) -> None:
     config = ReportConfig(num_records=2, records_per_sensor=99)
     plain, back = replace(data, cuts=None), equal.take(pa.array(np.arange(len(equal))[::-1]))  # without cuts no unit goes before others
     forwards, backwards = ([c.record_id for c in highest(replace(plain, evidence=rows), config).cards] for rows in (equal, back))
-    assert forwards == backwards == sorted(equal["record_id"].to_pylist())[:2]
+    assert forwards == backwards == sorted(equal["record_id"].to_pylist(), key=schema.place)[:2]
 
 
 @pytest.mark.filterwarnings("error")

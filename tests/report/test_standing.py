@@ -17,7 +17,7 @@ from vibray.report import out_of_service, tables
 from vibray.report.anchors import record_anchor, unit_anchor
 from vibray.report.data import ReportConfig, ReportData
 from vibray.report.page import render
-from vibray.report.standing import Standing, Unit, standing, units_of
+from vibray.report.standing import Standing, Unit, standing
 
 AT = datetime(2024, 7, 1, 12, tzinfo=UTC)
 TRENDS = pa.table(
@@ -152,8 +152,7 @@ def test_machines_that_are_off_and_faulty_sensors_are_counted(data: ReportData) 
     changed = states(
         data, off | {int(row): "sensor_fault" for row in broken}, {int(row): "hangs" for row in broken[:3]} | {int(broken[3]): "line cut"}
     )
-    names, place = units_of(changed)
-    rows = {row.unit: row for row in out_of_service.resting(changed, place, names)}
+    rows = {row.unit: row for row in out_of_service.resting(changed)}
     assert list(rows) == ["T12", "T13"]
     assert (rows["T12"].num_off, rows["T12"].is_off, rows["T12"].num_records) == (4, True, len(mine))
     assert (rows["T13"].num_off, rows["T13"].num_transient) == (0, 2)

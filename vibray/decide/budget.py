@@ -36,6 +36,7 @@ from jaxtyping import Bool, Float64
 from vibray.config import UserError
 from vibray.decide.alarm_rates import onset_probability, onsets, persistent
 from vibray.decide.cuts import Cuts
+from vibray.decide.groups import SensorGroups
 from vibray.decide.unit_alarms import UnitConfig, unit_runs
 from vibray.schema import NORMAL
 
@@ -136,7 +137,7 @@ def unit_promise(per_week: float, windows: pa.Table, config: UnitConfig, windows
     )
 
 
-def records_per_week(groups: list[tuple[tuple[str, str], np.ndarray]], time_ms: np.ndarray, rows: Bool[np.ndarray, " records"]) -> float:
+def records_per_week(groups: SensorGroups, time_ms: np.ndarray, rows: Bool[np.ndarray, " records"]) -> float:
     """Of a fleet: over its sensors, records by the time from first to last; one with a single record counts as the median of the others.
 
     `groups` are the rows of each sensor in order of time, `rows` those that count.
@@ -169,15 +170,14 @@ def unit_config(config: UnitConfig, promise: Promise | None) -> UnitConfig:
     return config if promise is None else replace(config, rate=promise.limit)
 
 
-def missed(human: list[str | None], alarms: Bool[np.ndarray, " records"]) -> dict[str, list[int]]:
+def missed(labels: np.ndarray, alarms: Bool[np.ndarray, " labelled"]) -> dict[str, list[int]]:
     """By fault: how many of the records that a person gave its name raise no alarm, and how many there are."""
-    found: dict[str, list[int]] = {}
-    for name, alarm in zip(human, alarms.tolist(), strict=True):
-        if name is not None and name != NORMAL:
-            counts = found.setdefault(name, [0, 0])
-            counts[0] += not alarm
-            counts[1] += 1
-    return dict(sorted(found.items()))
+    faults, number = np.unique(labels[labels != NORMAL], return_inverse=True)
+    quiet, whole = (
+        np.bincount(number.reshape(-1), ~alarms[labels != NORMAL], len(faults)),
+        np.bincount(number.reshape(-1), minlength=len(faults)),
+    )
+    return {fault: [int(q), int(w)] for fault, q, w in zip(faults.tolist(), quiet, whole, strict=True)}
 
 
 def budget_facts(

@@ -14,9 +14,10 @@ years with gaps of years is never wrong, whoever took part in what year; two wro
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int, Int64
 
-from vibray.schema import place
+from vibray.decide.groups import SensorGroups
+from vibray.storage.columns import key_columns, keys_of
 
 GAP_YEARS = 2.0
 """Between islands: a year without a record is a pause, and a clock that is wrong by less moves no reference far."""
@@ -28,22 +29,14 @@ YEAR_MS = 365.25 * 86_400_000
 
 
 def trusted_times(
-    unit: Int64[np.ndarray, " records"],
-    sensor: Int64[np.ndarray, " records"],
-    time_ms: Int64[np.ndarray, " records"],
-    record_id: pa.ChunkedArray,
+    unit: Int[np.ndarray, " records"], groups: SensorGroups, time_ms: Int64[np.ndarray, " records"], records: pa.Table
 ) -> Bool[np.ndarray, " records"]:
-    """False for a time that cannot be, by the rules above. `unit` and `sensor` are numbers; the order of the rows does not matter."""
+    """False for a time that cannot be, by the rules above. `unit` are numbers; of `records` the keys are read where a clock is doubted."""
     trusted = np.ones(len(time_ms), bool)
-    if not len(time_ms):
+    firsts, lasts = _islands(groups, time_ms)
+    if len(firsts) < 2:
         return trusted
-    order = np.argsort(time_ms, kind="stable")
-    cuts = np.flatnonzero(np.diff(time_ms[order]) > GAP_YEARS * YEAR_MS)
-    if not len(cuts):
-        return trusted
-    island = np.empty(len(time_ms), np.int64)
-    island[order] = np.searchsorted(cuts, np.arange(len(time_ms)) - 1, side="right")
-    firsts, lasts = time_ms[order[np.r_[0, cuts + 1]]], time_ms[order[np.r_[cuts, len(time_ms) - 1]]]
+    island = np.searchsorted(firsts, time_ms, side="right") - 1
     votes = np.bincount(island, 1 / np.bincount(unit)[unit]).round(9)
     main = max(range(len(votes)), key=lambda i: (votes[i], int((island == i).sum()), i))
     for outwards, late in ((range(main - 1, -1, -1), False), (range(main + 1, len(votes)), True)):
@@ -54,12 +47,27 @@ def trusted_times(
             if not _whole_archives(unit, mine) and (
                 gap_ms > FAR_YEARS * YEAR_MS
                 or (late and _thin(unit, mine))
-                or _out_of_order(sensor, mine, trusted & (island > i if not late else island < i), record_id, late)
+                or _out_of_order(groups, mine, trusted & (island > i if not late else island < i), records, late)
             ):
                 trusted[mine] = False
             else:
                 near = i
     return trusted
+
+
+def _islands(groups: SensorGroups, time_ms: Int64[np.ndarray, " records"]) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last time of each island, in order; from what each sensor does without a pause, which lies in one island."""
+    spans = []
+    for _, rows in groups:
+        time = time_ms[rows]
+        cuts = np.flatnonzero(np.diff(time) > GAP_YEARS * YEAR_MS)
+        spans += list(zip(time[np.r_[0, cuts + 1]].tolist(), time[np.r_[cuts, len(time) - 1]].tolist(), strict=True))
+    if not spans:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    first, last = np.array(sorted(spans), np.int64).T
+    last = np.maximum.accumulate(last)
+    begins = np.r_[True, first[1:] - last[:-1] > GAP_YEARS * YEAR_MS]
+    return first[begins], last[np.r_[begins[1:], True]]
 
 
 def _whole_archives(unit: np.ndarray, mine: np.ndarray) -> bool:
@@ -74,16 +82,17 @@ def _thin(unit: np.ndarray, mine: np.ndarray) -> bool:
     return bool(few_units and mine.sum() < LATE_RECORDS * len(mine))
 
 
-def _out_of_order(sensor: np.ndarray, mine: np.ndarray, right: np.ndarray, record_id: pa.ChunkedArray, late: bool) -> bool:
+def _out_of_order(groups: SensorGroups, mine: np.ndarray, right: np.ndarray, records: pa.Table, late: bool) -> bool:
     """Most of the lines, of those in a shard with right ones of their sensor, stand after one of a later time, or before an earlier one."""
-    rows = np.flatnonzero((mine | right) & np.isin(sensor, sensor[mine]))
-    places: dict[tuple[int, str], tuple[list[int], list[int]]] = {}
-    for row, name in zip(rows.tolist(), record_id.take(pa.array(rows)).to_pylist(), strict=True):
-        shard, offset = place(name)
-        places.setdefault((int(sensor[row]), shard), ([], []))[int(mine[row])].append(offset)
-    num_lines, num_wrong = 0, 0
-    for good, own in places.values():
-        if good and own:
-            num_lines += len(own)
-            num_wrong += sum(at < max(good) for at in own) if late else sum(at > min(good) for at in own)
-    return 2 * num_wrong > num_lines
+    near = [own[(mine | right)[own]] for _, own in groups if mine[own].any()]
+    rows, sensor = np.concatenate(near), np.repeat(np.arange(len(near)), [len(own) for own in near])
+    _, shard, offset = keys_of(records.select(key_columns(records)).take(pa.array(rows)))
+    _, place = np.unique(np.stack([sensor, shard], axis=1), axis=0, return_inverse=True)
+    place, own, good = place.reshape(-1), mine[rows], right[rows]
+    sign = 1 if late else -1
+    furthest = np.full(int(place.max(initial=0)) + 1, np.iinfo(np.int64).min)
+    np.maximum.at(furthest, place[good], sign * offset[good])
+    there = np.bincount(place[good], minlength=len(furthest)) > 0
+    told = own & there[place]
+    num_wrong = int((sign * offset[told] < furthest[place[told]]).sum())
+    return 2 * num_wrong > int(told.sum())

@@ -91,7 +91,10 @@ class Cuts:
 
 def decided(s: np.ndarray, normal_below: np.ndarray | Number, anomaly_above: np.ndarray | Number) -> np.ndarray:
     """int8 per score (float64): 0 normal, 1 abnormal, -1 undecided; a cut is one number, or one a score."""
-    return np.select([s >= anomaly_above, s <= normal_below], [LABEL_ABNORMAL, LABEL_NORMAL], UNDECIDED).astype(np.int8)
+    found = np.full(len(s), UNDECIDED, np.int8)
+    found[s <= normal_below] = LABEL_NORMAL
+    found[s >= anomaly_above] = LABEL_ABNORMAL
+    return found
 
 
 def realised_rate(cuts: Cuts, scores: Scores) -> float:

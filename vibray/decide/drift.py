@@ -18,14 +18,16 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float64, Int64
 
-from vibray.decide.reference import FEWEST_REFERENCE, sensor_groups
+from vibray.decide.groups import SensorGroups, sensor_groups
+from vibray.decide.reference import FEWEST_REFERENCE
 from vibray.schema import DRIFT, Verdict
+from vibray.storage.columns import one_chunk, times_ms
 
 FEWEST_IN_MONTH = 30
 FEWEST_DAYS = 5
 NUM_RESAMPLES = 400
 CONFIDENCE = 0.95
-CHUNK = 4_000_000
+CHUNK = 500_000
 """Weights held at a time: records by resamples."""
 
 
@@ -52,25 +54,29 @@ def median_interval(
     return float(low), float(high)
 
 
-def drift(scores: pa.Table, healthy: Bool[np.ndarray, " records"], in_reference: Bool[np.ndarray, " records"]) -> pa.Table:
+def drift(
+    scores: pa.Table,
+    healthy: Bool[np.ndarray, " records"],
+    in_reference: Bool[np.ndarray, " records"],
+    groups: SensorGroups | None = None,
+) -> pa.Table:
     """One row of schema.DRIFT a sensor and calendar month (UTC) after its reference, in that order.
 
     `healthy` marks usable records that are not abnormal, `in_reference` those that are the reference: they are in no month. A sensor with
-    fewer than 50 reference records has no row: there is nothing to compare it with.
+    fewer than 50 reference records has no row: there is nothing to compare it with. `groups` are the table's, where they are known.
     """
-    score = scores["score"].to_numpy().astype(np.float64)
-    time = scores["measured_at"].to_numpy().astype("datetime64[ms]")
+    of_all, time = one_chunk(scores["score"]).to_numpy(), times_ms(scores).view("datetime64[ms]")
     rows: list[dict[str, object]] = []
-    for (unit, sensor_id), mine in sensor_groups(scores):
+    for (unit, sensor_id), mine in sensor_groups(scores) if groups is None else groups:
         known = mine[in_reference[mine]]
         if len(known) < FEWEST_REFERENCE:
             continue
-        quartiles = np.percentile(score[known], [25, 50, 75])
+        quartiles = np.percentile(of_all[known].astype(np.float64), [25, 50, 75])
         later = mine[healthy[mine] & ~in_reference[mine]]
         whole = mine[in_reference[mine] | healthy[mine]]
         one_month = len(np.unique(time[whole].astype("datetime64[M]"))) < 2
         low, middle, high = (float(value) for value in quartiles)
-        for month, values in _months(score[later], time[later], one_month, quartiles):
+        for month, values in _months(of_all[later].astype(np.float64), time[later], one_month, quartiles):
             fixed = {"unit": unit, "sensor_id": sensor_id, "month": month.astype("datetime64[ms]").item()}
             rows.append({**fixed, **values, "reference_low": low, "reference_median": middle, "reference_high": high})
     return pa.Table.from_pylist(rows, schema=DRIFT)

@@ -80,10 +80,12 @@ def evaluation(
     usable: np.ndarray | Sequence[bool] | None = None,
     cuts: Cuts | GroupedCuts | None = None,
     diagnoses: Diagnoses | None = None,
+    num_scored: int | None = None,
 ) -> dict[str, Any]:
     """Everything that is said of scores where labels are given, ready for JSON: an undefined value is None, its reason under "undefined".
 
-    One entry a row in every argument; a label is "normal", the name of a fault, or None (no label: counted, not evaluated).
+    One entry a row in every argument, which may be the labelled rows alone of `num_scored` (None: all are here). A label is "normal", the
+    name of a fault, or None (no label: counted, not evaluated).
     Alarms are score >= the abnormal cut of `cuts`, by group where it has groups (`sensor_ids` for cuts by sensor); for a classifier without
     cuts, score >= .5. A row that is not `usable` (of a machine in service and a calibrated sensor that works) raises no alarm; its score
     counts in the areas as any other.
@@ -93,12 +95,13 @@ def evaluation(
 
     Raises ValueError where lengths differ, UserError where a score is NaN or nothing is labelled.
     """
-    s, units, is_labelled = finite(scores), list(units), np.array([label is not None for label in labels], bool)
+    s = finite(scores) if len(scores) or num_scored is None else np.empty(0)  # a table whose labels all met lines set aside
+    units, is_labelled = list(units), np.array([label is not None for label in labels], bool)
     given = (labels, units, sensor_ids, usable, diagnoses and diagnoses.fault)
     if any(column is not None and len(column) != len(s) for column in given):
         raise ValueError(f"{len(s)} scores, but other columns have {[len(c) for c in given if c is not None]} rows")
     if not is_labelled.any():
-        raise UserError(f"none of the {len(s)} scored records has a label: nothing can be evaluated")
+        raise UserError(f"none of the {num_scored or len(s)} scored records has a label: nothing can be evaluated")
 
     rows = np.flatnonzero(is_labelled).tolist()
     label = np.array([labels[row] for row in rows], np.str_)
@@ -117,7 +120,7 @@ def evaluation(
         "spread_by_unit": bootstrap_by_unit(score, abnormal, unit.tolist()),
         "auroc_by_fault": {fault: _subset_auroc(score, abnormal, ~abnormal | (label == fault)) for fault in faults},
         "auroc_by_unit": {name: _subset_auroc(score, abnormal, unit == name) for name in sorted(set(unit.tolist()))},
-        "counts": _counts(len(s), label, unit),
+        "counts": _counts(num_scored or len(s), label, unit),
         "at_cut": None,
         "macro_f1": None,
         "f1_by_fault": {},

@@ -6,7 +6,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float64, Int64
 
+from vibray.decide.groups import sensor_groups
 from vibray.decide.reference import trusted_rows, usable_rows
+from vibray.storage.columns import one_chunk, times_ms
 
 TOLERANCE_S = 0.5
 """Records of a unit are of one moment where they begin within so much: channels of one recorder, a few ms or one sample apart."""
@@ -22,7 +24,7 @@ def moments(
     """
     if not len(units):
         return np.empty(0, np.int64)
-    unit, sensor = (np.unique(names, return_inverse=True)[1].reshape(-1).astype(np.int64) for names in (units, sensors))
+    unit, sensor = (_numbers(names) for names in (units, sensors))
     order = np.lexsort((sensor, times_ms, unit))
     tolerance_ms = 1000 * tolerance_s
     begins = np.ones(len(order), bool)
@@ -42,6 +44,11 @@ def moments(
     moment = np.empty(len(order), np.int64)
     moment[order] = np.cumsum(begins) - 1
     return moment
+
+
+def _numbers(names: np.ndarray) -> Int64[np.ndarray, " records"]:
+    """Numbers in the order of the names; what is numbered already stays."""
+    return names.astype(np.int64) if names.dtype.kind == "i" else np.unique(names, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def mean_by(moment: Int64[np.ndarray, " records"], scores: np.ndarray) -> Float64[np.ndarray, " records"]:
@@ -83,8 +90,12 @@ def over_sensors(scores: pa.Table, tolerance_s: float = TOLERANCE_S) -> tuple[pa
 
     Uncalibrated records, those off, in transition or of a faulty sensor, and those whose time cannot be, keep their own score.
     """
-    units, sensors = (np.array(scores[name].to_pylist(), np.str_) for name in ("unit", "sensor_id"))
-    times_ms = scores["measured_at"].to_numpy().astype("datetime64[ms]").astype(np.int64)
-    found = pooled(scores["score"].to_numpy(), units, sensors, times_ms, usable_rows(scores) & trusted_rows(scores), tolerance_s)
-    table = scores.set_column(scores.column_names.index("score"), scores.schema.field("score"), pa.array(found.scores))
-    return table, int(found.with_partner.sum())
+    usable, time, num_partners = usable_rows(scores) & trusted_rows(scores), times_ms(scores), 0
+    own = one_chunk(scores["score"]).to_numpy()
+    means = own.copy()
+    for rows, unit, sensor in sensor_groups(scores).batches():
+        found = pooled(own[rows], unit, sensor, time[rows], usable[rows], tolerance_s)
+        means[rows] = found.scores
+        num_partners += int(found.with_partner.sum())
+    table = scores.set_column(scores.column_names.index("score"), scores.schema.field("score"), pa.array(means))
+    return table, num_partners

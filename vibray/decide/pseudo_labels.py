@@ -1,17 +1,26 @@
 """Scores and cuts to pseudo-labels: normal, abnormal or undecided, each with weight, origin and round; and their .npz export."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Int8
 
-from vibray.decide.cuts import Cuts, GroupedCuts, finite
-from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, PSEUDO_LABELS, SENSOR, UNDECIDED, State
+from vibray.decide.cuts import Cuts, GroupedCuts, decided, finite
+from vibray.decide.groups import sensor_groups
+from vibray.decide.said import Said
+from vibray.decide.thresholds import Groups
+from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL, PSEUDO_LABELS, UNDECIDED, State
+from vibray.storage.columns import blocks, codes, flags, key_columns, one_chunk, plain, record_ids, with_record_ids
 
 HUMAN_WEIGHT = 1.0
 PSEUDO_WEIGHT = 0.5
+
+NPZ_RECORDS = 250_000
+"""Of more records no .npz is made."""
 
 UNDECIDED_STATES = (State.OFF, State.TRANSIENT, State.SENSOR_FAULT)
 """In these states a score speaks of the plant's or the sensor's condition, not of the machine's health: no pseudo-label."""
@@ -19,90 +28,103 @@ UNDECIDED_STATES = (State.OFF, State.TRANSIENT, State.SENSOR_FAULT)
 
 def undecided_rows(scores: pa.Table) -> np.ndarray:
     """bool a row: its state is one of these."""
-    return np.isin(np.array(scores["state"].to_pylist(), np.str_), UNDECIDED_STATES)
+    names, number = codes(scores["state"])
+    return np.array([*(name in UNDECIDED_STATES for name in names), False])[number]
+
+
+def label_of_each(
+    scores: pa.Table, cuts: Cuts | GroupedCuts, human: Said | Sequence[str | None] | None = None
+) -> Int8[np.ndarray, " rows"]:
+    """The label of each row of the scores table. The first rule that applies decides:
+
+      1. a human label ("normal", the name of a fault) - weight 1, origin human;
+      2. state off, transient or sensor_fault: -1;
+      3. score >= anomaly_above: 1, but -1 where the sensor is in neither run nor calibration (`calibrated` false: it raises no alarm);
+      4. score <= normal_below: 0;  5. -1.
+
+    A class may be empty: a healthy month has no abnormal record.
+    """
+    label, said = by_cut(scores, cuts), Said.of(human, scores.num_rows)
+    label[(label == LABEL_ABNORMAL) & ~flags(scores["calibrated"])] = UNDECIDED
+    label[undecided_rows(scores)] = UNDECIDED
+    label[said.rows] = np.where(said.faulty, LABEL_ABNORMAL, LABEL_NORMAL)
+    return label
 
 
 def pseudo_labels(
     scores: pa.Table,
-    cuts: Cuts | GroupedCuts,
-    human: Sequence[str | None] | None = None,
+    label: Int8[np.ndarray, " rows"],
+    human: Said | Sequence[str | None] | None = None,
     round: int = 0,
     origin: Literal["threshold", "classifier"] = "threshold",
-) -> pa.Table:
-    """One row of schema.PSEUDO_LABELS for each row of the scores table, in its order.
+) -> Iterator[pa.Table]:
+    """Tables of schema.PSEUDO_LABELS, together a row for each of the scores table, in its order; `label` as `label_of_each` gives it.
 
-    The first rule that applies decides:
-      1. a human label (`human`, one entry a row: "normal", the name of a fault, None) - weight 1, origin human;
-      2. state off, transient or sensor_fault: -1;
-      3. score >= anomaly_above: 1, but -1 where the sensor is in neither run nor calibration (`calibrated` false: it raises no alarm);
-      4. score <= normal_below: 0;  5. -1.
-    Labels by rule 3 and 4 weigh 0.5 and have the given `origin`; an undecided row has weight 0.
-
-    A class may be empty: a healthy month has no abnormal record.
+    Labels of people weigh 1, others 0.5 and have the given `origin`; an undecided row has weight 0.
     """
-    label = by_cut(scores, cuts)
-    uncalibrated = ~scores["calibrated"].to_numpy().astype(bool)
-    label[(label == LABEL_ABNORMAL) & uncalibrated] = UNDECIDED
-    label[undecided_rows(scores)] = UNDECIDED
-
-    said = np.array(human if human is not None else [None] * len(label), object)
-    if len(said) != len(label):
-        raise ValueError(f"{len(said)} human labels for {len(label)} scores: one entry a row, None where there is none")
-    by_human = np.array([name is not None for name in said], bool)
-    label[by_human] = np.where(said[by_human] == NORMAL, LABEL_NORMAL, LABEL_ABNORMAL)
-
-    weight = np.where(by_human, HUMAN_WEIGHT, np.where(label == UNDECIDED, 0.0, PSEUDO_WEIGHT))
-    columns = {
-        "corpus": scores["corpus"],
-        "record_id": scores["record_id"],
-        "label": label,
-        "weight": weight.astype(np.float32),
-        "origin": np.where(by_human, "human", origin),
-        "round": np.full(len(label), round, np.int32),
-    }
-    return pa.table(columns, schema=PSEUDO_LABELS)
+    by_human = Said.of(human, scores.num_rows).mask()
+    for piece in blocks(scores.num_rows):
+        own, name, by = scores.select(key_columns(scores)).slice(piece.start, piece.stop - piece.start), label[piece], by_human[piece]
+        columns = {
+            "corpus": one_chunk(plain(own.select(["corpus"]))["corpus"]),
+            "record_id": record_ids(own),
+            "label": name,
+            "weight": np.where(by, HUMAN_WEIGHT, np.where(name == UNDECIDED, 0.0, PSEUDO_WEIGHT)).astype(np.float32),
+            "origin": np.where(by, "human", origin),
+            "round": np.full(len(name), round, np.int32),
+        }
+        yield pa.table(columns, schema=PSEUDO_LABELS)
 
 
-def by_cut(scores: pa.Table, cuts: Cuts | GroupedCuts) -> np.ndarray:
-    """int8 a row, by its own cuts alone: 0 normal, 1 abnormal, -1 undecided."""
-    score = scores["score"].to_numpy()
+def by_cut(scores: pa.Table, cuts: Cuts | GroupedCuts) -> Int8[np.ndarray, " rows"]:
+    """Of each row, by its own cuts alone: 0 normal, 1 abnormal, -1 undecided. Raises CutsError for a score that is not finite."""
+    score = one_chunk(scores["score"]).to_numpy()
+    label = np.empty(len(score), np.int8)
+    if not np.isfinite(score).all():
+        finite(score)
     if isinstance(cuts, Cuts):
-        return cuts.decide(score)
-    return cuts.decide(row_groups(scores, cuts.by), score)
+        for piece in blocks(len(score)):
+            label[piece] = cuts.decide(score[piece])
+        return label
+    names, number = row_groups(scores, cuts.by)
+    low, high = cuts.limits(names)
+    for piece in blocks(len(score)):
+        label[piece] = decided(finite(score[piece]), low[number[piece]], high[number[piece]])
+    return label
 
 
-def row_groups(scores: pa.Table, by: Literal["unit", "sensor"]) -> list[tuple[str, ...]]:
-    """The group of each row, as `grouped_cuts` and GroupedCuts take it: (unit,) or (unit, sensor_id)."""
-    names = ("unit",) if by == "unit" else SENSOR
-    return list(zip(*(scores[name].to_pylist() for name in names), strict=True))
+def row_groups(scores: pa.Table, by: Literal["unit", "sensor"]) -> Groups:
+    """The group of each row, as `grouped_cuts` takes it."""
+    if by == "unit":
+        names, number = codes(scores["unit"])
+        return [(name,) for name in names], number
+    groups = sensor_groups(scores)
+    return groups.names, groups.numbers()
 
 
-def export_npz(scores: pa.Table, labels: pa.Table, cuts: Cuts | GroupedCuts) -> bytes:
-    """The pseudo-labels as the original plan's .npz file; loads with allow_pickle=False.
+def export_npz(scores: pa.Table, label: Int8[np.ndarray, " rows"], cuts: Cuts | GroupedCuts) -> bytes:
+    """The pseudo-labels as the original plan's .npz file; loads with allow_pickle=False. Its keys take 200 bytes a record: where there are
+    more than NPZ_RECORDS, nobody calls it.
 
     Rows stand in key order, that of (corpus, record_id) as UTF-8:
       scores (records,) float32; indices (records,) int64, 0 .. records - 1; keys (records,) unicode, "corpus/record_id";
       pseudo_normal, pseudo_anomaly, uncertain: int64, the values of `indices` whose label is 0, 1, -1, human labels included;
       t_normal, t_anomaly: float64 scalars, of all scores where there are cuts by group too.
-    `labels` is what `pseudo_labels` made of `scores`, row by row; ValueError where the two do not belong together.
+    `label` is what `label_of_each` made of `scores`.
     """
-    if not (labels["corpus"].equals(scores["corpus"]) and labels["record_id"].equals(scores["record_id"])):
-        raise ValueError("scores and pseudo-labels are not of the same records in the same order")
-    finite(scores["score"].to_numpy())
-    columns = scores.select(["corpus", "record_id", "score"]).append_column("label", labels["label"])
+    finite(one_chunk(scores["score"]).to_numpy())
+    columns = with_record_ids(scores.select([*key_columns(scores), "score"])).append_column("label", pa.array(label))
     ordered = columns.sort_by([("corpus", "ascending"), ("record_id", "ascending")])
     label = ordered["label"].to_numpy()
     indices = np.arange(len(label), dtype=np.int64)
-    keys = [
-        f"{corpus}/{record_id}" for corpus, record_id in zip(ordered["corpus"].to_pylist(), ordered["record_id"].to_pylist(), strict=True)
-    ]
+    keys = pc.binary_join_element_wise(ordered["corpus"], ordered["record_id"], "/")  # type: ignore[attr-defined]
     overall = cuts if isinstance(cuts, Cuts) else cuts.overall
     file = io.BytesIO()
     np.savez(
         file,
         scores=ordered["score"].to_numpy(),
         indices=indices,
-        keys=np.array(keys, np.str_),
+        keys=np.array(keys.to_pylist(), np.str_),
         pseudo_normal=indices[label == LABEL_NORMAL],
         pseudo_anomaly=indices[label == LABEL_ABNORMAL],
         uncertain=indices[label == UNDECIDED],

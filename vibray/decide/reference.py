@@ -1,15 +1,18 @@
 """A record's p-value against its own sensor's reference scores: how rare its score is for that sensor when healthy."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float64, Int64
 
 from vibray.decide import pareto
+from vibray.decide.groups import SensorGroups, sensor_groups
 from vibray.decide.pseudo_labels import undecided_rows
 from vibray.decide.thresholds import FEW_EXCESSES, FEWEST_EXCESSES
-from vibray.schema import FLEET_P_VALUE, SENSOR, TIME_TRUSTED
+from vibray.schema import FLEET_P_VALUE, TIME_TRUSTED
+from vibray.storage.columns import flags, one_chunk, rows_of
 
 FEWEST_REFERENCE = 50
 """Scores of all sensors together that can stand for a sensor's own."""
@@ -26,44 +29,28 @@ LOWEST_P = 1e-300
 
 def usable_rows(scores: pa.Table) -> Bool[np.ndarray, " records"]:
     """The records whose score speaks of the machine: of a calibrated sensor, and not off, in transition or of a faulty sensor."""
-    return ~undecided_rows(scores) & scores["calibrated"].to_numpy().astype(bool)
+    return ~undecided_rows(scores) & flags(scores["calibrated"])
 
 
 def trusted_rows(scores: pa.Table) -> Bool[np.ndarray, " records"]:
     """The records whose time can be; all of them where nobody looked."""
     if TIME_TRUSTED.name not in scores.column_names:
         return np.ones(scores.num_rows, bool)
-    return scores[TIME_TRUSTED.name].to_numpy(zero_copy_only=False).astype(bool)
+    return flags(scores[TIME_TRUSTED.name])
 
 
-OutOfSample = Mapping[tuple[str, str], tuple[float, float | None]]
-"""By (corpus, record_id) of a record that calibrated its sensor, its score and fleet_p_value against a baseline that had not seen it."""
-
-
-def with_out_of_sample(scores: pa.Table, out_of_sample: OutOfSample) -> pa.Table:
-    """The table, the scores of records that calibrated their sensor being those of jobs/calibrate.py, against a baseline that had not seen
-    them. As scored they stand too low: beside them any new record looks rare."""
-    if not out_of_sample:
+def with_out_of_sample(scores: pa.Table, out_of_sample: pa.Table | None) -> pa.Table:
+    """The table, the scores of records that calibrated their sensor being those of jobs/calibrate.py (OUT_OF_SAMPLE), against a baseline
+    that had not seen them. As scored they stand too low: beside them any new record looks rare."""
+    if out_of_sample is None or not out_of_sample.num_rows:
         return scores
-    keys = list(zip(scores["corpus"].to_pylist(), scores["record_id"].to_pylist(), strict=True))
-    for i, name in enumerate(("score", FLEET_P_VALUE.name)):
-        own = [out_of_sample[key][i] if key in out_of_sample else value for key, value in zip(keys, scores[name].to_pylist(), strict=True)]
-        scores = scores.set_column(scores.column_names.index(name), scores.schema.field(name), pa.array(own, pa.float32()))
+    rows = rows_of(scores, out_of_sample)
+    for name in ("score", FLEET_P_VALUE.name):
+        values = one_chunk(scores[name]).to_numpy(zero_copy_only=False).copy()
+        values[rows[rows >= 0]] = one_chunk(out_of_sample[name]).to_numpy(zero_copy_only=False)[rows >= 0]
+        own = pa.array(values, pa.float32(), from_pandas=name != "score")
+        scores = scores.set_column(scores.column_names.index(name), scores.schema.field(name), own)
     return scores
-
-
-SensorGroups = list[tuple[tuple[str, str], Int64[np.ndarray, " _"]]]
-"""What `sensor_groups` gives: it sorts the table, so that who needs it twice makes it once."""
-
-
-def sensor_groups(scores: pa.Table) -> SensorGroups:
-    """Each (unit, sensor_id), in order, with its rows in order of (measured_at, corpus, record_id)."""
-    columns = scores.select([*SENSOR, "measured_at", "corpus", "record_id"]).append_column("row", pa.array(np.arange(len(scores))))
-    ordered = columns.sort_by([(name, "ascending") for name in (*SENSOR, "measured_at", "corpus", "record_id")])
-    rows = ordered["row"].to_numpy().astype(np.int64)
-    names = list(zip(*(ordered[name].to_pylist() for name in SENSOR), strict=True))
-    starts = [i for i in range(len(names)) if i == 0 or names[i] != names[i - 1]]
-    return [(names[a], rows[a:b]) for a, b in zip(starts, [*starts[1:], len(names)], strict=True)]
 
 
 def earliest_rows(groups: SensorGroups, usable: Bool[np.ndarray, " records"], num_records: int) -> Bool[np.ndarray, " records"]:
@@ -92,21 +79,38 @@ def p_values(scores: Float64[np.ndarray, " records"], reference: Float64[np.ndar
 
     Source: Vovk, Gammerman and Shafer 2005, "Algorithmic Learning in a Random World", chapter 2, for the rank.
     """
-    ref = np.sort(reference)
-    num = len(ref)
-    p = (1.0 + num - np.searchsorted(ref, scores, side="left")) / (num + 1)
-    num_tail = max(FEWEST_EXCESSES, int(TAIL_SHARE * num))
-    if num < 2 * num_tail:
-        return p
-    beyond = scores > ref[-1]
-    level = ref[-num_tail - 1]
-    excesses = ref[ref > level] - level
-    if beyond.any() and len(excesses) >= FEWEST_EXCESSES:
+    return _Reference(reference).p_values(scores)
+
+
+class _Reference:
+    """Reference scores in order, and the tail that is carried on beyond them; it is fitted where a score asks for it, once."""
+
+    def __init__(self, scores: Float64[np.ndarray, " reference"]) -> None:
+        self.scores = np.sort(scores)
+
+    @cached_property
+    def tail(self) -> tuple[float, pareto.Pareto] | None:
+        """The level, and the distribution of what lies above it."""
+        num = len(self.scores)
+        num_tail = max(FEWEST_EXCESSES, int(TAIL_SHARE * num))
+        if num < 2 * num_tail:
+            return None
+        level = self.scores[-num_tail - 1]
+        excesses = self.scores[self.scores > level] - level
+        if len(excesses) < FEWEST_EXCESSES:
+            return None
         tail = pareto.fit(excesses) if len(excesses) >= FEW_EXCESSES else pareto.Pareto(0.0, float(excesses.mean()))
-        tail = tail if tail.shape > 0 else pareto.Pareto(0.0, float(excesses.mean()))
-        *log_sf, at_largest = tail.log_survival(np.append(scores[beyond], ref[-1]) - level)
-        p[beyond] = np.maximum(np.exp(np.array(log_sf) - at_largest) / (num + 1), LOWEST_P)
-    return p
+        return level, tail if tail.shape > 0 else pareto.Pareto(0.0, float(excesses.mean()))
+
+    def p_values(self, scores: Float64[np.ndarray, " records"]) -> Float64[np.ndarray, " records"]:
+        num = len(self.scores)
+        p = (1.0 + num - np.searchsorted(self.scores, scores, side="left")) / (num + 1)
+        beyond = scores > self.scores[-1] if num else np.zeros(len(scores), bool)
+        if beyond.any() and self.tail is not None:
+            level, tail = self.tail
+            *log_sf, at_largest = tail.log_survival(np.append(scores[beyond], self.scores[-1]) - level)
+            p[beyond] = np.maximum(np.exp(np.array(log_sf) - at_largest) / (num + 1), LOWEST_P)
+        return p
 
 
 def record_p_values(
@@ -131,37 +135,51 @@ def record_p_values(
     often its windows exceed is to be known for any q, the steps of its own rank would tell: `smoothed`, it is drawn within its step.
     (Vovk et al., equation 2.20; the draw is fixed.)
     """
-    rng = np.random.default_rng(0)
-    score, prior = scores["score"].to_numpy().astype(np.float64), _of_others(scores, usable, in_reference)
-    p = np.full(len(score), np.nan)
-
-    def against(rows: Int64[np.ndarray, " _"], own: Int64[np.ndarray, " _"], conformal: bool) -> Float64[np.ndarray, " _"]:
-        if conformal:
-            return p_values(score[rows], score[own])
-        above = len(own) - np.searchsorted(np.sort(score[own]), score[rows], side="left")
-        return (above + PRIOR_RECORDS * prior[rows]) / (len(own) + PRIOR_RECORDS)
-
-    for _, rows in sensor_groups(scores) if groups is None else groups:
-        mine = rows[usable[rows]]
-        known, new = mine[in_reference[mine]], mine[~in_reference[mine]]
-        conformal = len(known) >= FEWEST_CONFORMAL
-        p[new] = against(new, known, conformal)
-        for fold in np.array_split(np.arange(len(known)), NUM_FOLDS):
-            others = np.delete(known, fold)
-            p[known[fold]] = against(known[fold], others, conformal)
-            if smoothed and conformal:
-                drawn, step = rng.random(len(fold)), 1 / (len(others) + 1)
-                p[known[fold]] -= np.where(p[known[fold]] > 1.5 * step, drawn * step, 0.0)  # beyond the highest it is drawn already
+    p = np.full(scores.num_rows, np.nan)
+    for rows, own in p_values_by_sensor(scores, usable, in_reference, groups, smoothed):
+        p[rows] = own
     return p
 
 
-def _of_others(
-    scores: pa.Table, usable: Bool[np.ndarray, " records"], in_reference: Bool[np.ndarray, " records"]
-) -> Float64[np.ndarray, " records"]:
-    """How rare each score is for other sensors, NaN where nothing tells."""
-    score, p = scores["score"].to_numpy().astype(np.float64), np.full(scores.num_rows, np.nan)
-    pooled = score[usable & in_reference]
-    if len(pooled) >= FEWEST_REFERENCE:
-        p = p_values(score, pooled)
-    told = scores[FLEET_P_VALUE.name].to_numpy(zero_copy_only=False).astype(np.float64)
-    return np.where(np.isfinite(told), told, p)
+def p_values_by_sensor(
+    scores: pa.Table,
+    usable: Bool[np.ndarray, " records"],
+    in_reference: Bool[np.ndarray, " records"],
+    groups: SensorGroups | None = None,
+    smoothed: bool = False,
+) -> Iterator[tuple[Int64[np.ndarray, " _"], Float64[np.ndarray, " _"]]]:
+    """What `record_p_values` says, sensor by sensor: its rows in order of time, and their p-values."""
+    rng = np.random.default_rng(0)
+    score = one_chunk(scores["score"]).to_numpy()
+    told = one_chunk(scores[FLEET_P_VALUE.name]).to_numpy(zero_copy_only=False)
+    of_all = score[usable & in_reference].astype(np.float64)
+    pooled = _Reference(of_all) if len(of_all) >= FEWEST_REFERENCE else None
+    del of_all
+
+    def prior(rows: Int64[np.ndarray, " _"]) -> Float64[np.ndarray, " _"]:
+        """How rare each score is for other sensors, NaN where nothing tells."""
+        own = told[rows].astype(np.float64)
+        if pooled is None or np.isfinite(own).all():
+            return own
+        return np.where(np.isfinite(own), own, pooled.p_values(score[rows].astype(np.float64)))
+
+    def against(rows: Int64[np.ndarray, " _"], own: Int64[np.ndarray, " _"], conformal: bool) -> Float64[np.ndarray, " _"]:
+        values, known = score[rows].astype(np.float64), score[own].astype(np.float64)
+        if conformal:
+            return p_values(values, known)
+        above = len(known) - np.searchsorted(np.sort(known), values, side="left")
+        return (above + PRIOR_RECORDS * prior(rows)) / (len(known) + PRIOR_RECORDS)
+
+    for _, rows in sensor_groups(scores) if groups is None else groups:
+        p = np.full(len(rows), np.nan)
+        at_known, at_new = np.flatnonzero(usable[rows] & in_reference[rows]), np.flatnonzero(usable[rows] & ~in_reference[rows])
+        known, conformal = rows[at_known], len(at_known) >= FEWEST_CONFORMAL
+        p[at_new] = against(rows[at_new], known, conformal)
+        for fold in np.array_split(np.arange(len(known)), NUM_FOLDS):
+            others = np.delete(known, fold)
+            own = against(known[fold], others, conformal)
+            if smoothed and conformal:
+                drawn, step = rng.random(len(fold)), 1 / (len(others) + 1)
+                own -= np.where(own > 1.5 * step, drawn * step, 0.0)  # beyond the highest it is drawn already
+            p[at_known[fold]] = own
+        yield rows, p

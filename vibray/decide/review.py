@@ -17,11 +17,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int, Int64
 
+from vibray.decide.groups import sensor_groups
 from vibray.decide.pooling import TOLERANCE_S, moments
 from vibray.decide.reference import usable_rows
+from vibray.decide.said import Said
 from vibray.schema import FAULT_PREFIX, NORMAL, UNKNOWN
+from vibray.storage.columns import codes, keys_of, one_chunk, times_ms, with_record_ids
 
 LARGEST_SHARE = 0.25
 """Of the queue, from one unit."""
@@ -30,27 +33,27 @@ RAREST = 1e-4
 
 
 def review_rows(
-    scores: pa.Table, human: Sequence[str | None] | None, num: int, tolerance_s: float = TOLERANCE_S
+    scores: pa.Table, human: Said | Sequence[str | None] | None, num: int, tolerance_s: float = TOLERANCE_S
 ) -> Int64[np.ndarray, " queue"]:
     """The rows of the queue, in its order; fewer than `num` where there are no more.
 
-    Records of a unit that begin within `tolerance_s` are of one moment. Equal scores stand in the order of (corpus, record_id).
+    Records of a unit that begin within `tolerance_s` are of one moment. Equal scores stand in the order of (corpus, shard, offset).
     """
     rows = np.flatnonzero(usable_rows(scores))
-    labelled = np.array([name is not None for name in human or [None] * scores.num_rows], bool)[rows]
-    table = scores.take(pa.array(rows))
-    unit, sensor = (np.unique(table[name].to_pylist(), return_inverse=True)[1].reshape(-1) for name in ("unit", "sensor_id"))
-    fault = np.array(table["fault"].to_pylist() if "fault" in table.column_names else [""] * len(rows), np.str_)
-    kind = np.unique(fault, return_inverse=True)[1].reshape(-1)
-    time_ms = table["measured_at"].to_numpy().astype("datetime64[ms]").astype(np.int64)
-    moment = moments(unit, sensor, time_ms, tolerance_s)
-    keys = table.select(["score", "corpus", "record_id"]).append_column("row", pa.array(np.arange(len(rows))))
-    best = keys.sort_by([("score", "descending"), ("corpus", "ascending"), ("record_id", "ascending")])["row"].to_numpy()
+    labelled = Said.of(human, scores.num_rows).mask()[rows]
+    score, groups = one_chunk(scores["score"]).to_numpy()[rows], sensor_groups(scores)
+    sensor, names = groups.numbers()[rows], groups.units()
+    unit = np.repeat(np.arange(len(names), dtype=np.int32), [b - a for _, a, b in names])[sensor]
+    faults, kind = codes(scores["fault"]) if "fault" in scores.column_names else ([""], np.zeros(scores.num_rows, np.int8))
+    kind, is_normal = kind[rows].astype(np.int64), np.array([name == NORMAL for name in faults])
+    moment = moments(unit, sensor, times_ms(scores)[rows], tolerance_s)
+    corpus, shard, offset = (key[rows] for key in keys_of(scores))
+    best = np.lexsort((offset, shard, corpus, -score))
     best = best[(np.bincount(moment, labelled, minlength=1)[moment] == 0)[best]]
     best = best[np.sort(np.unique(moment[best], return_index=True)[1])]
     if not len(best):
         return rows[:0]
-    by_kind = best[np.lexsort((_rank_within(unit[best] * (kind.max() + 1) + kind[best]), fault[best] == NORMAL))]
+    by_kind = best[np.lexsort((_rank_within(unit[best] * len(faults) + kind[best]), is_normal[kind[best]]))]
     turn = np.empty(len(rows), np.int64)
     turn[by_kind] = _rank_within(unit[by_kind])
     most = max(int(np.ceil(LARGEST_SHARE * num)), -(-num // len(np.unique(unit[best]))))
@@ -58,7 +61,7 @@ def review_rows(
     return rows[best[turn[best] < most][:num]]
 
 
-def _rank_within(code: Int64[np.ndarray, " records"]) -> Int64[np.ndarray, " records"]:
+def _rank_within(code: Int[np.ndarray, " records"]) -> Int64[np.ndarray, " records"]:
     """How many of its own code stand before each."""
     order = np.argsort(code, kind="stable")
     size = np.bincount(code)
@@ -84,7 +87,7 @@ def review_queue(
     p_values: Float64[np.ndarray, " records"],
 ) -> list[dict[str, str]]:
     """The columns record_id to why of these rows: `guess` is normal, abnormal or a fault, `p_values` as in reference.py."""
-    table = scores.take(pa.array(rows))
+    table = with_record_ids(scores.take(pa.array(rows)))
     two, faults = likeliest(table), [name.removeprefix(FAULT_PREFIX) for name in table.column_names if name.startswith(FAULT_PREFIX)]
     queue = []
     for i, (row, record) in enumerate(zip(rows.tolist(), table.to_pylist(), strict=True)):

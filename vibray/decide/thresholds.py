@@ -3,11 +3,12 @@
 import dataclasses
 import math
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
 import scipy  # its rooms (stats, optimize) are imported on first use: they take a second, which no --help needs
+from jaxtyping import Int
 from pydantic import Field, with_config
 
 from vibray.config import STRICT
@@ -232,8 +233,12 @@ def cuts_of(
     return cuts if trusted_normal_scores is None or cuts.kind == "rule" else dataclasses.replace(cuts, kind="false-alarm probability")
 
 
+Groups = tuple[Sequence[tuple[str, ...]], Int[np.ndarray, " records"]]
+"""Names of groups, (unit,) or (unit, sensor_id) each, and the number of each record's."""
+
+
 def grouped_cuts(
-    groups: Sequence[Hashable],
+    groups: Groups,
     scores: Scores,
     config: PercentileConfig | MadConfig | PotConfig | ConformalConfig,
     by: Literal["unit", "sensor"] = "unit",
@@ -242,17 +247,16 @@ def grouped_cuts(
 ) -> GroupedCuts:
     """One pair of cuts over all scores and one a group, so that a loud unit does not fill the anomaly class.
 
-    `groups` names each score's unit, or its (unit, sensor_id) where `by` is "sensor"; `trusted_normal` (bool) marks the records to fit on.
-    A group of fewer than `min_records` scores to fit on, or one that the method refuses, falls back to the cuts of all and says why. A
-    group's warnings stand in its own cuts. Raises as `cuts_of` does, for all scores together.
+    `groups` are units, or sensors where `by` is "sensor"; `trusted_normal` (bool) marks the records to fit on. A group of fewer than
+    `min_records` scores to fit on, or one that the method refuses, falls back to the cuts of all and says why. A group's warnings stand in
+    its own cuts. Raises as `cuts_of` does, for all scores together.
     """
-    s = finite(scores)
-    if len(groups) != len(s):
-        raise CutsError(f"{len(groups)} groups for {len(s)} scores")
+    s, (names, number) = finite(scores), groups
+    if len(number) != len(s):
+        raise CutsError(f"{len(number)} groups for {len(s)} scores")
     fit_on = np.ones(len(s), bool) if trusted_normal is None else np.asarray(trusted_normal, bool)
-    rows: dict[tuple[str, ...], list[int]] = {}
-    for row, name in enumerate(groups):
-        rows.setdefault(GroupedCuts.name_of(name), []).append(row)
+    order = np.argsort(number, kind="stable")
+    ends = np.searchsorted(number[order], np.arange(len(names) + 1))
 
     def fitted(where: np.ndarray) -> Cuts:
         chosen = s[where[fit_on[where]]]
@@ -260,8 +264,10 @@ def grouped_cuts(
 
     overall = fitted(np.arange(len(s)))
     found = []
-    for name in sorted(rows):
-        where = np.array(rows[name])
+    for name, a, b in sorted(zip(names, ends.tolist(), ends[1:].tolist(), strict=False)):
+        where = order[a:b]
+        if not len(where):
+            continue
         num = int(fit_on[where].sum())
         cuts, reason = None, f"{num} records to fit on, fewer than {min_records}"
         if num >= min_records:

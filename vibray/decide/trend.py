@@ -18,15 +18,17 @@ Source: Schwarz 1978, "Estimating the dimension of a model"; Kass and Raftery 19
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import scipy  # its rooms are imported on first use: they take a second, which no --help needs
 from jaxtyping import Bool, Float64
 
-from vibray.decide.reference import SensorGroups
+from vibray.decide.groups import SensorGroups
 from vibray.schema import UNIT_TRENDS, TrendVerdict
 from vibray.signal.robust import median_mad
+from vibray.storage.columns import one_chunk, times_ms
 
 FEWEST_WINDOWS = 10
 """On either side of where a step or a growth begins."""
@@ -105,45 +107,54 @@ def unit_trends(
     A sensor with fewer than 20 reference records, or a unit with fewer than 20 windows of such records alone, cannot be compared with
     anything: steady.
     """
-    score, height = scores["score"].to_numpy().astype(np.float64), np.full(scores.num_rows, np.nan)
-    for _, mine in groups:
-        known = mine[in_reference[mine] & rows[mine]]
-        if len(known) >= FEWEST_REFERENCE:
-            middle, spread = median_mad(score[known])
-            if spread > 0:
-                height[mine] = (score[mine] - middle) / spread
-    taken = np.flatnonzero(rows)
-    names, unit = np.unique(np.array(scores["unit"].take(pa.array(taken)).to_pylist(), np.str_), return_inverse=True)
-    told = np.isfinite(height[taken])
-    taken, unit = taken[told], unit.reshape(-1)[told]
-    window_ms = max(1, round(window_minutes * 60_000))
-    place = scores["measured_at"].to_numpy()[taken].astype("datetime64[ms]").astype(np.int64) // window_ms
-    order = np.lexsort((height[taken], place, unit))
-    taken, unit, place = taken[order], unit[order], place[order]
-    last = np.ones(len(taken), bool)  # of a unit's window: the highest record
+    score, time, window_ms = one_chunk(scores["score"]).to_numpy(), times_ms(scores), max(1, round(window_minutes * 60_000))
+    names, found = [name for name, _, _ in groups.units()], list[dict[str, object]]()
+    for own, unit, sensor in groups.batches():
+        height = np.full(len(own), np.nan)
+        for a, b in pairwise(np.flatnonzero(np.r_[True, sensor[1:] != sensor[:-1], True]).tolist()):
+            mine = own[a:b]
+            known = mine[in_reference[mine] & rows[mine]]
+            if len(known) >= FEWEST_REFERENCE:
+                middle, spread = median_mad(score[known].astype(np.float64))
+                if spread > 0:
+                    height[a:b] = (score[mine].astype(np.float64) - middle) / spread
+        told = np.flatnonzero(rows[own] & np.isfinite(height))
+        place = time[own[told]] // window_ms
+        of_unit, start, highest, of_reference = _worst(unit[told], place, height[told], in_reference[own[told]])
+        there = np.unique(unit[rows[own]])
+        starts, ends = (np.searchsorted(of_unit, there, side=side).tolist() for side in ("left", "right"))
+        for i, a, b in zip(there.tolist(), starts, ends, strict=True):
+            found.append({"unit": names[i], **_row(start[a:b], highest[a:b], of_reference[a:b], window_ms)})
+    return pa.Table.from_pylist(found, schema=UNIT_TRENDS)
+
+
+FourColumns = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _worst(unit: np.ndarray, place: np.ndarray, height: np.ndarray, in_reference: np.ndarray) -> FourColumns:
+    """Of each unit's windows in order: unit, place, height of the highest record, and whether all its records are of the reference."""
+    order = np.lexsort((height, place, unit))
+    unit, place, height = unit[order], place[order], height[order]
+    last = np.ones(len(order), bool)
     last[:-1] = (unit[1:] != unit[:-1]) | (place[1:] != place[:-1])
     window = np.cumsum(last) - last
-    mixed = np.bincount(window, ~in_reference[taken], minlength=int(last.sum())) > 0
-    worst, of_unit, start_ms = height[taken[last]], unit[last], place[last] * window_ms
-    found = []
-    bounds = np.searchsorted(of_unit, np.arange(len(names) + 1)).tolist()
-    for name, a, b in zip(names.tolist(), bounds, bounds[1:], strict=False):
-        own = np.arange(a, b)
-        known, said = own[~mixed[own]], Trend(TrendVerdict.STEADY)
-        if len(known) >= FEWEST_REFERENCE:
-            middle, spread = median_mad(worst[known])
-            if spread > 0:
-                said = trend(start_ms[own] / 86_400_000.0, (worst[own] - middle) / spread)
-        found.append(
-            {
-                "unit": name,
-                "verdict": said.verdict.value,
-                "since": None if said.begins is None else int(start_ms[own[said.begins]]),
-                "change": said.change,
-                "per_month": None if said.per_day is None else said.per_day * MONTH_DAYS,
-            }
-        )
-    return pa.Table.from_pylist(found, schema=UNIT_TRENDS)
+    mixed = np.bincount(window, ~in_reference[order], minlength=int(last.sum())) > 0
+    return unit[last], place[last], height[last], ~mixed
+
+
+def _row(place: np.ndarray, height: np.ndarray, of_reference: np.ndarray, window_ms: int) -> dict[str, object]:
+    """What UNIT_TRENDS says of one unit's windows."""
+    known, said = height[of_reference], Trend(TrendVerdict.STEADY)
+    if len(known) >= FEWEST_REFERENCE:
+        middle, spread = median_mad(known)
+        if spread > 0:
+            said = trend(place * window_ms / 86_400_000.0, (height - middle) / spread)
+    return {
+        "verdict": said.verdict.value,
+        "since": None if said.begins is None else int(place[said.begins] * window_ms),
+        "change": said.change,
+        "per_month": None if said.per_day is None else said.per_day * MONTH_DAYS,
+    }
 
 
 def print_trends(trends: pa.Table) -> None:

@@ -18,13 +18,15 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import scipy  # its rooms (stats, optimize) are imported on first use: they take a second, which no --help needs
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int32, Int64
 from pydantic import with_config
 
 from vibray.config import STRICT
 from vibray.decide.alarm_rates import AlarmRuleError, check_persist, expected_alarms_per_day, persistent, resampled_alarms, windows_per_day
+from vibray.decide.groups import SensorGroups, sensor_groups
 from vibray.decide.reference import FEWEST_REFERENCE, trusted_rows
 from vibray.schema import UNIT_SCORES
+from vibray.storage.columns import codes, flags, named, one_chunk, times_ms
 
 Combine = Literal["tippett", "fisher", "stouffer"]
 
@@ -78,65 +80,131 @@ def combined(
 
 
 def unit_scores(
-    scores: pa.Table, p: Float64[np.ndarray, " records"], in_reference: Bool[np.ndarray, " records"], config: UnitConfig
+    scores: pa.Table,
+    p: Float64[np.ndarray, " records"],
+    in_reference: Bool[np.ndarray, " records"],
+    config: UnitConfig,
+    groups: SensorGroups | None = None,
 ) -> pa.Table:
-    """One row of schema.UNIT_SCORES for each unit and window with a record that has a p-value, in order of (unit, window).
+    """One row of schema.UNIT_SCORES, names as dictionaries, for each unit and window with a record that has a p-value, in order of
+    (unit, window).
 
     `p` are record p-values (`reference.record_p_values`), NaN for one that takes no part. Units of one name in several corpora are one.
+    `groups` are the table's, where they are known.
     """
-    rows = np.flatnonzero(np.isfinite(p))
-    if not len(rows):
+    groups = sensor_groups(scores) if groups is None else groups
+    time, trusted, corpora, corpus = times_ms(scores), trusted_rows(scores), *codes(scores["corpus"])
+    window_ms = max(1, round(config.window_minutes * 60_000))
+    of, at = _Windows.empty(int(np.isfinite(p).sum())), 0
+    for rows, unit, sensor in groups.batches():
+        order = np.flatnonzero(np.isfinite(p[rows]))
+        if len(order):
+            # of a unit's records of one time the sensor, corpus and key decide, not the rows' order
+            order = order[np.lexsort((sensor[order], time[rows[order]], unit[order]))]
+            own = rows[order]
+            taken = own, unit[order], sensor[order], p[own], time[own], trusted[own], in_reference[own]
+            at = of.put(at, _windows(*taken, window_ms, config.combine))
+    if not at:
         return UNIT_SCORES.empty_table()
-    keys = scores.select(["unit", "measured_at", "sensor_id", "corpus", "record_id"]).take(pa.array(rows))
-    keys = keys.append_column("row", pa.array(rows))
-    rows = keys.sort_by([(name, "ascending") for name in keys.column_names])["row"].to_numpy()  # ties must not depend on the rows' order
-    window_ms, trusted = max(1, round(config.window_minutes * 60_000)), trusted_rows(scores)[rows]
-    taken = scores.select(["corpus", "unit", "sensor_id"]).take(pa.array(rows))
-    names, unit = np.unique(np.array(taken["unit"].to_pylist(), np.str_), return_inverse=True)
-    time = scores["measured_at"].to_numpy()[rows].astype("datetime64[ms]").astype(np.int64)
-    place = time // window_ms
-    first, last = (int(place[trusted].min()), int(place[trusted].max())) if trusted.any() else (0, 0)
-    # one whose time cannot be stands alone, behind the others of its unit
-    number = np.where(trusted, place - first, last - first + np.cumsum(~trusted))
-    keys, row, group = np.unique(unit.reshape(-1) * (int(number.max()) + 1) + number, return_index=True, return_inverse=True)
-    group = group.reshape(-1).astype(np.int64)
-    unit_of, start_ms, dated, num = unit.reshape(-1)[row], place[row] * window_ms, trusted[row], len(keys)
-
-    p_value = combined(np.minimum(p[rows], HIGHEST_P) if config.combine == "stouffer" else p[rows], group, config.combine)
-    latest, loudest = _last_of(group, time), _last_of(group, -p[rows])
-    sensor = np.array(taken["sensor_id"].to_pylist(), np.str_)
-    sensor_names, sensor_code = np.unique(sensor, return_inverse=True)
-    pairs = np.unique(group * len(sensor_names) + sensor_code.reshape(-1)) // len(sensor_names)
-    reference = np.ones(num, bool)
-    np.logical_and.at(reference, group, in_reference[rows])
-    exceeds = p_value <= config.rate
-    alarm, newest = np.zeros(num, bool), np.zeros(num, bool)
-    for mine in _runs(unit_of):
-        judged, undated = mine[~reference[mine] & dated[mine]], mine[~dated[mine]]
+    of = of.first(at)
+    exceeds = of.p_value <= config.rate
+    alarm, newest = np.zeros(len(of.unit), bool), np.zeros(len(of.unit), bool)
+    for mine in _runs(of.unit):
+        judged, undated = mine[~of.reference[mine] & of.dated[mine]], mine[~of.dated[mine]]
         alarm[judged] = persistent(exceeds[judged], *config.persist)
         alarm[undated] = persistent(exceeds[undated], *config.persist)
         newest[judged[-1:]] = True
-    newest &= start_ms >= _stale_before(unit_of[dated], start_ms[dated], newest[dated], config)
-    q_value = np.full(num, np.nan)
+    newest &= of.start_ms >= _stale_before(of.unit[of.dated], of.start_ms[of.dated], newest[of.dated], config)
+    q_value = np.full(len(newest), np.nan)
     if newest.any():
-        q_value[newest] = scipy.stats.false_discovery_control(p_value[newest], method="bh")
+        q_value[newest] = scipy.stats.false_discovery_control(of.p_value[newest], method="bh")
+    units, sensors = [name for name, _, _ in groups.units()], sorted({sensor_id for _, sensor_id in groups.names})
+    of_sensor = {name: i for i, name in enumerate(sensors)}
     columns: dict[str, Any] = {
-        "corpus": taken["corpus"].take(pa.array(latest)),
-        "unit": names[unit_of],
-        "window": pa.array(start_ms, pa.int64()).cast(UNIT_SCORES.field("window").type),
-        "measured_at": pa.array(time[latest], pa.int64()).cast(UNIT_SCORES.field("measured_at").type),
-        "num_records": np.bincount(group).astype(np.int32),
-        "num_sensors": np.bincount(pairs).astype(np.int32),
-        "sensor_id": sensor[loudest],
-        "p_value": p_value,
-        "score": (-np.log10(p_value)).astype(np.float32),
+        "corpus": named(corpora, corpus[of.latest]),
+        "unit": named(units, of.unit),
+        "window": pa.array(of.start_ms).view(UNIT_SCORES.field("window").type),
+        "measured_at": pa.array(time[of.latest]).view(UNIT_SCORES.field("measured_at").type),
+        "num_records": of.num_records,
+        "num_sensors": of.num_sensors,
+        "sensor_id": named(sensors, np.array([of_sensor[sensor_id] for _, sensor_id in groups.names], np.int32)[of.loudest]),
+        "p_value": of.p_value,
+        "score": (-np.log10(of.p_value)).astype(np.float32),
         "exceeds": exceeds,
         "alarm": alarm,
-        "reference": reference,
-        "dated": dated,
+        "reference": of.reference,
+        "dated": of.dated,
         "q_value": pa.array(q_value, mask=~np.isfinite(q_value)),
     }
-    return pa.table(columns, schema=UNIT_SCORES)
+    return pa.table(columns)
+
+
+@dataclass(frozen=True, eq=False)
+class _Windows:
+    """Windows of units, in order of (unit, window); an entry a window."""
+
+    unit: Int32[np.ndarray, " windows"]
+    start_ms: Int64[np.ndarray, " windows"]
+    latest: Int32[np.ndarray, " windows"]
+    """the row of its latest record"""
+    loudest: Int32[np.ndarray, " windows"]
+    """the number of the sensor with the smallest p-value"""
+    num_records: Int32[np.ndarray, " windows"]
+    num_sensors: Int32[np.ndarray, " windows"]
+    p_value: Float64[np.ndarray, " windows"]
+    reference: Bool[np.ndarray, " windows"]
+    dated: Bool[np.ndarray, " windows"]
+
+    @classmethod
+    def empty(cls, most: int) -> "_Windows":
+        """Room for so many; memory that is not filled is not taken."""
+        types = (np.int32, np.int64, np.int32, np.int32, np.int32, np.int32, np.float64, bool, bool)
+        return cls(*(np.empty(most, dtype) for dtype in types))
+
+    def put(self, at: int, more: "_Windows") -> int:
+        """Fills in windows from one place on; returns where they end."""
+        end = at + len(more.unit)
+        for name, values in vars(more).items():
+            getattr(self, name)[at:end] = values
+        return end
+
+    def first(self, num: int) -> "_Windows":
+        return _Windows(*(values[:num] for values in vars(self).values()))
+
+
+def _windows(
+    rows: Int64[np.ndarray, " records"],
+    unit: Int64[np.ndarray, " records"],
+    sensor: Int64[np.ndarray, " records"],
+    p: Float64[np.ndarray, " records"],
+    time: Int64[np.ndarray, " records"],
+    trusted: Bool[np.ndarray, " records"],
+    in_reference: Bool[np.ndarray, " records"],
+    window_ms: int,
+    combine: Combine,
+) -> _Windows:
+    """Of records in order of (unit, time, sensor)."""
+    place, first_unit = time // window_ms, int(unit[0])
+    first, last = (int(place[trusted].min()), int(place[trusted].max())) if trusted.any() else (0, 0)
+    # one whose time cannot be stands alone, behind the others of its unit
+    number = np.where(trusted, place - first, last - first + np.cumsum(~trusted))
+    keys, row, group = np.unique((unit - first_unit) * (int(number.max()) + 1) + number, return_index=True, return_inverse=True)
+    group, num = group.reshape(-1).astype(np.int64), len(keys)
+    latest, loudest = _last_of(group, time), _last_of(group, -p)
+    width = int(sensor.max()) + 1
+    reference = np.ones(num, bool)
+    np.logical_and.at(reference, group, in_reference)
+    return _Windows(
+        unit=unit[row].astype(np.int32),
+        start_ms=place[row] * window_ms,
+        latest=rows[latest].astype(np.int32),
+        loudest=sensor[loudest].astype(np.int32),
+        num_records=np.bincount(group).astype(np.int32),
+        num_sensors=np.bincount(np.unique(group * width + sensor) // width).astype(np.int32),
+        p_value=combined(np.minimum(p, HIGHEST_P) if combine == "stouffer" else p, group, combine),
+        reference=reference,
+        dated=trusted[row],
+    )
 
 
 def _runs(names: np.ndarray) -> list[np.ndarray]:
@@ -146,7 +214,7 @@ def _runs(names: np.ndarray) -> list[np.ndarray]:
 
 def unit_runs(table: pa.Table) -> list[np.ndarray]:
     """The rows of each unit of what `unit_scores` gives."""
-    return _runs(np.array(table["unit"].to_pylist(), np.str_))
+    return _runs(codes(table["unit"])[1])
 
 
 def _last_of(group: np.ndarray, key: np.ndarray) -> np.ndarray:
@@ -172,10 +240,10 @@ def unit_facts(table: pa.Table, config: UnitConfig, judged_units: Collection[str
     all): one that stands in the reference alone tells how reference windows behave, and raises no alarm. Figures a day are None where no
     interval between windows is known.
     """
-    unit, time = np.array(table["unit"].to_pylist(), np.str_), table["window"].to_numpy().astype("datetime64[ms]").astype(np.int64)
-    exceeds, reference, dated = (table[name].to_numpy(zero_copy_only=False) for name in ("exceeds", "reference", "dated"))
+    (names, unit), time = codes(table["unit"]), one_chunk(table["window"]).view(pa.int64()).to_numpy()
+    exceeds, reference, dated = (flags(table[name]) for name in ("exceeds", "reference", "dated"))
     of_unit = _runs(unit)
-    fleet = [rows for rows in of_unit if judged_units is None or str(unit[rows[0]]) in judged_units]
+    fleet = [rows for rows in of_unit if judged_units is None or names[unit[rows[0]]] in judged_units]
     in_time = [rows[dated[rows]] for rows in fleet]
     intervals = _intervals_s([time[rows] for rows in in_time], [~reference[rows] for rows in in_time])
     k, n = config.persist
@@ -187,7 +255,7 @@ def unit_facts(table: pa.Table, config: UnitConfig, judged_units: Collection[str
         "num_undated": int((~dated).sum()),
         "num_windows": int(judged.sum()),
         "num_reference_windows": int(reference.sum()),
-        "num_alarm_windows": int(table["alarm"].to_numpy(zero_copy_only=False).sum()),
+        "num_alarm_windows": int(flags(table["alarm"]).sum()),
         "windows_per_day": windows_per_day(intervals) if intervals else None,
         "nominal_rate": config.rate,
         "realised_rate": float(exceeds[judged].mean()) if judged.any() else None,
@@ -241,31 +309,33 @@ class UnitAlarm:
 
 def unit_alarms(table: pa.Table, config: UnitConfig) -> tuple[UnitAlarm, ...]:
     """Every unit with a judged window: those in alarm first, then by q-value and name. `table` is what `unit_scores` gives."""
-    found = []
-    judged = table.filter(pa.array(~table["reference"].to_numpy(zero_copy_only=False)))
-    unit, window = np.array(judged["unit"].to_pylist(), np.str_), judged["window"].to_pylist()
-    alarm, exceeds, dated = (judged[name].to_numpy(zero_copy_only=False) for name in ("alarm", "exceeds", "dated"))
-    for mine in _runs(unit):
+    found, (names, unit) = [], codes(table["unit"])
+    window = one_chunk(table["window"])
+    alarm, exceeds, dated, reference = (flags(table[name]) for name in ("alarm", "exceeds", "dated", "reference"))
+    for own in _runs(unit):
+        mine = own[~reference[own]]
+        if not len(mine):
+            continue
         undated = bool(alarm[mine[-1]] and not dated[mine[-1]])
         rows = mine[dated[mine]] if dated[mine].any() else mine
         loud = rows[alarm[rows]]
-        quiet = rows[~alarm[rows]]
-        began = rows[0] if not len(quiet) else quiet[-1] + 1
-        newest = judged.slice(rows[-1], 1).to_pylist()[0]
+        quiet = np.flatnonzero(~alarm[rows])
+        began = rows[0] if not len(quiet) else rows[quiet[-1] + 1] if alarm[rows[-1]] else None
+        newest = table.slice(rows[-1], 1).to_pylist()[0]
         q = newest["q_value"]
         found.append(
             UnitAlarm(
-                unit=newest["unit"],
+                unit=names[unit[mine[0]]],
                 alarm=bool(alarm[rows[-1]]) or undated,
-                since=window[began] if alarm[rows[-1]] and dated[rows[-1]] else None,
-                last_alarm=window[loud[-1]] if len(loud) else None,
+                since=window[began].as_py() if alarm[rows[-1]] and dated[rows[-1]] else None,
+                last_alarm=window[loud[-1]].as_py() if len(loud) else None,
                 newest=newest["window"],
                 num_exceeding=int(exceeds[rows[-config.persist[1] :]].sum()),
                 num_windows=len(rows),
                 p_value=newest["p_value"],
                 q_value=q,
                 discovery=q is not None and q <= config.fdr,
-                sensor_id=judged["sensor_id"][int(mine[-1])].as_py() if undated and not alarm[rows[-1]] else newest["sensor_id"],
+                sensor_id=table["sensor_id"][int(mine[-1])].as_py() if undated and not alarm[rows[-1]] else newest["sensor_id"],
                 undated=undated,
             )
         )

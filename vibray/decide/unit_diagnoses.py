@@ -7,9 +7,11 @@ import pyarrow as pa
 from scipy.special import expit, logit
 
 from vibray.decide.cuts import PROBABILITY_CUT
+from vibray.decide.groups import sensor_groups
 from vibray.decide.pooling import TOLERANCE_S, mean_by, moments
 from vibray.decide.reference import trusted_rows, usable_rows
 from vibray.schema import FAULT_PREFIX, NORMAL, UNIT_DIAGNOSES, UNKNOWN
+from vibray.storage.columns import plain, times_ms
 
 FILE = "unit_diagnoses.parquet"
 """In a decisions folder; only where the scores are a classifier's."""
@@ -28,14 +30,20 @@ def unit_diagnoses(scores: pa.Table, faults: tuple[str, ...], tolerance_s: float
 
     Source: Genest and Zidek 1986, "Combining probability distributions", section 3, the logarithmic opinion pool with equal weights.
     """
-    kept = scores.filter(pa.array(usable_rows(scores) & trusted_rows(scores)))
-    if not kept.num_rows:
-        return UNIT_DIAGNOSES.empty_table()
-    # sums of floats depend on their order, and the order of a table's parts on who finished first
-    kept = kept.sort_by([(name, "ascending") for name in ("unit", "measured_at", "sensor_id", "corpus", "record_id")])
-    unit, sensor, corpus = (kept[name].to_numpy(zero_copy_only=False).astype(str) for name in ("unit", "sensor_id", "corpus"))
-    times = kept["measured_at"].cast("int64").to_numpy()
-    moment = moments(unit, sensor, times, tolerance_s)
+    usable, time = usable_rows(scores) & trusted_rows(scores), times_ms(scores)
+    found = []
+    for rows, unit, sensor in sensor_groups(scores).batches():
+        mine = np.flatnonzero(usable[rows])
+        if len(mine):
+            # sums of floats depend on their order, and the order of a table's parts on who finished first
+            order = mine[np.lexsort((sensor[mine], time[rows[mine]], unit[mine]))]
+            moment = moments(unit[order], sensor[order], time[rows[order]], tolerance_s)
+            found.append(_of_moments(plain(scores.take(pa.array(rows[order]))), moment, faults))
+    return pa.concat_tables(found) if found else UNIT_DIAGNOSES.empty_table()
+
+
+def _of_moments(kept: pa.Table, moment: np.ndarray, faults: tuple[str, ...]) -> pa.Table:
+    """UNIT_DIAGNOSES of records in order of (unit, time, sensor)."""
     order = np.argsort(moment, kind="stable")
     first = order[np.unique(moment[order], return_index=True)[1]]
     p = np.clip(kept["abnormal_probability"].to_numpy().astype(np.float64), SMALLEST, 1 - SMALLEST)
@@ -49,14 +57,15 @@ def unit_diagnoses(scores: pa.Table, faults: tuple[str, ...], tolerance_s: float
     said = np.where(abnormal < PROBABILITY_CUT, NORMAL, np.where(unknown, UNKNOWN, _likeliest(named, faults)))
     confidence = [float(named[row].max()) if said[row] not in (NORMAL, UNKNOWN) else None for row in first]
     ends = np.searchsorted(moment[order], np.arange(len(first) + 1))
+    sensors = kept["sensor_id"].to_numpy(zero_copy_only=False)[order]
     columns = {
-        "corpus": corpus[first],
-        "unit": unit[first],
+        "corpus": kept["corpus"].take(pa.array(first)),
+        "unit": kept["unit"].take(pa.array(first)),
         "measured_at": kept["measured_at"].take(pa.array(first)),
         "abnormal_probability": abnormal[first],
         "fault": said[first],
         "fault_probability": confidence,
-        "sensors": [sorted(sensor[order[a:b]].tolist()) for a, b in pairwise(ends)],
+        "sensors": [sorted(sensors[a:b].tolist()) for a, b in pairwise(ends)],
     }
     return pa.table(columns, schema=UNIT_DIAGNOSES).sort_by([("unit", "ascending"), ("measured_at", "ascending")])
 

@@ -1,8 +1,8 @@
 """Scores to alarms and trends of units and drift of sensors: which records are the reference, and what the decisions folder holds of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,26 +22,26 @@ from vibray.decide.budget import (
 )
 from vibray.decide.cuts import Cuts, GroupedCuts
 from vibray.decide.drift import drift
+from vibray.decide.groups import SensorGroups, sensor_groups
 from vibray.decide.pooling import TOLERANCE_S, moments, over_sensors
 from vibray.decide.pseudo_labels import by_cut
 from vibray.decide.reference import (
     FEWEST_CONFORMAL,
-    OutOfSample,
-    SensorGroups,
     earliest_rows,
     estimated_sensors,
     record_p_values,
-    sensor_groups,
     trusted_rows,
     usable_rows,
     with_out_of_sample,
 )
+from vibray.decide.said import Said
 from vibray.decide.trend import print_trends, unit_trends
 from vibray.decide.unit_alarms import UnitAlarm, UnitConfig, unit_alarms, unit_facts, unit_scores
-from vibray.schema import FLEET_P_VALUE, LABEL_ABNORMAL, NORMAL, ORIGIN, SENSOR, TIME_TRUSTED, UNIT_SCORES
+from vibray.schema import FLEET_P_VALUE, KEY, LABEL_ABNORMAL, SENSOR, TIME_TRUSTED, UNIT_SCORES
 from vibray.storage import objects
+from vibray.storage.columns import PLACE, blocks, joined, one_chunk, plain, times_ms
 
-COLUMNS = [*ORIGIN.names, "state", "calibrated", "score", FLEET_P_VALUE.name, TIME_TRUSTED.name]
+COLUMNS = (*KEY, *PLACE, *SENSOR, "measured_at", "state", "calibrated", "score", FLEET_P_VALUE.name, TIME_TRUSTED.name)
 FILES = ("unit_scores.parquet", "unit_alarms.json", "drift.parquet", "unit_trends.parquet")
 
 
@@ -51,8 +51,7 @@ class Compared:
 
     scores: pa.Table
     num_judged: int
-    said: np.ndarray
-    """a person's label of each record, or None"""
+    said: Said
     usable: Bool[np.ndarray, " records"]
     trusted: Bool[np.ndarray, " records"]
     """its time can be"""
@@ -70,12 +69,18 @@ class Compared:
 
     @property
     def judged(self) -> Bool[np.ndarray, " records"]:
-        return np.arange(len(self.usable)) < self.num_judged
+        found = np.zeros(len(self.usable), bool)
+        found[: self.num_judged] = True
+        return found
 
     @cached_property
     def judged_units(self) -> set[str]:
         """Those with a judged record that has a p-value."""
-        return set(self.scores["unit"].filter(pa.array(self.judged & np.isfinite(self.p))).to_pylist())
+        found = set()
+        for (unit, _), rows in self.groups:
+            if unit not in found and np.isfinite(self.p[rows[rows < self.num_judged]]).any():
+                found.add(unit)
+        return found
 
 
 @dataclass(frozen=True)
@@ -100,10 +105,10 @@ class UnitDecisions:
 def compare(
     scores: pa.Table,
     reference_records: int,
-    human: list[str | None] | None = None,
+    human: Said | Sequence[str | None] | None = None,
     normals_only: bool = False,
     reference: pa.Table | None = None,
-    out_of_sample: OutOfSample = MappingProxyType({}),
+    out_of_sample: pa.Table | None = None,
 ) -> Compared:
     """Each record's p-value against the reference of its sensor.
 
@@ -113,34 +118,37 @@ def compare(
     those that a person calls normal; the earliest `reference_records` of each sensor
     whose moment nobody calls faulty.
     """
-    scores, num_judged = scores.select(COLUMNS), scores.num_rows
-    said = np.array(human if human is not None else [None] * num_judged, object)
+    num_judged = scores.num_rows
     if reference is not None:
-        scores = pa.concat_tables([scores, reference.select(COLUMNS)])
-        said = np.concatenate([said, np.full(reference.num_rows, None)])
+        scores = joined(*(table.select([name for name in scores.column_names if name in COLUMNS]) for table in (scores, reference)))
+    said = Said.of(human, num_judged).among(scores.num_rows)
     usable, trusted, groups = usable_rows(scores), trusted_rows(scores), sensor_groups(scores)
     if reference is not None:
-        in_reference, words = usable & trusted & (np.arange(len(usable)) >= num_judged), "another scores table"
+        in_reference, words = usable & trusted, "another scores table"
+        in_reference[:num_judged] = False
     elif normals_only:
-        in_reference, words = usable & trusted & (said == NORMAL), "trusted normals"
+        in_reference, words = usable & trusted & said.mask(~said.faulty), "trusted normals"
     else:
-        in_reference = earliest_rows(groups, usable & trusted & ~called_faulty(scores, said), reference_records)
+        in_reference = earliest_rows(groups, usable & trusted & ~called_faulty(scores, said, groups), reference_records)
         words = f"the earliest {reference_records} usable records of each sensor, at most half of them"
-    against = with_out_of_sample(scores, out_of_sample)
-    if out_of_sample and reference is None:
+    num_held = 0 if out_of_sample is None else out_of_sample.num_rows
+    if num_held and reference is None:
         words += "; those that calibrated it with their scores out of sample"
+    against = with_out_of_sample(scores, out_of_sample)
     p = record_p_values(against, usable, in_reference, groups)
     normals = normals_only and reference is None
-    return Compared(scores, num_judged, said, usable, trusted, groups, in_reference, normals, words, against, len(out_of_sample), p)
+    return Compared(scores, num_judged, said, usable, trusted, groups, in_reference, normals, words, against, num_held, p)
 
 
-def called_faulty(scores: pa.Table, said: np.ndarray) -> Bool[np.ndarray, " records"]:
+def called_faulty(scores: pa.Table, said: Said, groups: SensorGroups) -> Bool[np.ndarray, " records"]:
     """The records of moments of a unit of which a person calls one faulty: all its sensors heard it."""
-    faulty = np.array([name not in (None, NORMAL) for name in said], bool)
+    faulty = said.mask(said.faulty)
     if faulty.any():
-        units, sensors = (np.array(scores[name].to_pylist(), np.str_) for name in SENSOR)
-        moment = moments(units, sensors, scores["measured_at"].to_numpy().astype("datetime64[ms]").astype(np.int64), TOLERANCE_S)
-        faulty = np.bincount(moment, faulty)[moment] > 0
+        time = times_ms(scores)
+        for rows, unit, sensor in groups.batches():
+            if faulty[rows].any():
+                moment = moments(unit, sensor, time[rows], TOLERANCE_S)
+                faulty[rows] = np.bincount(moment, faulty[rows])[moment] > 0
     return faulty
 
 
@@ -150,15 +158,16 @@ def decide_units(of: Compared, cuts: Cuts | GroupedCuts, config: UnitConfig, poo
     `pool_sensors_s` is the tolerance of the means over sensors that the cuts are for, None where they are for single scores. Records whose
     time cannot be are in no month.
     """
-    units = unit_scores(of.scores, of.p, of.in_reference, config)
+    units = unit_scores(of.scores, of.p, of.in_reference, config, of.groups)
     judged_by = of.scores if pool_sensors_s is None else over_sensors(of.scores, pool_sensors_s)[0]
-    abnormal = by_cut(judged_by, cuts) == LABEL_ABNORMAL
-    named = np.array([name is not None for name in of.said], bool)
+    healthy = by_cut(judged_by, cuts) != LABEL_ABNORMAL
+    healthy[of.said.rows] = ~of.said.faulty
     in_time = of.usable & of.trusted
-    moved = drift(of.against, in_time & np.where(named, of.said == NORMAL, ~abnormal), of.in_reference)
+    moved = drift(of.against, in_time & healthy, of.in_reference, of.groups)
     finite = np.isfinite(of.p)
     trends = unit_trends(of.against, in_time, of.in_reference, of.groups, config.window_minutes)
-    trends = trends.filter(pa.array([unit in of.judged_units for unit in trends["unit"].to_pylist()], pa.bool_()))
+    judged_units = of.judged_units
+    trends = trends.filter(pa.array([unit in judged_units for unit in trends["unit"].to_pylist()], pa.bool_()))
     facts = {
         "config": to_json(config),
         "reference": of.words,
@@ -175,7 +184,7 @@ def decide_units(of: Compared, cuts: Cuts | GroupedCuts, config: UnitConfig, poo
 
 
 def keep_budget(
-    asked: str, of: Compared, cuts: Cuts, config: UnitConfig, human: list[str | None] | None, pool_sensors_s: float | None = None
+    asked: str, of: Compared, cuts: Cuts, config: UnitConfig, human: Said | Sequence[str | None] | None, pool_sensors_s: float | None = None
 ) -> tuple[Cuts, UnitConfig, dict[str, Any]]:
     """Cuts of records and the rule of units for an alarm budget ("5/week"), and what cuts.json says of it.
 
@@ -183,25 +192,30 @@ def keep_budget(
     """
     per_week, in_time = budget_per_week(asked), of.usable & of.trusted
     against = of.against if pool_sensors_s is None else over_sensors(of.against, pool_sensors_s)[0]
-    time_ms = of.scores["measured_at"].to_numpy().astype("datetime64[ms]").astype(np.int64)
-    rate = records_per_week(of.groups, time_ms, in_time & of.judged)
-    healthy = against["score"].to_numpy().astype(np.float64)[of.in_reference]
+    rate = records_per_week(of.groups, times_ms(of.scores), in_time & of.judged)
+    healthy = one_chunk(against["score"]).to_numpy()[of.in_reference].astype(np.float64)
     records = record_promise(per_week, healthy, rate)
     p = record_p_values(of.against, of.usable, of.in_reference, of.groups, smoothed=True)
-    windows = unit_scores(of.scores, p, of.in_reference, config)
+    windows = unit_scores(of.scores, p, of.in_reference, config, of.groups)
     a_day = unit_facts(windows, config, of.judged_units)["windows_per_day"]
     units = unit_promise(per_week, windows, config, None if a_day is None else 7 * a_day)
     found = budget_cuts(cuts, records, per_week, of.normals)
     judged_by = of.scores if pool_sensors_s is None else over_sensors(of.scores, pool_sensors_s)[0]
-    alarms = of.usable & (judged_by["score"].to_numpy().astype(np.float64) >= found.anomaly_above)
-    faults = None if human is None else missed(human, alarms[: of.num_judged])
+    said = Said.of(human, of.num_judged)
+    alarms = of.usable[said.rows] & (one_chunk(judged_by["score"]).to_numpy()[said.rows].astype(np.float64) >= found.anomaly_above)
+    faults = None if human is None else missed(said.labels, alarms)
     doubtful = int(((healthy >= cuts.anomaly_above) & (healthy < found.anomaly_above)).sum())
     return found, unit_config(config, units), budget_facts(asked, per_week, records, units, doubtful, faults)
 
 
 def write_units(decisions_uri: str, units: UnitDecisions) -> list[str]:
     """Writes the files of a decisions folder; returns their names."""
-    objects.write_table(objects.join(decisions_uri, "unit_scores.parquet"), units.scores)
+    windows = units.scores
+    objects.write_tables(
+        objects.join(decisions_uri, "unit_scores.parquet"),
+        UNIT_SCORES,
+        lambda: (plain(windows.slice(piece.start, piece.stop - piece.start)).cast(UNIT_SCORES) for piece in blocks(windows.num_rows)),
+    )
     objects.write_table(objects.join(decisions_uri, "drift.parquet"), units.drift)
     objects.write_json(objects.join(decisions_uri, "unit_alarms.json"), units.facts)
     assert units.trends is not None
@@ -215,7 +229,8 @@ def read_units(decisions_uri: str) -> UnitDecisions | None:
     if not objects.exists(where):
         return None
     facts = objects.read_json(where)
-    windows, moved = (objects.read_table(objects.join(decisions_uri, name)) for name in ("unit_scores.parquet", "drift.parquet"))
+    windows = objects.read_table(objects.join(decisions_uri, "unit_scores.parquet"), names=("corpus", *SENSOR))
+    moved = objects.read_table(objects.join(decisions_uri, "drift.parquet"))
     if "dated" not in windows.column_names:  # an earlier version took every time for true
         windows = windows.append_column(UNIT_SCORES.field("dated"), pa.array(np.ones(windows.num_rows, bool)))
     trends_uri = objects.join(decisions_uri, "unit_trends.parquet")

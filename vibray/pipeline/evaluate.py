@@ -3,16 +3,20 @@
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from vibray.config import UserError, same_name, short_hash
 from vibray.decide.areas import auprc, auroc, partial_auroc
+from vibray.decide.cuts import finite
 from vibray.decide.findings import counts_of, print_findings
 from vibray.decide.metrics import Diagnoses, evaluation
 from vibray.decide.reference import usable_rows
+from vibray.decide.said import Said
 from vibray.pipeline.jobs import EvaluateJob
 from vibray.pipeline.label import as_decided, labels_of, read_cuts, scores_identity
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX, NORMAL
 from vibray.storage import objects
+from vibray.storage.columns import one_chunk, plain
 from vibray.storage.errors import StorageError
 from vibray.storage.labels import read_labels
 from vibray.storage.parts import check_finished
@@ -77,41 +81,49 @@ def _check_free(output_uri: str, identity: dict[str, Any]) -> bool:
     return False
 
 
-def judged_labels(labels_uri: str, table: ScoresTable) -> list[str | None]:
-    """The human label of each scored record, as `labels_of` gives them.
+def judged_labels(labels_uri: str, table: ScoresTable) -> Said:
+    """The human labels of scored records, as `labels_of` gives them.
 
     Raises UserError where a label is "normal" or one of the classifier's faults in another spelling, which would count as a miss.
     """
-    labels, names = labels_of(labels_uri, table), (NORMAL, *(table.faults or ()))
+    said, names = labels_of(labels_uri, table), (NORMAL, *(table.faults or ()))
+    labels = said.labels.tolist()
     meant = {same_name(name): name for name in names}
-    wrong = {label: meant[same_name(label)] for label in set(labels) if label and label not in names and same_name(label) in meant}
+    wrong = {label: meant[same_name(label)] for label in set(labels) if label not in names and same_name(label) in meant}
     if wrong:
         line = {row.label: row.line for row in reversed(read_labels(labels_uri, table.facts.timezone))}
         lines = [f"  line {line[label]}: {label!r} ({labels.count(label)} records), {name!r} in the run" for label, name in wrong.items()]
         raise UserError("\n".join([f"{labels_uri} spells labels otherwise than the run; write them as the run does:", *sorted(lines)]))
-    return labels
+    return said
 
 
-def evaluate_table(table: ScoresTable, labels: list[str | None], decisions_uri: str | None) -> dict[str, Any]:
+def evaluate_table(table: ScoresTable, said: Said, decisions_uri: str | None) -> dict[str, Any]:
     """The evaluation of a scores table, the AUROC of each member of an ensemble, and the areas of means over sensors.
 
     Cuts made on means over sensors are judged on them, and so is all else.
     """
     cuts = None
-    over_sensors = _areas_over_sensors(table, labels)
+    over_sensors = _areas_over_sensors(table, said)
     if decisions_uri is not None:
         cuts, table = read_cuts(decisions_uri), as_decided(decisions_uri, table)
-    scores = table.scores
-    diagnoses = None if table.faults is None else diagnoses_of(table)
-    units = scores["unit"].to_pylist()
-    columns = {"sensor_ids": scores["sensor_id"].to_pylist(), "usable": usable_rows(scores)}
-    result = evaluation(scores["score"].to_numpy(), labels, units, cuts=cuts, diagnoses=diagnoses, **columns)
-    labelled = np.flatnonzero([label is not None for label in labels])
-    abnormal = np.array([labels[row] != NORMAL for row in labelled], bool)
+    if not np.isfinite(one_chunk(table.scores["score"]).to_numpy()).all():
+        finite(one_chunk(table.scores["score"]).to_numpy())  # it says which
+    scores = plain(table.scores.take(pa.array(said.rows)))
+    labels, abnormal = said.labels.tolist(), said.faulty
+    result = evaluation(
+        scores["score"].to_numpy(),
+        labels,
+        scores["unit"].to_pylist(),
+        sensor_ids=scores["sensor_id"].to_pylist(),
+        usable=usable_rows(scores),
+        cuts=cuts,
+        diagnoses=None if table.faults is None else diagnoses_of(scores, table.faults),
+        num_scored=table.scores.num_rows,
+    )
     members = {}
     for name in scores.column_names:
         if name.startswith(MEMBER_PREFIX):
-            members[name.removeprefix(MEMBER_PREFIX)] = auroc(scores[name].to_numpy()[labelled], abnormal)
+            members[name.removeprefix(MEMBER_PREFIX)] = auroc(scores[name].to_numpy(), abnormal)
     return {
         "run": table.run["uri"],
         "recipe": table.run["recipe"],
@@ -125,21 +137,18 @@ def evaluate_table(table: ScoresTable, labels: list[str | None], decisions_uri: 
     }
 
 
-def diagnoses_of(table: ScoresTable) -> Diagnoses:
+def diagnoses_of(scores: pa.Table, faults: tuple[str, ...]) -> Diagnoses:
     """What a classifier's scores say."""
-    faults = table.faults or ()
-    columns = [table.scores[FAULT_PREFIX + fault].to_numpy() for fault in faults]
-    return Diagnoses(table.scores["fault"].to_pylist(), faults, np.stack(columns, axis=1) if columns else None)
+    columns = [scores[FAULT_PREFIX + fault].to_numpy() for fault in faults]
+    return Diagnoses(scores["fault"].to_pylist(), faults, np.stack(columns, axis=1) if columns else None)
 
 
-def _areas_over_sensors(table: ScoresTable, labels: list[str | None]) -> dict[str, Any] | None:
+def _areas_over_sensors(table: ScoresTable, said: Said) -> dict[str, Any] | None:
     """The areas of the mean scores over the sensors of a unit at one time; None where no labelled record shares its moment."""
-    rows = np.flatnonzero([label is not None for label in labels])
-    own, pooled = (scores["score"].to_numpy()[rows] for scores in (table.scores, table.over_sensors()[0].scores))
+    own, pooled = (one_chunk(scores["score"]).to_numpy()[said.rows] for scores in (table.scores, table.over_sensors()[0].scores))
     if (own == pooled).all():
         return None
-    label = np.array([labels[row] for row in rows], np.str_)
-    abnormal = label != NORMAL
+    label, abnormal = said.labels, said.faulty
     of_fault = {fault: ~abnormal | (label == fault) for fault in sorted(set(label[abnormal].tolist()))}
     return {
         "auroc": auroc(pooled, abnormal),

@@ -3,19 +3,23 @@
 import json
 import warnings
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Int8
 
 from vibray.config import UserError, from_json, short_hash, to_json
 from vibray.decide.budget import budget_per_week, print_budget
 from vibray.decide.cuts import Cuts, CutsWarning, GroupedCuts
 from vibray.decide.findings import counts_of, print_findings
-from vibray.decide.pseudo_labels import by_cut, export_npz, pseudo_labels, row_groups
-from vibray.decide.reference import OutOfSample, usable_rows
+from vibray.decide.groups import sensor_groups
+from vibray.decide.pseudo_labels import NPZ_RECORDS, by_cut, export_npz, label_of_each, pseudo_labels, row_groups
+from vibray.decide.reference import usable_rows
 from vibray.decide.review import review_queue, review_rows
+from vibray.decide.said import Said
 from vibray.decide.thresholds import ConformalConfig, cuts_of, grouped_cuts
 from vibray.decide.unit_alarms import UnitConfig
 from vibray.decide.unit_diagnoses import FILE as UNIT_DIAGNOSES_FILE
@@ -24,8 +28,9 @@ from vibray.decide.units import compare, decide_units, keep_budget, print_units,
 from vibray.pipeline.jobs import By, LabelJob
 from vibray.report.anchors import record_anchor
 from vibray.report.distribution import score_distribution_png
-from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, UNDECIDED
+from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, OUT_OF_SAMPLE, PSEUDO_LABELS, UNDECIDED
 from vibray.storage import objects
+from vibray.storage.columns import one_chunk, rows_of
 from vibray.storage.labels import match_labels, read_labels, review_csv
 from vibray.storage.parts import check_finished, finish_folder
 from vibray.tables import InputsDiffer, ScoresTable, identity_hash, one_corpus_each, open_scores, sensors_of
@@ -91,21 +96,21 @@ def label(job: LabelJob) -> None:
         print_pooled(judged, num_partners, job.pool_tolerance_s)
     if reference is not None:
         check_reference(table, reference)
-        if not set(sensors_of(table.scores)) & set(sensors_of(reference.scores)):
+        if not set(sensor_groups(table.scores).names) & set(sensor_groups(reference.scores).names):
             print("--unit-reference holds no sensor of --scores: each is compared with the reference of all sensors together")
     others = None if reference is None else reference.scores
     tolerance_s = job.pool_tolerance_s if job.pool_sensors else None
-    compared = compare(table.scores, job.reference_records, human, from_normals, others, out_of_sample(table))
     rule, budget = job.units, None
     if made is not None:
         cuts, budget = _cuts(made, str(job.standing)), made.get("budget")
     else:
         cuts = fit_cuts(judged.scores, job.method, job.by, human, from_normals, job.min_group_records)
+    compared = compare(table.scores, job.reference_records, human, from_normals, others, out_of_sample(table))
     if job.budget is not None:
         assert isinstance(cuts, Cuts)
         cuts, rule, budget = keep_budget(job.budget, compared, cuts, rule, human, tolerance_s)
-    labels = pseudo_labels(judged.scores, cuts, human, job.round, "threshold" if table.faults is None else "classifier")
-    print_decisions(judged, cuts, labels)
+    labels = label_of_each(judged.scores, cuts, human)
+    print_decisions(judged, cuts, labels, human)
     if job.budget is not None and budget is not None:
         print_budget(budget, compared.normals)
     of_units = decide_units(compared, cuts, rule, tolerance_s)
@@ -118,25 +123,26 @@ def label(job: LabelJob) -> None:
     if job.dry_run:
         print("dry run: nothing was written")
         return
-    overall = overall_of(cuts)
-    files = {
-        "pseudo_labels.npz": export_npz(judged.scores, labels, cuts),
-        "score_distribution.png": score_distribution_png(judged.scores["score"].to_numpy(), overall.normal_below, overall.anomaly_above),
-    }
+    del compared  # ten million p-values and masks take 100 MB
     values = {"cuts": to_json(cuts), "grouped": isinstance(cuts, GroupedCuts), "findings": counts_of(table.findings), **identity}
     if budget is not None:
         values["budget"] = budget
     objects.write_json(objects.join(decisions_uri, "cuts.json"), values)
-    objects.write_table(objects.join(decisions_uri, "pseudo_labels.parquet"), labels)
-    for name, data in files.items():
-        objects.write_bytes(objects.join(decisions_uri, name), data)
+    origin = "threshold" if table.faults is None else "classifier"
+    objects.write_tables(
+        objects.join(decisions_uri, "pseudo_labels.parquet"),
+        PSEUDO_LABELS,
+        lambda: pseudo_labels(judged.scores, labels, human, job.round, origin),
+    )
+    files, left_out = write_pictures(decisions_uri, judged.scores, labels, cuts)
     unit_files = write_units(decisions_uri, of_units)
     if diagnosed is not None:
         objects.write_table(objects.join(decisions_uri, UNIT_DIAGNOSES_FILE), diagnosed)
         unit_files = [*unit_files, UNIT_DIAGNOSES_FILE]
     if queue is not None:  # no file of the folder's marker: a person writes into it, wherever it lies
         objects.write_bytes(objects.join(decisions_uri, REVIEW), review_csv(queue))
-    finish_folder(decisions_uri, ["cuts.json", "pseudo_labels.parquet", *files, *unit_files], {"identity": identity})
+    extra = {"identity": identity, **({"left_out": left_out} if left_out else {})}
+    finish_folder(decisions_uri, ["cuts.json", "pseudo_labels.parquet", *files, *unit_files], extra)
     print(f"decisions are in {decisions_uri}")
 
 
@@ -157,6 +163,24 @@ def with_standing(job: LabelJob, standing_uri: str) -> tuple[LabelJob, dict[str,
     return job, {**made, "content": content}
 
 
+def write_pictures(
+    decisions_uri: str, scores: pa.Table, labels: Int8[np.ndarray, " records"], cuts: Cuts | GroupedCuts
+) -> tuple[list[str], dict[str, str]]:
+    """Writes the histogram and the .npz; which files there are, and why one is not."""
+    overall, left_out = overall_of(cuts), {}
+    drawn = score_distribution_png(one_chunk(scores["score"]).to_numpy(), overall.normal_below, overall.anomaly_above)
+    objects.write_bytes(objects.join(decisions_uri, "score_distribution.png"), drawn)
+    if scores.num_rows <= NPZ_RECORDS:
+        objects.write_bytes(objects.join(decisions_uri, "pseudo_labels.npz"), export_npz(scores, labels, cuts))
+        return ["score_distribution.png", "pseudo_labels.npz"], left_out
+    left_out["pseudo_labels.npz"] = (
+        f"{scores.num_rows:,} records; it is made of {NPZ_RECORDS:,} at most, pseudo_labels.parquet holds the same"
+    )
+    for name, why in left_out.items():
+        print(f"{name} is left out: {why}")
+    return ["score_distribution.png"], left_out
+
+
 def print_unit_diagnoses(diagnosed: pa.Table) -> None:
     """How many moments of units are abnormal, and by which faults."""
     counts = Counter(fault for fault in diagnosed["fault"].to_pylist() if fault != NORMAL)
@@ -165,7 +189,7 @@ def print_unit_diagnoses(diagnosed: pa.Table) -> None:
 
 
 def review_of(
-    job: LabelJob, judged: ScoresTable, cuts: Cuts | GroupedCuts, human: list[str | None] | None, p_values: np.ndarray
+    job: LabelJob, judged: ScoresTable, cuts: Cuts | GroupedCuts, human: Said | None, p_values: np.ndarray
 ) -> list[dict[str, str]]:
     """The rows of review.csv, their links into the report among them; says how many there are and of what."""
     assert job.review is not None
@@ -183,24 +207,35 @@ def review_of(
     return queue
 
 
-def out_of_sample(table: ScoresTable) -> OutOfSample:
-    """Scores of the records that calibrated their sensors, against baselines that had not seen them, by (corpus, record_id).
+def out_of_sample(table: ScoresTable) -> pa.Table:
+    """Scores of the records that calibrated their sensors, against baselines that had not seen them: schema.OUT_OF_SAMPLE.
 
     Empty, with a word, where the calibration is gone or was made again since.
     """
-    found: dict[tuple[str, str], tuple[float, float | None]] = {}
+    found = [OUT_OF_SAMPLE.empty_table()]
     for calibration in {short_hash(each["calibration"]): each["calibration"] for each in table.identities if each["calibration"]}.values():
         uri = calibration["uri"]
         try:
             if calibration != {"uri": uri, **check_finished(uri)}:
                 raise UserError(f"{uri} was made again since")
-            for row in objects.read_table(objects.join(uri, "calibration.parquet")).to_pylist():
-                keys = ((calibration["corpus"], record_id) for record_id in row.get("record_ids", ()))
-                p_values = row.get("fleet_p_values") or [None] * len(row["scores"])
-                found |= dict(zip(keys, zip(row["scores"], p_values, strict=True), strict=False))
+            found += _held_out(objects.read_table(objects.join(uri, "calibration.parquet")), calibration["corpus"])
         except UserError as error:
             print(f"the records that calibrated their sensors have no scores out of sample, so windows exceed too often: {error}")
-    return found
+    return pa.concat_tables(found)
+
+
+def _held_out(calibration: pa.Table, corpus: str) -> Iterator[pa.Table]:
+    """OUT_OF_SAMPLE of each sensor of schema.CALIBRATION, whose rows for several members say the same; one that an earlier version wrote
+    may say no fleet p-values, or no records."""
+    seen = set()
+    for row, sensor in enumerate(sensors_of(calibration)):
+        own = {name: calibration[name][row] for name in ("record_ids", "scores", "fleet_p_values") if name in calibration.column_names}
+        own = {name: value.values for name, value in own.items() if value.is_valid}
+        if sensor not in seen and "record_ids" in own:
+            ids, scores = own["record_ids"], own["scores"]
+            p_values = own.get("fleet_p_values", pa.nulls(len(ids), pa.float32()))
+            yield pa.table([pa.array([corpus] * len(ids), pa.string()), ids, scores, p_values], schema=OUT_OF_SAMPLE)
+        seen.add(sensor)
 
 
 def print_pooled(judged: ScoresTable, num_partners: int, tolerance_s: float) -> None:
@@ -250,17 +285,18 @@ def _finished(decisions_uri: str, identity: dict[str, Any]) -> bool:
     return True
 
 
-def labels_of(labels_uri: str, table: ScoresTable) -> list[str | None]:
-    """The human label of each scored record; rows that meet a line that was set aside are counted."""
+def labels_of(labels_uri: str, table: ScoresTable) -> Said:
+    """The scored records with a human label; rows that meet a line that was set aside are counted."""
     how = (table.facts.timezone, table.facts.time_format)
     matched = match_labels(read_labels(labels_uri, *how), table.scores, table.bad_records(), *how)
     print(matched.told("scored records"))
-    of = {(c, r): label for c, r, label in zip(*(matched.table[n].to_pylist() for n in ("corpus", "record_id", "label")), strict=True)}
-    return [of.get(key) for key in zip(table.scores["corpus"].to_pylist(), table.scores["record_id"].to_pylist(), strict=True)]
+    rows = rows_of(table.scores, matched.table)
+    order = np.argsort(rows)
+    return Said(table.scores.num_rows, rows[order], np.array(matched.table["label"].to_pylist(), np.str_)[order])
 
 
 def fit_cuts(
-    scores: pa.Table, method: Any, by: By, human: list[str | None] | None, normals_only: bool, min_group_records: int
+    scores: pa.Table, method: Any, by: By, human: Said | Sequence[str | None] | None, normals_only: bool, min_group_records: int
 ) -> Cuts | GroupedCuts:
     """Cuts fitted on the records whose score speaks of the machine: of calibrated sensors, not off, in transition or of a faulty sensor.
 
@@ -273,19 +309,20 @@ def fit_cuts(
     if normals_only:
         if human is None:
             raise UserError("cuts from trusted normals need --labels with records labelled normal")
-        normal = np.array([name == NORMAL for name in human])[fit_on]
+        said = Said.of(human, scores.num_rows)
+        normal = said.mask(~said.faulty)[fit_on]
         if not normal.any():
             raise UserError(
                 "--labels names no normal record that can be used (calibrated; not off, switching or of a faulty sensor): "
                 "there are no trusted normals to fit on"
             )
-    chosen = scores.filter(pa.array(fit_on))
-    values = chosen["score"].to_numpy()
+    values = one_chunk(scores["score"]).to_numpy()[fit_on]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CutsWarning)  # each stands in the cuts too, and is printed from there
         if by == "none":
             return cuts_of(method, values, None if normal is None else values[normal])
-        return grouped_cuts(row_groups(chosen, by), values, method, by, min_group_records, normal)
+        names, number = row_groups(scores, by)
+        return grouped_cuts((names, number[fit_on]), values, method, by, min_group_records, normal)
 
 
 def overall_of(cuts: Cuts | GroupedCuts) -> Cuts:
@@ -326,7 +363,7 @@ def check_run(decisions_uri: str, made: dict[str, Any], table: ScoresTable) -> N
         )
 
 
-def print_decisions(table: ScoresTable, cuts: Cuts | GroupedCuts, labels: pa.Table) -> None:
+def print_decisions(table: ScoresTable, cuts: Cuts | GroupedCuts, labels: Int8[np.ndarray, " records"], human: Said | None) -> None:
     """The cuts in words and the pseudo-labels by origin."""
     overall = overall_of(cuts)
     rate = float(np.mean(by_cut(table.scores, cuts)[usable_rows(table.scores)] == LABEL_ABNORMAL))
@@ -347,9 +384,9 @@ def print_decisions(table: ScoresTable, cuts: Cuts | GroupedCuts, labels: pa.Tab
         if not own:
             print(f"  --by {cuts.by} affected nothing: no group has {cuts.min_records} usable records (--min-group-records)")
     names = {LABEL_NORMAL: "normal", LABEL_ABNORMAL: "abnormal", UNDECIDED: "undecided"}
-    found, human = labels["label"].to_numpy(), labels["origin"].to_pylist().count("human")
-    counts = {name: int((found == value).sum()) for value, name in names.items()}
-    print(f"pseudo-labels: {', '.join(f'{count:,} {name}' for name, count in counts.items())} ({human} human)")
+    counts = {name: int((labels == value).sum()) for value, name in names.items()}
+    by_human = 0 if human is None else len(human.rows)
+    print(f"pseudo-labels: {', '.join(f'{count:,} {name}' for name, count in counts.items())} ({by_human} human)")
     for name in ("normal", "abnormal"):
         if not counts[name]:
             print(f"  no record is called {name}: that is a result; a classifier needs both kinds")

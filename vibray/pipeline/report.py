@@ -25,13 +25,14 @@ from vibray.report.alarms import alarms_csv, no_alarm_csv, unit_alarms_csv
 from vibray.report.data import Explanation, ReportConfig, ReportData
 from vibray.report.files import check_free, report_files, write_report
 from vibray.report.page import render
-from vibray.report.records import highest
+from vibray.report.records import chosen, highest
 from vibray.report.run_facts import run_facts
 from vibray.runs import Run, run_identity
-from vibray.schema import FLEET_P_VALUE
+from vibray.schema import FLEET_P_VALUE, UNIT_SCORES
 from vibray.storage import objects
+from vibray.storage.columns import PLACE, codes, one_chunk, rows_of, with_record_ids
 from vibray.storage.parts import check_finished
-from vibray.tables import ScoresTable, open_scores, sensors_of, waveforms_of
+from vibray.tables import ScoresTable, open_scores, sensors_of
 
 BAD_SHOWN = 1000
 
@@ -46,8 +47,8 @@ def report(job: ReportJob, config: ReportConfig = ReportConfig()) -> None:
     inputs = short_hash(inputs_of(job, table))
     if not job.dry_run:
         check_free(files, inputs)
-    data = gather(table, job.decisions, job.labels, job.title)
-    apart = out_of_sample(table) if data.scores is table.scores else {}  # not of means over sensors
+    data = gather(table, job.decisions, job.labels, job.title, config)
+    apart = out_of_sample(table) if data.scores is table.scores else None  # not of means over sensors
     data = replace(data, inputs=inputs, out_of_sample=apart)
     if job.search is not None:
         from vibray.compare.summary import read_search  # Optuna takes a second to import
@@ -60,10 +61,10 @@ def report(job: ReportJob, config: ReportConfig = ReportConfig()) -> None:
         return
     if job.explain:
         data = replace(data, explanations=explanations(data, table, config, job.language))
-    texts = {files.page: render(data, config, job.language), files.alarms: alarms_csv(data), files.no_alarm: no_alarm_csv(data)}
+    tables = {files.alarms: lambda: alarms_csv(data), files.no_alarm: lambda: no_alarm_csv(data)}
     if data.unit_facts is not None:
-        texts[files.unit_alarms] = unit_alarms_csv(data)
-    write_report(files, inputs, texts)
+        tables[files.unit_alarms] = lambda: unit_alarms_csv(data)
+    write_report(files, inputs, render(data, config, job.language), tables)
     print(f"report: {files.page}\nalarms: {files.alarms} ({int(data.alarm.sum()):,} records)")
     print(f"above the cut, but no alarm: {files.no_alarm} ({int(data.no_alarm.sum()):,} records)")
     if data.unit_facts is not None:
@@ -76,15 +77,17 @@ def inputs_of(job: ReportJob, table: ScoresTable) -> dict[str, Any]:
     return {**judged_inputs(table, job.labels, job.decisions), "search": search, "language": job.language}
 
 
-def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None, title: str) -> ReportData:
+def gather(
+    table: ScoresTable, decisions_uri: str | None, labels_uri: str | None, title: str, config: ReportConfig = ReportConfig()
+) -> ReportData:
     """What the report shows."""
     cuts, facts, notes, own = None, table.facts, [], table
     metrics, labels = None, {}
     if labels_uri is not None:
         judged = judged_labels(labels_uri, table)
         metrics = evaluate_table(table, judged, decisions_uri)
-        keys = zip(table.scores["corpus"].to_pylist(), table.scores["record_id"].to_pylist(), strict=True)
-        labels = {key: label for key, label in zip(keys, judged, strict=True) if label}
+        keys = with_record_ids(table.scores.select(["corpus", *PLACE]).take(pa.array(judged.rows)))
+        labels = dict(zip(_keys(keys), judged.labels.tolist(), strict=True))
     if decisions_uri is not None:
         cuts, judged = read_cuts(decisions_uri), as_decided(decisions_uri, table)
         if judged is not table:
@@ -99,12 +102,15 @@ def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None
             "The cuts were made on other scores than these: their realised rate is that of new records, and alarms of units and drift are "
             "not shown. jobs/label.py makes them with these scores as --scores and the others as --unit-reference."
         )
-    shown = units if same_scores else None
+    shown, alarms = (units, units.alarms) if units is not None and same_scores else (None, ())
+    if shown is not None:
+        shown = replace(shown, scores=UNIT_SCORES.empty_table())  # a fleet's windows take as much as a third of its scores
+    del units
     counts = {}
     for parts in table.folders:
         account = {"read": parts.total("num_read"), "kept": parts.total("num_kept"), "set_aside": parts.reasons}
         counts[parts.plan.corpus] = account
-    return ReportData(
+    data = ReportData(
         title=title,
         generated_at=datetime.now(UTC),
         scores=table.scores if table is own else _means_alone(table.scores),
@@ -124,7 +130,7 @@ def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None
         cuts=None if cuts is None else _cuts_for_report(cuts, table.scores),
         metrics=metrics,
         labels=labels,
-        units=() if shown is None else shown.alarms,
+        units=alarms,
         unit_facts=None if shown is None else shown.facts,
         drift=None if shown is None else shown.drift,
         trends=None if shown is None else shown.trends,
@@ -136,6 +142,7 @@ def gather(table: ScoresTable, decisions_uri: str | None, labels_uri: str | None
         notes=tuple(notes),
         findings=(*(finding for parts in table.folders for finding in input_findings(parts, facts)), *table.findings),
     )
+    return with_waveforms(data, own, config)
 
 
 def _means_alone(scores: pa.Table) -> pa.Table:
@@ -146,15 +153,15 @@ def _means_alone(scores: pa.Table) -> pa.Table:
 
 def _cuts_for_report(cuts: Cuts | GroupedCuts, scores: pa.Table) -> dict[str, Any]:
     """Nominal against realised rate; the realised one is of the records that can raise an alarm of the machine, of a group its own."""
-    usable = usable_rows(scores)
-    values, groups = scores["score"].to_numpy(), {}
+    usable, groups = usable_rows(scores), {}
+    values = one_chunk(scores["score"]).to_numpy()[usable]
     if isinstance(cuts, GroupedCuts):
-        rows: dict[tuple[str, ...], list[int]] = {}
-        for row, group in enumerate(row_groups(scores, cuts.by)):
-            if usable[row]:
-                rows.setdefault(group, []).append(row)
-        groups = {"/".join(g.group): _cut(g.cuts, values[rows.get(g.group, [])]) for g in cuts.groups if g.cuts is not None}
-    return {"global": _cut(overall_of(cuts), values[usable]), "groups": groups}
+        names, number = row_groups(scores, cuts.by)
+        order = np.argsort(number[usable], kind="stable")
+        ends = np.cumsum(np.bincount(number[usable], minlength=len(names)))
+        rows = {tuple(name): order[b - n : b] for name, b, n in zip(names, ends.tolist(), np.diff(ends, prepend=0).tolist(), strict=True)}
+        groups = {"/".join(g.group): _cut(g.cuts, values[rows.get(g.group, order[:0])]) for g in cuts.groups if g.cuts is not None}
+    return {"global": _cut(overall_of(cuts), values), "groups": groups}
 
 
 def _cut(cut: Cuts, values: np.ndarray) -> dict[str, Any]:
@@ -169,6 +176,21 @@ def _cut(cut: Cuts, values: np.ndarray) -> dict[str, Any]:
     }
 
 
+def _keys(table: pa.Table) -> list[tuple[str, str]]:
+    return list(zip(table["corpus"].to_pylist(), table["record_id"].to_pylist(), strict=True))
+
+
+def with_waveforms(data: ReportData, table: ScoresTable, config: ReportConfig) -> ReportData:
+    """The same with the waveforms of those records of the evidence that are shown, or that a person has judged."""
+    if data.evidence is None:
+        return data
+    judged = rows_of(data.evidence, pa.table({"corpus": [c for c, _ in data.labels], "record_id": [r for _, r in data.labels]}))
+    judged = np.sort(judged[judged >= 0])
+    few = [own[:MOST_LABELLED] for own in np.split(judged, np.flatnonzero(np.diff(codes(data.evidence["corpus"])[1][judged])) + 1)]
+    waveforms = table.waveforms(data.evidence, np.unique(np.concatenate([chosen(data, config)[0], *few])))
+    return replace(data, evidence=data.evidence.append_column("waveform", waveforms))
+
+
 # ---------------------------------------------------------------- explanations
 
 
@@ -180,7 +202,8 @@ def explanations(
     evidence = data.evidence
     if evidence is None or not shown:
         return {}
-    keys = list(zip(evidence["corpus"].to_pylist(), evidence["record_id"].to_pylist(), strict=True))
+    keys = _keys(evidence)
+    at = {key: i for i, key in enumerate(keys)}
     found: dict[tuple[str, str], list[Explanation]] = {key: [] for key in shown}
     for identity in table.identities:
         mine = [key for key in found if key[0] == identity["corpus"]]
@@ -189,7 +212,7 @@ def explanations(
             context = Context.load(identity["calibration"]["uri"])
             mine = [key for key in mine if key[1] not in context.row]
         if run is not None and mine:
-            rows = [keys.index(key) for key in mine]
+            rows = [at[key] for key in mine]
             judged = [i for i, key in enumerate(keys) if key[0] == identity["corpus"] and key in data.labels][:MOST_LABELLED]
             like = records_of(evidence, judged, tuple(data.labels[keys[i]] for i in judged)) if judged else None
             found |= dict(zip(mine, explained(run, records_of(evidence, rows), like, language), strict=True))
@@ -199,7 +222,8 @@ def explanations(
 def records_of(evidence: pa.Table, rows: list[int], labels: tuple[str, ...] = ()) -> Records:
     """Some of the evidence as what is explained, or as what a person has judged."""
     own = evidence.take(pa.array(rows))
-    return Records(torch.from_numpy(waveforms_of(own)), sensors_of(own), own["record_id"].to_pylist(), labels)
+    waveforms = np.stack([waveform.values.to_numpy() for waveform in own["waveform"]])
+    return Records(torch.from_numpy(waveforms), sensors_of(own), own["record_id"].to_pylist(), labels)
 
 
 def _run_of_scores(identity: dict[str, Any]) -> Run | None:

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import with_config
 
 from vibray.config import STRICT
 from vibray.decide.findings import Finding
+from vibray.decide.groups import SensorGroups, sensor_groups
 from vibray.decide.pseudo_labels import undecided_rows
-from vibray.decide.reference import OutOfSample, trusted_rows
+from vibray.decide.reference import trusted_rows
 from vibray.decide.unit_alarms import UnitAlarm, UnitConfig
 from vibray.report.rarity import Rarity, rarity
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX
+from vibray.storage.columns import blocks, flags, keys_of, one_chunk
 
 GLOBAL = "global"
 """Key of the corpus-wide cuts in `ReportData.cuts`; those of sensor groups stand under "groups"."""
@@ -85,15 +86,21 @@ class ReportConfig:
     records_per_sensor: int = 4
     """At most this many of them from one sensor, so that one loud sensor does not fill the page."""
     num_sensors: int = 600
-    """Sensors whose scores are drawn over time, those of units that need a look first."""
+    """Sensors whose scores are drawn over time, those of units that need a look first; fewer where there are many (sensor_views.LARGE)."""
     num_columns: int = 60
     """Columns of time of the fleet's map at most."""
     num_cells: int = 9000
     """Cells of the fleet's map at most: where units are many its columns are broader."""
     num_flagged: int = 12
     """Records above the cut that are listed for each unit, the highest."""
+    num_listed: int = 1500
+    """Of them on the whole page at most: those of units that need a look first, then the highest."""
+    num_points: int = 48_000
+    """Points of the drawings over time on the whole page, and as many alarms: each sensor's share of them, NUM_POINTS at most."""
     num_rows: int = 40
     """Rows of the longer tables (groups with cuts of their own, lines set aside)."""
+    num_in_lists: int = 500
+    """Machines that are off or switching, and faulty sensors, that are listed: those that are so now first."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ class ReportData:
     run: Mapping[str, Any] = field(default_factory=dict)
     """Facts in the order they are shown: recipe, hash, rate, mains and so on. Names are shown as they are; None is left out."""
     evidence: pa.Table | None = None
-    """schema.evidence(...): the highest records of each part with their waveforms."""
+    """schema.evidence(...): the highest records of each part; `waveform` is needed of those alone that are shown (records.chosen)."""
     bad_records: pa.Table | None = None
     """schema.BAD_RECORDS; a sample is enough, the counts come from `counts`."""
     cuts: Mapping[str, Any] | None = None
@@ -151,8 +158,8 @@ class ReportData:
     """Sensors of a unit diagnosed together: unit, measured_at, abnormal_probability, fault, fault_probability, sensors."""
     model: Model = field(default_factory=Model)
     """What made the scores."""
-    out_of_sample: OutOfSample = field(default_factory=dict)
-    """Scores of the records that calibrated their sensors, against a baseline that had not seen them."""
+    out_of_sample: pa.Table | None = None
+    """schema.OUT_OF_SAMPLE: scores of the records that calibrated their sensors, against a baseline that had not seen them."""
     explanations: Mapping[tuple[str, str], Sequence[Explanation]] = field(default_factory=dict)
     """By (corpus, record_id), shown with that record."""
     search: Mapping[str, Any] | None = None
@@ -170,39 +177,53 @@ class ReportData:
 
     @cached_property
     def score(self) -> np.ndarray:
-        """(records,) float64."""
-        return self.scores["score"].to_numpy().astype(np.float64)
+        """(records,) float32, as it is stored."""
+        return one_chunk(self.scores["score"]).to_numpy()
+
+    @cached_property
+    def ordered(self) -> np.ndarray:
+        """The finite scores in order, float32."""
+        found = np.sort(self.score)
+        return found if not len(found) or np.isfinite(found[[0, -1]]).all() else found[np.isfinite(found)]
+
+    @cached_property
+    def groups(self) -> SensorGroups:
+        """The rows of each sensor in order of time."""
+        return sensor_groups(self.scores)
 
     @cached_property
     def sensors(self) -> tuple[list[tuple[str, str]], np.ndarray]:
         """The (unit, sensor_id) pairs in order, and for each record (records,) the place of its own among them."""
-        units, sensors = (pc.dictionary_encode(self.scores[name]).combine_chunks() for name in ("unit", "sensor_id"))  # type: ignore[attr-defined]
-        unit_names, sensor_names = (encoded.dictionary.to_pylist() for encoded in (units, sensors))
-        code = units.indices.to_numpy().astype(np.int64) * max(1, len(sensor_names)) + sensors.indices.to_numpy()
-        present, place = np.unique(code, return_inverse=True)
-        pairs = [(unit_names[c // len(sensor_names)], sensor_names[c % len(sensor_names)]) for c in present.tolist()]
-        order = sorted(range(len(pairs)), key=pairs.__getitem__)
-        rank = np.empty(len(pairs), int)
-        rank[order] = np.arange(len(pairs))
-        return [pairs[i] for i in order], rank[place]
+        return self.groups.names, self.groups.numbers()
 
-    @cached_property
+    @property
     def calibrated(self) -> np.ndarray:
         """(records,) bool: the sensor is known to the run or to the calibration."""
-        return self.scores["calibrated"].to_numpy(zero_copy_only=False).astype(bool)
+        return flags(self.scores["calibrated"])
 
     @cached_property
-    def anomaly_above(self) -> np.ndarray:
-        """(records,) the cut that applies to each record, its group's before the global one; NaN without cuts."""
-        pairs, place = self.sensors
-        return np.array([self.cut_of(*pair).get("anomaly_above", np.nan) for pair in pairs], np.float64)[place]
+    def cuts_of_sensors(self) -> np.ndarray:
+        """(sensors,) the cut that applies to each sensor's records, its group's before the global one; NaN without cuts."""
+        return np.array([self.cut_of(*pair).get("anomaly_above", np.nan) for pair in self.sensors[0]], np.float64)
+
+    def cut_at(self, rows: np.ndarray) -> np.ndarray:
+        """(rows,) the cut that applies to each of some records."""
+        return self.cuts_of_sensors[self.sensors[1][rows]]
+
+    @property
+    def above(self) -> np.ndarray:
+        """(records,) bool: score at or above its cut."""
+        found = np.zeros(len(self.score), bool)
+        for piece in blocks(len(found)):
+            found[piece] = self.score[piece] >= self.cuts_of_sensors[self.sensors[1][piece]]
+        return found
 
     @cached_property
     def time_trusted(self) -> np.ndarray:
         """(records,) bool: the record's time is plausible; where it is not, it stands in no drawing over time."""
         return trusted_rows(self.scores)
 
-    @cached_property
+    @property
     def undecided(self) -> np.ndarray:
         """(records,) bool: the machine was off or switching, or the sensor is faulty, so that the score does not speak of a fault."""
         return undecided_rows(self.scores)
@@ -210,12 +231,12 @@ class ReportData:
     @cached_property
     def alarm(self) -> np.ndarray:
         """(records,) bool: score at or above the cut, of a calibrated sensor that works, on a machine in service."""
-        return self.calibrated & ~self.undecided & (self.score >= self.anomaly_above)
+        return self.judged & self.above
 
     @cached_property
     def no_alarm(self) -> np.ndarray:
         """(records,) bool: score at or above the cut, but the state keeps it from being an alarm."""
-        return self.undecided & (self.score >= self.anomaly_above)
+        return self.undecided & self.above
 
     def causes(self, rows: np.ndarray) -> list[str | None]:
         """Why those records' sensors count as faulty; None where nothing is known of it."""
@@ -233,7 +254,7 @@ class ReportData:
         """Units whose alarm stands or whose newest window is a discovery; of those that no alarm of units judges, which have few records or
         no reference, or where none were made, the ones with an alarm of a record."""
         loud = frozenset(unit.unit for unit in self.units if unit.alarm or unit.discovery)
-        return loud | (frozenset(self.scores["unit"].filter(pa.array(self.alarm)).unique().to_pylist()) - self.with_unit_alarms)
+        return loud | (frozenset(self.sensors[0][i][0] for i in np.unique(self.sensors[1][self.alarm]).tolist()) - self.with_unit_alarms)
 
     @cached_property
     def with_unit_alarms(self) -> frozenset[str]:
@@ -248,7 +269,7 @@ class ReportData:
     @cached_property
     def rarity(self) -> Rarity:
         """How rare each record's score is for its sensor."""
-        return rarity(self.scores, self.num_reference, self.out_of_sample)
+        return rarity(self.scores, self.num_reference, self.out_of_sample, self.groups)
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -268,7 +289,7 @@ class ReportData:
         return groups.get(f"{unit}/{sensor_id}") or groups.get(unit) or cuts.get(GLOBAL) or {}
 
     def order(self, mask: np.ndarray | None = None) -> np.ndarray:
-        """Rows from the highest score to the lowest, equal scores by key; only those of `mask`."""
+        """Rows from the highest score to the lowest, equal scores by (corpus, shard, offset); only those of `mask`."""
         rows = np.arange(len(self.score)) if mask is None else np.flatnonzero(mask)
-        keys = [np.asarray(self.scores[name].take(pa.array(rows)).to_pylist(), dtype=str) for name in ("record_id", "corpus")]
-        return rows[np.lexsort((*keys, -self.score[rows]))]
+        corpus, shard, offset = (key[rows] for key in keys_of(self.scores))
+        return rows[np.lexsort((offset, shard, corpus, -self.score[rows]))]

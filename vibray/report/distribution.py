@@ -60,8 +60,9 @@ def _name_cuts(drawn: Figure, axes: Axes, names: list[tuple[str, float, bool]], 
 
 
 def _finite(scores: np.ndarray) -> np.ndarray:
-    scores = np.asarray(scores, np.float64)
-    return scores[np.isfinite(scores)]
+    scores = np.asarray(scores)
+    known = np.isfinite(scores)
+    return scores if known.all() else scores[known]
 
 
 def score_distribution_png(scores: np.ndarray, normal_below: float | int | None, anomaly_above: float | int | None) -> bytes:

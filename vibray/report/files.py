@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -69,10 +69,10 @@ def _what_stands(page_uri: str, inputs: str) -> str:
     return f"{named} of other inputs" if made_of else f"{named}, which does not say of what inputs"
 
 
-def write_report(files: ReportFiles, inputs: str, texts: Mapping[str, str]) -> None:
-    """Writes the page, then its tables; `texts` by URI. Raises as `check_free` does."""
+def write_report(files: ReportFiles, inputs: str, page: str, tables: Mapping[str, Callable[[], Iterable[str]]]) -> None:
+    """Writes the page, then its tables, by URI, each in pieces that are asked for as they are written. Raises as `check_free` does."""
     is_free = check_free(files, inputs)
-    objects.write_bytes(files.page, texts[files.page].encode(), exclusive=is_free)
+    objects.write_bytes(files.page, page.encode(), exclusive=is_free)
     for uri in files.tables:
-        if uri in texts:
-            objects.write_bytes(uri, texts[uri].encode())
+        if uri in tables:
+            objects.write_stream(uri, lambda file, pieces=tables[uri]: file.writelines(piece.encode() for piece in pieces()))

@@ -14,8 +14,8 @@ from markupsafe import Markup, escape
 from vibray.report import formats, tables
 from vibray.report.axes import DAY, STEPS, text_width, time_ticks
 from vibray.report.data import ReportConfig, ReportData
-from vibray.report.scale import Scale
-from vibray.report.standing import Unit, units_of
+from vibray.report.scale import Scale, quantiles
+from vibray.report.standing import Unit
 from vibray.report.words import Words
 from vibray.schema import State
 
@@ -23,6 +23,7 @@ LEVELS = (0.0, 0.35, 0.7, 1.0, 1.35)
 """Where a shade begins: how far the score has come from the median of all (0) to its cut (1), along the axis of the scores."""
 SHARES = (0.5, 0.8)
 """Without cuts: shares of all scores that lie below the second and the third shade. Those of alarms then do not occur."""
+FEWEST_COLUMNS = 6
 NUM_LABELS, NARROW_LABELS = 9, 3
 LAST_SHARE, LAST_NARROW = 86, 70
 """Percent of the width beyond which no label begins, on a wide screen and a narrow one: it would not end inside."""
@@ -74,42 +75,42 @@ class FleetMap:
     """the worst score of each column as a line, for the ranking"""
 
 
-def shades(data: ReportData, scale: Scale) -> Int64[np.ndarray, " records"]:
-    """The shade of each record's score, 0 to 4; from 3 on it is at or above its cut."""
-    score = data.score
-    finite = score[np.isfinite(score)]
-    place = np.zeros(len(score))
+def shades(data: ReportData, scale: Scale, rows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
+    """The shade of some records' scores, 0 to 4; from 3 on it is at or above its cut."""
+    score, ordered = data.score[rows].astype(np.float64), data.ordered
     if data.cuts:
-        middle, at, cut = (_along(scale, values, finite) for values in (np.array([np.median(finite)]), score, data.anomaly_above))
+        lowest = float(ordered[0])
+        middle, at, cut = (_along(scale, values, lowest) for values in (np.array(quantiles(ordered, (0.5,))), score, data.cut_at(rows)))
         with np.errstate(divide="ignore", invalid="ignore"):
             place = np.where(cut > middle, (at - middle) / (cut - middle), 0.0)
         shade = np.searchsorted(LEVELS, place, side="right") - 1
-        above = score >= data.anomaly_above
-        return np.where(above, np.maximum(shade, 3), np.clip(shade, 0, 2))
-    return np.minimum(np.searchsorted(np.quantile(finite, SHARES), score, side="right"), 2)
+        return np.where(score >= data.cut_at(rows), np.maximum(shade, 3), np.clip(shade, 0, 2))
+    return np.minimum(np.searchsorted(quantiles(ordered, SHARES), score, side="right"), 2)
 
 
-def _along(scale: Scale, scores: np.ndarray, finite: np.ndarray) -> np.ndarray:
+def _along(scale: Scale, scores: np.ndarray, lowest: float) -> np.ndarray:
     """Where scores lie along the axis; a cut at or below 0 has no place on a logarithmic one and stands at its beginning."""
-    return scale.forward(np.maximum(scores, finite.min()) if scale.kind == "log" else scores)
+    return scale.forward(np.maximum(scores, lowest) if scale.kind == "log" else scores)
 
 
 def fleet_map(data: ReportData, units: tuple[Unit, ...], scale: Scale, config: ReportConfig, t: Words) -> FleetMap | None:
     """None where no record has a time and a score that can be drawn."""
-    drawn = np.flatnonzero(np.isfinite(data.score) & data.time_trusted)
-    if not len(drawn):
+    drawn, times = np.isfinite(data.score) & data.time_trusted, tables.times_ms(data)
+    if not drawn.any():
         return None
-    most = max(12, min(config.num_columns, config.num_cells // max(1, len(units))))
-    columns = columns_of(tables.times_ms(data)[drawn], most)
+    most = max(FEWEST_COLUMNS, min(config.num_columns, config.num_cells // max(1, len(units))))
+    ends = np.iinfo(np.int64)
+    extent = np.array([times.min(where=drawn, initial=ends.max), times.max(where=drawn, initial=ends.min)])
+    columns = columns_of(extent, most)
     rows, places, counts = _worst(data, drawn, columns)
-    shade, words = shades(data, scale), _Hover(data, t)
+    shade, words = shades(data, scale, rows), _Hover(data, t)
     cells: dict[int, list[str]] = {}
     line: dict[int, list[tuple[int, float]]] = {}
     told = data.scores.select(["sensor_id", "state"]).take(pa.array(rows)).to_pylist()
-    for row, at, num, values in zip(rows.tolist(), places.tolist(), counts.tolist(), told, strict=True):
+    for row, at, num, one, values in zip(rows.tolist(), places.tolist(), counts.tolist(), shade.tolist(), told, strict=True):
         place, column = divmod(at, columns.num)
         judged, state = bool(data.judged[row]), values["state"]
-        kind = f"s{shade[row]}" if judged else "off" if state == State.OFF else "no"
+        kind = f"s{one}" if judged else "off" if state == State.OFF else "no"
         said = escape(f"{columns.label(column)} · {words.of(row, judged, state)} · {values['sensor_id']} · {words.records(num)}")
         cells.setdefault(place, []).append(f'<path class="{kind}" d="M{column} 0h.9v1h-.9z"><title>{said}</title></path>')
         if judged:
@@ -118,16 +119,24 @@ def fleet_map(data: ReportData, units: tuple[Unit, ...], scale: Scale, config: R
     head = f'<svg class="strip" role="img" viewBox="0 0 {columns.num} 1" preserveAspectRatio="none"'
     made = {place: Markup(f'{head} aria-label="{escape(alt[place])}">{"".join(own)}</svg>') for place, own in cells.items()}
     longest = round(max(text_width(u.name, NAME_SIZE) for u in units))
-    return FleetMap(columns, longest, _axis(columns, t), made, _sparks(line, scale, data.score, columns.num))
+    return FleetMap(columns, longest, _axis(columns, t), made, _sparks(line, scale, data.ordered, columns.num))
 
 
 def _worst(data: ReportData, drawn: np.ndarray, columns: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each cell that has a record: the judged one with the highest score, or of those that are not judged; the cell, which is
     unit * columns + column; how many records it has."""
-    cell = units_of(data)[1][drawn] * columns.num + columns.of(tables.times_ms(data)[drawn])
-    order = np.lexsort((data.score[drawn], data.judged[drawn], cell))
-    last = order[np.flatnonzero(np.diff(cell[order], append=-1))]
-    return drawn[last], cell[last], np.bincount(cell)[cell[last]]
+    times, found = tables.times_ms(data), []
+    for own, unit, _ in data.groups.batches():
+        can = drawn[own]
+        own, unit = own[can], unit[can]
+        if not len(own):
+            continue
+        cell = unit * columns.num + columns.of(times[own])
+        order = np.lexsort((data.score[own], data.judged[own], cell))
+        last = order[np.flatnonzero(np.diff(cell[order], append=-1))]
+        found.append((own[last], cell[last], np.bincount(cell - cell.min())[cell[last] - cell.min()]))
+    rows, cells, counts = (np.concatenate(each) for each in zip(*found, strict=True))
+    return rows, cells, counts
 
 
 class _Hover:
@@ -140,7 +149,7 @@ class _Hover:
     def of(self, row: int, judged: bool, state: str) -> str:
         if judged:
             rare = self.data.rarity.words(row, self.t)
-            score = formats.number(self.data.score[row])
+            score = formats.number(float(self.data.score[row]))
             return f"{self.t.plain('score')} {score}" if rare == "–" else self._score.format(score=score, rarity=rare)
         return self.t.plain("not calibrated") if state in (State.ENERGISED, State.UNKNOWN) else self.t.plain(state.replace("_", " "))
 
@@ -163,9 +172,8 @@ def _axis(columns: Columns, t: Words) -> Markup:
     return Markup(f'<svg class="axis" role="img" aria-label="{t("time axis, UTC")}">{"".join(marks)}</svg>')
 
 
-def _sparks(worst: dict[int, list[tuple[int, float]]], scale: Scale, scores: np.ndarray, num: int) -> dict[int, Markup]:
-    finite = scores[np.isfinite(scores)]
-    low, high = scale.at(float(finite.min())), scale.at(float(finite.max()))
+def _sparks(worst: dict[int, list[tuple[int, float]]], scale: Scale, ordered: np.ndarray, num: int) -> dict[int, Markup]:
+    low, high = scale.at(float(ordered[0])), scale.at(float(ordered[-1]))
     found = {}
     for place, points in worst.items():
         y = SPARK_HEIGHT - 1 - (SPARK_HEIGHT - 2) * (scale.forward(np.array([s for _, s in points])) - low) / max(high - low, 1e-12)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float
 from markupsafe import Markup, escape
 
 from vibray.report.axes import score_ticks, text_width
@@ -60,7 +60,7 @@ class _Cut:
 
 
 def histogram_svg(
-    scores: Float64[np.ndarray, " records"],
+    scores: Float[np.ndarray, " records"],
     normal_below: float | int | None,
     anomaly_above: float | int | None,
     width: int,

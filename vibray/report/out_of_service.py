@@ -44,17 +44,18 @@ class FaultySensor:
     highest: float
 
 
-def resting(data: ReportData, unit: np.ndarray, names: list[str]) -> tuple[Resting, ...]:
-    """Those that are off now first, then by records. `unit` (records,) is the place among `names`."""
-    state, found = data.scores["state"].to_numpy(zero_copy_only=False), []
-    off, transient, times = state == State.OFF, state == State.TRANSIENT, tables.times_ms(data)
-    for place in np.unique(unit[off | transient]).tolist():
-        rows = np.flatnonzero(unit == place)
-        own = rows[(off | transient)[rows]]
+def resting(data: ReportData) -> tuple[Resting, ...]:
+    """Those that are off now first, then by records."""
+    off, transient, times, found = tables.in_state(data, State.OFF), tables.in_state(data, State.TRANSIENT), tables.times_ms(data), []
+    for name, a, b in data.groups.units():
+        rows = data.groups.rows(int(data.groups.bounds[a]), int(data.groups.bounds[b]))
+        own = rows[off[rows] | transient[rows]]
+        if not len(own):
+            continue
         newest, (first, last) = rows[np.argmax(times[rows])], _span(data, times, own)
         found.append(
             Resting(
-                unit=names[place],
+                unit=name,
                 num_off=int(off[own].sum()),
                 num_transient=int(transient[own].sum()),
                 num_records=len(rows),
@@ -69,21 +70,20 @@ def resting(data: ReportData, unit: np.ndarray, names: list[str]) -> tuple[Resti
 
 def faulty_sensors(data: ReportData) -> tuple[FaultySensor, ...]:
     """Those that are faulty now first, then by records."""
-    pairs, place = data.sensors
-    faulty, times = data.scores["state"].to_numpy(zero_copy_only=False) == State.SENSOR_FAULT, tables.times_ms(data)
-    found = []
-    for at in np.unique(place[faulty]).tolist():
-        rows = np.flatnonzero(place == at)
+    faulty, times, found = tables.in_state(data, State.SENSOR_FAULT), tables.times_ms(data), []
+    for (unit, sensor_id), rows in data.groups:
         own = rows[faulty[rows]]
+        if not len(own):
+            continue
         first, last = _span(data, times, own)
         causes = Counter(cause for cause in data.causes(own) if cause is not None)
         found.append(
             FaultySensor(
-                unit=pairs[at][0],
-                sensor_id=pairs[at][1],
+                unit=unit,
+                sensor_id=sensor_id,
                 num_faulty=len(own),
                 num_records=len(rows),
-                causes=tuple(causes.most_common()),
+                causes=tuple(sorted(causes.items(), key=lambda pair: (-pair[1], pair[0]))),
                 first=first,
                 last=last,
                 still=bool(faulty[rows[np.argmax(times[rows])]]),

@@ -17,8 +17,8 @@ from vibray.report.fleet_map import fleet_map
 from vibray.report.histogram import histogram_svg
 from vibray.report.records import highest
 from vibray.report.scale import Scale
-from vibray.report.sensor_views import sensor_views
-from vibray.report.standing import Standing, Unit, standing, units_of
+from vibray.report.sensor_views import one_in, sensor_views
+from vibray.report.standing import Standing, Unit, standing
 from vibray.report.templating import environment
 from vibray.report.words import Language, Words
 
@@ -42,16 +42,16 @@ def _script() -> dict[str, Markup]:
 
 def _context(data: ReportData, config: ReportConfig, t: Words) -> dict[str, Any]:
     inputs, sensors, shown = tables.inputs(data), tables.sensors(data), highest(data, config, t)
-    finite, times = data.score[np.isfinite(data.score)], tables.times_ms(data)[data.time_trusted]
-    scale, units = Scale.of(finite), standing(data, sensors)
-    names, unit = units_of(data)
+    ends, times = np.iinfo(np.int64), tables.times_ms(data)
+    first_and_last = [int(times.min(where=data.time_trusted, initial=ends.max)), int(times.max(where=data.time_trusted, initial=ends.min))]
+    scale, units = Scale.of(data.ordered), standing(data, sensors)
     cut = (data.cuts or {}).get(GLOBAL) or {}
     limits = cut.get("normal_below"), cut.get("anomaly_above")
     cards: dict[str, list[Any]] = {}
     for card in shown.cards:
         cards.setdefault(card.unit, []).append(card)
     views = sensor_views(data, units, scale, config, t)
-    faulty, still = out_of_service.faulty_sensors(data), out_of_service.resting(data, unit, names)
+    faulty, still = out_of_service.faulty_sensors(data), out_of_service.resting(data)
     return {
         "data": data,
         "config": config,
@@ -61,6 +61,7 @@ def _context(data: ReportData, config: ReportConfig, t: Words) -> dict[str, Any]
         "map": fleet_map(data, units, scale, config, t),
         "views": views,
         "num_drawn": sum(view.picture is not None for view in views.values()),
+        "one_in": one_in(views),
         "cards": cards,
         "num_passed_over": shown.num_passed_over,
         "flagged": flagged(data, config, frozenset(card.anchor for card in shown.cards), t),
@@ -82,13 +83,13 @@ def _context(data: ReportData, config: ReportConfig, t: Words) -> dict[str, Any]
         "sensors": sensors,
         "num_alarms": int(data.alarm.sum()),
         "num_no_alarm": int(data.no_alarm.sum()),
-        "distribution": [histogram_svg(finite, *limits, *size, t) for size in (WIDE, NARROW)] if finite.size else None,
+        "distribution": [histogram_svg(data.ordered, *limits, *size, t) for size in (WIDE, NARROW)] if data.ordered.size else None,
         "scale_words": _scale_words(scale, t),
         "cuts": _cuts(data),
         "rates": list(rates.rate_words(data, t)),
         "rate_kinds": rates.KINDS,
         "num_untimed": int((~data.time_trusted).sum()),
-        "first_and_last": [int(time) for time in (times.min(), times.max())] if times.size else None,
+        "first_and_last": first_and_last if data.time_trusted.any() else None,
         "diagnoses": tables.diagnoses(data),
         "metrics": list(tables.metric_tables({k: v for k, v in (data.metrics or {}).items() if k not in OF_THE_CARD})),
         "drifting": [row for row in drift.drifting(data) if row.num_months],
@@ -126,8 +127,8 @@ def _notes(
     kept = sum(counts["kept"] for counts in data.counts.values())
     if data.counts and kept != data.scores.num_rows:
         yield t("{n} records were kept, but {m} have a score.", n=f"{kept:,}", m=f"{data.scores.num_rows:,}")
-    if not np.isfinite(data.score).all():
-        yield t("Scores that are not finite, and in no figure: {n}.", n=f"{int((~np.isfinite(data.score)).sum()):,}")
+    if unknown := len(data.score) - len(data.ordered):
+        yield t("Scores that are not finite, and in no figure: {n}.", n=f"{unknown:,}")
     if not data.cuts:
         yield t("No cuts were given: nothing is an alarm. Cuts are made by jobs/label.py and passed on with --decisions.")
     unknown = sum(not sensor.calibrated for sensor in sensors)

@@ -3,20 +3,22 @@
 from collections.abc import Iterator
 
 import numpy as np
-import pyarrow.compute as pc
 
 from vibray.report import formats
 from vibray.report.data import ReportData
+from vibray.report.scale import quantiles as quantiles_of
 from vibray.report.words import Words
 from vibray.schema import SCORE_QUANTILES
+from vibray.storage.columns import codes
 
 
 def causes(data: ReportData) -> list[tuple[str, int]]:
     """(cause, records) of faulty sensors, most first."""
     if "state_cause" not in data.scores.column_names:
         return []
-    counted = pc.value_counts(data.scores["state_cause"].drop_null()).to_pylist()  # type: ignore[attr-defined]
-    return sorted(((row["values"], row["counts"]) for row in counted), key=lambda pair: (-pair[1], pair[0]))
+    names, number = codes(data.scores["state_cause"])
+    counted = np.bincount(number[number >= 0], minlength=len(names)).tolist()
+    return sorted(((name, count) for name, count in zip(names, counted, strict=True) if count), key=lambda pair: (-pair[1], pair[0]))
 
 
 def counts(data: ReportData, t: Words) -> Iterator[tuple[str, str]]:
@@ -29,5 +31,8 @@ def counts(data: ReportData, t: Words) -> Iterator[tuple[str, str]]:
 
 def quantiles(data: ReportData) -> list[tuple[str, str]]:
     """(percentile, score)."""
-    finite = data.score[np.isfinite(data.score)]
-    return [(f"{100 * q:g} %", formats.number(float(np.quantile(finite, q)))) for q in SCORE_QUANTILES] if finite.size else []
+    if not data.ordered.size:
+        return []
+    return [
+        (f"{100 * q:g} %", formats.number(at)) for q, at in zip(SCORE_QUANTILES, quantiles_of(data.ordered, SCORE_QUANTILES), strict=True)
+    ]

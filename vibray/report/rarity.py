@@ -4,23 +4,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int
 
 from vibray.decide.fleet_scores import FEWEST_SCORES
+from vibray.decide.groups import SensorGroups, sensor_groups
 from vibray.decide.reference import (
     FEWEST_CONFORMAL,
     NUM_FOLDS,
     PRIOR_RECORDS,
-    OutOfSample,
     earliest_rows,
-    record_p_values,
-    sensor_groups,
+    p_values_by_sensor,
     trusted_rows,
     usable_rows,
     with_out_of_sample,
 )
 from vibray.report.words import ENGLISH, Words
 from vibray.schema import FLEET_P_VALUE
+from vibray.storage.columns import one_chunk
 
 MOST_ESTIMATED = FEWEST_SCORES
 """An estimate that leans on other machines says no more than one in so many: the fewest healthy scores that are kept of the run's."""
@@ -33,7 +33,7 @@ SAME = 1e-9
 class Rarity:
     """Of each record: one in `one_in` healthy records of its sensor scores as high or higher."""
 
-    one_in: Int64[np.ndarray, " records"]
+    one_in: Int[np.ndarray, " records"]
     """0 where nothing is known: not calibrated, off, switching, a faulty sensor, or too few records to compare with"""
     beyond: Bool[np.ndarray, " records"]
     """rarer than that: it is above all that the reference holds"""
@@ -62,34 +62,33 @@ def phrase(one_in: int, beyond: bool, estimate: bool, t: Words = ENGLISH) -> str
     return t.plain("about one in {n}" if estimate else "one in {n}", n=f"{one_in:,}")
 
 
-def rarity(scores: pa.Table, num_reference: int, out_of_sample: OutOfSample | None = None) -> Rarity:
+def rarity(scores: pa.Table, num_reference: int, out_of_sample: pa.Table | None = None, groups: SensorGroups | None = None) -> Rarity:
     """Against the earliest `num_reference` usable records of each sensor, at most half of them, as alarms of units are judged.
 
     A score above all n of them is rarer than one in n; the tail that `reference.p_values` carries on beyond them orders alarms, but no
     person should read "one in 80,000" where 200 records were seen. A reference record is compared with four fifths of them. With fewer
     than 99 the p-value leans on other machines, the run's or those of the table, and says no more than one in 200; with fewer than 20 it is
-    `fleet_p_value` where there is one: of seven records two may be faulty, and hide a third.
+    `fleet_p_value` where there is one: of seven records two may be faulty, and hide a third. `groups` are the table's, where
+    they are known.
     """
-    if not scores.num_rows:
-        none = np.zeros(0, bool)
-        return Rarity(np.zeros(0, np.int64), none, none, none)
-    judged = with_out_of_sample(scores, out_of_sample or {})
-    usable, groups = usable_rows(judged), sensor_groups(judged)
+    judged = with_out_of_sample(scores, out_of_sample)
+    usable, groups = usable_rows(judged), sensor_groups(judged) if groups is None else groups
     in_reference = earliest_rows(groups, usable & trusted_rows(judged), num_reference)
-    p = record_p_values(judged, usable, in_reference, groups)
-    own = np.zeros(len(p), np.int64)
-    for _, rows in groups:
-        own[rows] = in_reference[rows].sum()
-    of_fleet = judged[FLEET_P_VALUE.name].to_numpy(zero_copy_only=False).astype(np.float64)
-    p = np.where((own < PRIOR_RECORDS) & usable & np.isfinite(of_fleet), of_fleet, p)
-    estimate = own < FEWEST_CONFORMAL
-    own[in_reference] -= -(-own[in_reference] // NUM_FOLDS)
-    most = np.where(estimate, MOST_ESTIMATED, own)
-    known = np.isfinite(p) & (most > 0)
-    beyond = known & (p <= (1 + SAME) / (most + 1))  # a score that equals the largest has twice that
-    one_in = np.zeros(len(p), np.int64)
-    told = np.minimum(1 / np.maximum(np.where(known, p, 1.0), 1e-12) * (1 + SAME), most)
-    digit = 10.0 ** np.floor(np.log10(np.maximum(told, 1)))
-    told = np.where(estimate, np.round(told / digit) * digit, told)  # an estimate has one digit
-    one_in[known] = np.where(beyond, most, told)[known].astype(np.int64)
-    return Rarity(one_in, beyond, estimate & known, in_reference)
+    of_fleet = one_chunk(judged[FLEET_P_VALUE.name]).to_numpy(zero_copy_only=False)
+    one_in = np.zeros(len(usable), np.int32)
+    beyond, estimate = np.zeros(len(usable), bool), np.zeros(len(usable), bool)
+    for rows, p in p_values_by_sensor(judged, usable, in_reference, groups):
+        num, known = int(in_reference[rows].sum()), in_reference[rows]
+        estimated, told = num < FEWEST_CONFORMAL, of_fleet[rows].astype(np.float64)
+        if num < PRIOR_RECORDS:
+            p = np.where(usable[rows] & np.isfinite(told), told, p)
+        most = np.full(len(rows), MOST_ESTIMATED) if estimated else np.where(known, num - -(-num // NUM_FOLDS), num)
+        has = np.isfinite(p) & (most > 0)
+        rarer = has & (p <= (1 + SAME) / (most + 1))  # a score that equals the largest has twice that
+        one = np.minimum(1 / np.maximum(np.where(has, p, 1.0), 1e-12) * (1 + SAME), most)
+        if estimated:  # an estimate has one digit
+            digit = 10.0 ** np.floor(np.log10(np.maximum(one, 1)))
+            one = np.round(one / digit) * digit
+        one_in[rows] = np.where(has, np.where(rarer, most, one), 0)
+        beyond[rows], estimate[rows] = rarer, has & estimated
+    return Rarity(one_in, beyond, estimate, in_reference)

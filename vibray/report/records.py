@@ -8,15 +8,18 @@ from datetime import datetime
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Int64
 from markupsafe import Markup
 
-from vibray.decide.pseudo_labels import UNDECIDED_STATES
+from vibray.decide.groups import sensor_groups
+from vibray.decide.pseudo_labels import undecided_rows
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.report.anchors import record_anchor
 from vibray.report.data import Bars, Explanation, Map, Nearest, ReportConfig, ReportData, Sentences, Spectrum
 from vibray.report.record_figure import map_svg, record_svg, spectrum_svg
 from vibray.report.words import ENGLISH, Words
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX
+from vibray.storage.columns import codes, keys_of, one_chunk, plain, rows_of
 
 
 @dataclass(frozen=True)
@@ -79,67 +82,69 @@ class Highest:
     num_passed_over: int
 
 
-def chosen(data: ReportData, config: ReportConfig) -> tuple[pa.Table, int]:
-    """The rows of the evidence that are shown, and how many were passed over; column `row` is a record's place in the scores, or null.
+def chosen(data: ReportData, config: ReportConfig) -> tuple[Int64[np.ndarray, " shown"], int]:
+    """The rows of the evidence that are shown, in order of score, and how many were passed over. Waveforms are not looked at.
 
     The highest of each unit that needs a look, then the highest of all, at most so many a sensor; none whose state keeps it from being an
-    alarm. In order of score.
+    alarm.
     """
     if data.evidence is None or data.evidence.num_rows == 0:
-        return pa.table({}), 0
-    evidence = _as_scored(data, data.evidence)
-    score = evidence["score"].to_numpy().astype(np.float64)
-    identity = evidence.select(["unit", "sensor_id", "corpus", "record_id", "state"]).to_pylist()
-    decided = [row for row, own in enumerate(identity) if own["state"] not in UNDECIDED_STATES]
-    order = sorted(decided, key=lambda i: (-score[i], identity[i]["corpus"], identity[i]["record_id"]))
-    first = {identity[row]["unit"]: row for row in reversed(order) if identity[row]["unit"] in data.needing_a_look}
-    taken = sorted(first.values(), key=order.index)[: config.num_records]
-    of_sensor, passed_over = Counter((identity[row]["unit"], identity[row]["sensor_id"]) for row in taken), 0
-    for row in order:
+        return np.empty(0, np.int64), 0
+    evidence = data.evidence.select([name for name in data.evidence.column_names if name != "waveform"])
+    at = rows_of(data.scores, evidence)
+    undecided = np.where(at < 0, undecided_rows(evidence), data.undecided[at])
+    (units, unit), groups = codes(evidence["unit"]), sensor_groups(evidence)
+    sensor, score = groups.numbers(), evidence["score"].to_numpy()
+    corpus, shard, offset = keys_of(evidence)
+    order = np.lexsort((offset, shard, corpus, -score))
+    order = order[~undecided[order]]
+    needs = np.array([name in data.needing_a_look for name in units], bool)[unit[order]]
+    first = np.sort(
+        np.unique(np.where(needs, unit[order], -1), return_index=True)[1]
+    )  # of each unit that needs a look, and one of the others
+    first = order[first[needs[first]]]
+    taken = first[: config.num_records].tolist()
+    of_sensor, passed_over, is_first = Counter(sensor[first[: len(taken)]].tolist()), 0, np.isin(order, first)
+    for row in order[~is_first].tolist():
         if len(taken) == config.num_records:
             break
-        if row in first.values():
-            continue
-        sensor = (identity[row]["unit"], identity[row]["sensor_id"])
-        if of_sensor[sensor] == config.records_per_sensor:
+        if of_sensor[sensor[row]] == config.records_per_sensor:
             passed_over += 1
             continue
-        of_sensor[sensor] += 1
+        of_sensor[sensor[row]] += 1
         taken.append(row)
-    return evidence.take(pa.array(sorted(taken, key=order.index), pa.int64())), passed_over
+    rank = np.empty(len(score), np.int64)
+    rank[order] = np.arange(len(order))
+    return np.array(sorted(taken, key=rank.__getitem__), np.int64), passed_over
 
 
 def highest(data: ReportData, config: ReportConfig, t: Words = ENGLISH) -> Highest:
     """The records that are shown, drawn."""
     rows, passed_over = chosen(data, config)
-    ordered = {name: np.sort(_values(data.scores, MEMBER_PREFIX + name)) for name in data.members}
+    if data.evidence is None or not len(rows):
+        return Highest((), passed_over)
+    shown = _as_scored(data, data.evidence.take(pa.array(rows)))
+    ordered = {name: np.sort(one_chunk(data.scores[MEMBER_PREFIX + name]).drop_null().to_numpy()) for name in data.members}
     image = CwtImage(CwtImageConfig())  # one for all: its filters are made once
-    cards = [_card(data, image, rows.slice(i, 1), i + 1, ordered, t) for i in range(rows.num_rows)]
+    cards = [_card(data, image, shown.slice(i, 1), i + 1, ordered, t) for i in range(shown.num_rows)]
     return Highest(tuple(cards), passed_over)
 
 
 def _as_scored(data: ReportData, evidence: pa.Table) -> pa.Table:
-    """The evidence with state and `time_trusted` as in the scores, and each record's row there: a record that was scored alone did not
-    know of the others."""
-    keys = pc.field("record_id").isin(evidence["record_id"].unique())
-    told = data.scores.select(["corpus", "record_id", "state"]).append_column("time_trusted", pa.array(data.time_trusted))
-    told = told.append_column("row", pa.array(np.arange(told.num_rows))).filter(keys)
-    of = {(row.pop("corpus"), row.pop("record_id")): row for row in told.to_pylist()}
-    rows = [of.get((row["corpus"], row["record_id"]), row) for row in evidence.select(["corpus", "record_id", "state"]).to_pylist()]
-    others = evidence.drop_columns([name for name in ("state", "time_trusted") if name in evidence.column_names])
+    """Some of the evidence with state and `time_trusted` as in the scores, and each record's row there (null: it has none): a record that
+    was scored alone did not know of the others."""
+    at = rows_of(data.scores, evidence)
+    here = pa.array(at >= 0)
+    own = data.scores.take(pa.array(np.maximum(at, 0)))
     added = {
-        "state": pa.array([row["state"] for row in rows], pa.string()),
-        "time_trusted": pa.array([row.get("time_trusted", True) for row in rows], pa.bool_()),
-        "row": pa.array([row.get("row") for row in rows], pa.int64()),
+        "state": pc.if_else(here, plain(own.select(["state"]))["state"], evidence["state"]),  # type: ignore[attr-defined]
+        "time_trusted": pa.array(np.where(at >= 0, data.time_trusted[at], True)),
+        "row": pa.array(at, mask=at < 0),
     }
+    evidence = evidence.drop_columns([name for name in added if name in evidence.column_names])
     for name, values in added.items():
-        others = others.append_column(name, values)
-    return others
-
-
-def _values(table: pa.Table, column: str) -> np.ndarray:
-    """A column's values without nulls."""
-    return table[column].drop_null().to_numpy().astype(np.float64)
+        evidence = evidence.append_column(name, values)
+    return evidence
 
 
 def _card(data: ReportData, image: CwtImage, row: pa.Table, rank: int, ordered: dict[str, np.ndarray], t: Words) -> Card:
@@ -174,7 +179,7 @@ def _card(data: ReportData, image: CwtImage, row: pa.Table, rank: int, ordered: 
 def _member(name: str, score: float | None, ordered: np.ndarray) -> Member:
     if score is None or not ordered.size:
         return Member(name, score, None)
-    return Member(name, score, float(np.searchsorted(ordered, score, side="left")) / ordered.size)
+    return Member(name, score, float(np.searchsorted(ordered, np.float32(score), side="left")) / ordered.size)
 
 
 LABELS = ("time, s", "amplitude", "dB re maximum")

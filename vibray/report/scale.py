@@ -1,5 +1,6 @@
 """An axis on which the normal scores and the highest ones can both be read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,24 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 SKEWED = 4.0
 """Upper over lower spread, (p99.9 - median) / (median - p0.1), above which a linear axis squeezes the normal scores into a corner."""
+
+
+def quantiles(ordered: np.ndarray, shares: Sequence[float]) -> list[float]:
+    """Of scores in order, in float64 whatever they are stored in: numpy's, without its copies."""
+    at = np.array(shares) * (len(ordered) - 1)
+    below, above = (ordered[rounded(at).astype(int)].astype(np.float64) for rounded in (np.floor, np.ceil))
+    part = at - np.floor(at)
+    return np.where(part >= 0.5, above - (above - below) * (1 - part), below + (above - below) * part).tolist()
+
+
+def in_order(scores: np.ndarray) -> bool:
+    return all(
+        (scores[at + 1 : at + BLOCK] >= scores[at : at + BLOCK - 1][: len(scores) - at - 1]).all()
+        for at in range(0, len(scores), BLOCK - 1)
+    )
+
+
+BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -23,10 +42,11 @@ class Scale:
         """The scale that suits finite `scores`."""
         if scores.size == 0:
             return cls("linear")
-        low, quarter, middle, top = np.quantile(scores, (0.001, 0.25, 0.5, 0.999))
+        ordered = scores if in_order(scores) else np.sort(scores)
+        low, quarter, middle, top = quantiles(ordered, (0.001, 0.25, 0.5, 0.999))
         if top - middle <= SKEWED * (middle - low):
             return cls("linear")
-        if scores.min() > 0:
+        if ordered[0] > 0:
             return cls("log")
         width = float(max(abs(middle), middle - quarter))
         return cls("asinh", width) if width > 0 else cls("linear")
@@ -57,7 +77,7 @@ class Scale:
 
     def edges(self, scores: np.ndarray, num_bins: int) -> np.ndarray:
         """Edges of equal bins along the axis, from the lowest score to the highest: (num_bins + 1,)."""
-        low, high = self.forward(np.array([scores.min(), scores.max()]))
+        low, high = self.forward(np.array([scores.min(), scores.max()], np.float64))
         if high == low:
             low, high = low - 0.5, high + 0.5
         return self.back(np.linspace(low, high, num_bins + 1))

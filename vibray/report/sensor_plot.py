@@ -83,8 +83,10 @@ def sensor_svg(
     cut: float | int | None,
     usual: tuple[float, float] | None,
     alt: str,
+    num_points: int = NUM_POINTS,
 ) -> Markup:
-    """Scores of one sensor; `usual` is the range of its reference, drawn as a band, the cut as a dashed line, alarms larger."""
+    """Scores of one sensor, `num_points` of them and of its alarms at most; `usual` is the range of its reference, drawn as a band, the cut
+    as a dashed line, alarms larger."""
     drawn = [on.ground]
     if usual is not None:
         high, low = on.y(np.array(usual[::-1]))
@@ -95,7 +97,7 @@ def sensor_svg(
         if TOP <= y <= HEIGHT - BOTTOM:
             drawn.append(Markup(f'<line class="cut" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'))
     for name, rows in (("dots", np.flatnonzero(~alarm)), ("loud", np.flatnonzero(alarm))):
-        rows = rows[highest_of_bins(times_ms[rows], scores[rows])]
+        rows = rows[highest_of_bins(times_ms[rows], scores[rows], num_points)]
         path = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in zip(on.x(times_ms[rows]).tolist(), on.y(scores[rows]).tolist(), strict=True))
         if path:
             drawn.append(Markup(f'<path class="{name}" d="{path}"/>'))

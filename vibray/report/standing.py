@@ -62,12 +62,11 @@ class Unit:
         return self.first_alarm
 
 
-def units_of(data: ReportData) -> tuple[list[str], np.ndarray]:
-    """The names of all units in order, and the place among them of each record, (records,)."""
-    pairs, place = data.sensors
-    names = sorted({unit for unit, _ in pairs})
-    of = {name: i for i, name in enumerate(names)}
-    return names, np.array([of[unit] for unit, _ in pairs], np.int64)[place] if pairs else np.zeros(0, np.int64)
+def units_of(data: ReportData, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The names of all units in order, and the place among them of each of some records, (rows,)."""
+    units = data.groups.units()
+    of_sensor = np.repeat(np.arange(len(units), dtype=np.int32), [b - a for _, a, b in units])
+    return [name for name, _, _ in units], of_sensor[data.sensors[1][rows]]
 
 
 def standing(data: ReportData, sensors: tuple[tables.Sensor, ...]) -> tuple[Unit, ...]:
@@ -75,20 +74,17 @@ def standing(data: ReportData, sensors: tuple[tables.Sensor, ...]) -> tuple[Unit
 
     Which need one `ReportData.needing_a_look` says. One is to be watched where it had an alarm, or its scores went up.
     """
-    names, unit = units_of(data)
-    times, state = tables.times_ms(data), data.scores["state"].to_numpy(zero_copy_only=False)
-    judged = data.judged & np.isfinite(data.score)
-    order = np.lexsort((times, unit))
-    starts = np.searchsorted(unit[order], np.arange(len(names) + 1))
+    times, off_rows = tables.times_ms(data), tables.in_state(data, State.OFF)
     own_sensors: dict[str, list[tables.Sensor]] = {}
     for sensor in sensors:
         own_sensors.setdefault(sensor.unit, []).append(sensor)
     alarms = {alarm.unit: alarm for alarm in data.units}
     trends, diagnoses = _trends(data.trends), _diagnoses(data.unit_diagnoses)
     found = []
-    for i, name in enumerate(names):
-        rows = order[starts[i] : starts[i + 1]]
-        usable, off = rows[judged[rows]], state[rows] == State.OFF
+    for i, (name, a, b) in enumerate(data.groups.units()):
+        rows = data.groups.rows(int(data.groups.bounds[a]), int(data.groups.bounds[b]))
+        rows = rows[np.argsort(times[rows], kind="stable")]
+        usable, off = rows[data.judged[rows] & np.isfinite(data.score[rows])], off_rows[rows]
         loud = rows[data.alarm[rows] & data.time_trusted[rows]]
         alarm, trend, num_alarms = alarms.get(name), trends.get(name), int(data.alarm[rows].sum())
         found.append(

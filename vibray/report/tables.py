@@ -9,6 +9,8 @@ import numpy as np
 
 from vibray.report.data import ReportData
 from vibray.schema import NORMAL, State
+from vibray.storage import columns
+from vibray.storage.columns import codes
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,18 @@ def reasons(data: ReportData) -> tuple[tuple[str, int, dict[str, Any] | None], .
 
 def states(data: ReportData) -> tuple[tuple[str, int, int, int], ...]:
     """(state, records, alarms among them, those above the cut without being one) for every state that occurs."""
-    column = data.scores["state"].to_numpy(zero_copy_only=False)
     rows = []
     for state in State:
-        mask = column == state.value
+        mask = in_state(data, state)
         if mask.any():
             rows.append((state.value, int(mask.sum()), int((mask & data.alarm).sum()), int((mask & data.no_alarm).sum())))
     return tuple(rows)
+
+
+def in_state(data: ReportData, state: State) -> np.ndarray:
+    """(records,) bool: those in this state."""
+    names, number = codes(data.scores["state"])
+    return number == (names.index(state.value) if state.value in names else len(names))
 
 
 @dataclass(frozen=True)
@@ -79,34 +86,27 @@ def moment_of(ms: int) -> datetime:
 
 def times_ms(data: ReportData) -> np.ndarray:
     """(records,) int64, ms since 1970 UTC."""
-    return data.scores["measured_at"].to_numpy().astype("datetime64[ms]").astype(np.int64)
+    return columns.times_ms(data.scores)
 
 
 def sensors(data: ReportData) -> tuple[Sensor, ...]:
     """All sensors, those with most alarms first, then those with the highest score."""
-    pairs, place = data.sensors
-    times = times_ms(data)
-    order = np.lexsort((data.score, place))
-    starts = np.searchsorted(place[order], np.arange(len(pairs) + 1))
-    alarms, dated = np.bincount(place[data.alarm], minlength=len(pairs)), data.alarm & data.time_trusted
-    never = np.iinfo(np.int64).min
-    last_alarm = np.full(len(pairs), never)
-    np.maximum.at(last_alarm, place[dated], times[dated])
-    found = []
-    for i, (unit, sensor_id) in enumerate(pairs):
-        rows = order[starts[i] : starts[i + 1]]
+    times, calibrated, found = times_ms(data), data.calibrated, []
+    for i, ((unit, sensor_id), rows) in enumerate(data.groups):
+        score, alarm = data.score[rows].astype(np.float64), data.alarm[rows]
+        dated = times[rows[alarm & data.time_trusted[rows]]]
         found.append(
             Sensor(
                 place=i,
                 unit=unit,
                 sensor_id=sensor_id,
                 num_records=rows.size,
-                num_alarms=int(alarms[i]),
-                median=float(np.median(data.score[rows])),
-                highest=float(data.score[rows[-1]]),
+                num_alarms=int(alarm.sum()),
+                median=float(np.median(score)),
+                highest=float(np.sort(score)[-1]),
                 cut=data.cut_of(unit, sensor_id).get("anomaly_above"),
-                calibrated=bool(data.calibrated[rows].all()),
-                last_alarm_ms=None if last_alarm[i] == never else int(last_alarm[i]),
+                calibrated=bool(calibrated[rows].all()),
+                last_alarm_ms=int(dated.max()) if len(dated) else None,
             )
         )
     return tuple(sorted(found, key=lambda s: (-s.num_alarms, -s.highest, s.unit, s.sensor_id)))
@@ -116,13 +116,14 @@ def diagnoses(data: ReportData) -> tuple[tuple[str, int, int, float | None], ...
     """(fault, records, alarms among them, median probability) over the records that are not "normal", most records first."""
     if data.faults is None:
         return ()
-    named = data.scores["fault"].to_numpy(zero_copy_only=False).astype(str)
-    probability = data.scores["fault_probability"].to_numpy(zero_copy_only=False).astype(np.float64)
+    names, number = codes(data.scores["fault"])
+    probability = data.scores["fault_probability"].to_numpy(zero_copy_only=False)
     rows = []
-    for fault in sorted(set(np.unique(named)) - {NORMAL}):
-        mask = named == fault
-        known = probability[mask & np.isfinite(probability)]
-        rows.append((fault, int(mask.sum()), int((mask & data.alarm).sum()), float(np.median(known)) if known.size else None))
+    for i, fault in enumerate(names):
+        mask = number == i
+        if fault != NORMAL and mask.any():
+            known = probability[mask & np.isfinite(probability)].astype(np.float64)
+            rows.append((fault, int(mask.sum()), int((mask & data.alarm).sum()), float(np.median(known)) if known.size else None))
     return tuple(sorted(rows, key=lambda row: (-row[1], row[0])))
 
 

@@ -10,11 +10,12 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from vibray.config import UserError, same_name
-from vibray.schema import KEY, NORMAL, ORIGIN, SENSOR, UNKNOWN
+from vibray.schema import KEY, NORMAL, ORIGIN, SENSOR, TIME, UNKNOWN
+from vibray.storage.columns import PLACE, codes, rows_of, times_ms, with_record_ids
 from vibray.storage.decoding import Fields, decode
 from vibray.storage.objects import is_unicode, read_bytes
 from vibray.storage.samples import Refused
@@ -26,7 +27,7 @@ NUM_SHOWN = 5
 EXAMPLE = '{"label": "normal", "sensor_id": "u00-s1", "data_time": "2023-12-04T00:10:56.161Z"}'
 
 KEY_COLUMNS = (*KEY, *SENSOR, "measured_at")
-"""Columns of a table that labels can be matched with."""
+"""Columns of a table that labels can be matched with; PLACE may stand for the record_id."""
 
 REVIEW_COLUMNS = (*("record_id", "corpus", *SENSOR, "data_time", "score", "guess", "why", "link"), "label", "note")
 """Columns of a review queue; a person fills in the last two."""
@@ -240,11 +241,21 @@ def _place(row: Label) -> tuple[Any, ...]:
 
 def _candidates(rows: list[Label], keys: pa.Table) -> dict[tuple[Any, ...], list[tuple[tuple[str, str], str]]]:
     """Place -> [(key, unit)] of the records that a label could mean; the table may be far longer than the labels."""
-    ids = pa.array([row.record_id for row in rows if row.record_id is not None], pa.string())
-    sensors = pa.array([row.sensor_id for row in rows if row.record_id is None], pa.string())
-    near = keys.select(list(KEY_COLUMNS)).filter(pc.field("record_id").isin(ids) | pc.field("sensor_id").isin(sensors))
+    ids, sensors = {row.record_id for row in rows if row.record_id is not None}, {row.sensor_id for row in rows if row.record_id is None}
+    near = np.zeros(keys.num_rows, bool)
+    if sensors:
+        names, number = codes(keys["sensor_id"])
+        near |= np.array([*(name in sensors for name in names), False])[number]
+        times = pa.array([row.measured_at for row in rows if row.record_id is None], pa.timestamp("us", "UTC")).cast(TIME, safe=False)
+        near &= np.isin(times_ms(keys), times.view(pa.int64()).to_numpy())
+    if ids:
+        corpora = codes(keys["corpus"])[0]
+        asked = pa.table({"corpus": [name for name in corpora for _ in ids], "record_id": [id for _ in corpora for id in sorted(ids)]})
+        found = rows_of(keys, asked)
+        near[found[found >= 0]] = True
+    table = with_record_ids(keys.select([name for name in keys.column_names if name in (*KEY_COLUMNS, *PLACE)]).filter(pa.array(near)))
     places: dict[tuple[Any, ...], list[tuple[tuple[str, str], str]]] = {}
-    for corpus, record_id, unit, sensor_id, time in zip(*(near[name].to_pylist() for name in KEY_COLUMNS), strict=True):
+    for corpus, record_id, unit, sensor_id, time in zip(*(table[name].to_pylist() for name in KEY_COLUMNS), strict=True):
         for place in ((record_id,), (sensor_id, time)):
             places.setdefault(place, []).append(((corpus, record_id), unit))
     return places

@@ -3,7 +3,9 @@
 import errno
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 NUM_ATTEMPTS = 5
 
@@ -13,8 +15,9 @@ TEMPORARY = re.compile(r"^\..+\.\d+-[0-9a-f]{8}$")
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
-def write(path: Path, data: bytes | memoryview, exclusive: bool) -> None:
-    """Writes a file. Nobody sees half of it, whatever kills this process; `exclusive` raises FileExistsError where there is one already.
+def write(path: Path, data: bytes | memoryview | Callable[[IO[bytes]], None], exclusive: bool) -> None:
+    """Writes a file: these bytes, or what a function puts into it, which may be asked again. Nobody sees half of it, whatever kills this
+    process; `exclusive` raises FileExistsError where there is one already.
 
     A file system without hard links cannot refuse the later of two exclusive writes of the same millisecond: there the later one stands.
     """
@@ -26,7 +29,10 @@ def write(path: Path, data: bytes | memoryview, exclusive: bool) -> None:
         temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
         try:
             with temporary.open("wb") as file:
-                file.write(data)
+                if callable(data):
+                    data(file)
+                else:
+                    file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             _name(temporary, path, exclusive)

@@ -8,12 +8,14 @@ import hashlib
 import io
 import json
 import logging
+import mmap
 import os
 import re
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.fs
@@ -241,15 +243,18 @@ def read_bytes(uri: str) -> bytes:
         return s3.get(*_bucket_key(uri)) if is_s3(uri) else _local(uri).read_bytes()
 
 
-def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
+def read_table(uri: str, columns: list[str] | None = None, names: Iterable[str] = (), if_there: Container[str] = ()) -> pa.Table:
     """A parquet table, or some of its columns in the order asked for, and then only those are fetched.
 
-    Raises ObjectMissing, and UserError for a file that is damaged or lacks a column.
+    Columns of `names` are read as dictionaries; one of `if_there` may be missing. Raises ObjectMissing, and UserError for a file that is
+    damaged or lacks a column.
     """
     try:
         if columns is None:
-            return pq.ParquetFile(pa.BufferReader(read_bytes(uri))).read()
-        with open_read(uri) as stream, pq.ParquetFile(stream) as file:
+            return pq.ParquetFile(pa.BufferReader(read_bytes(uri)), read_dictionary=list(names)).read()
+        with open_read(uri) as stream, pq.ParquetFile(stream, read_dictionary=list(names)) as file:
+            has = file.schema_arrow.names if if_there else columns
+            columns = [name for name in columns if name in has or name not in if_there]
             return file.read(columns=columns, use_threads=False).select(columns)
     except UserError:
         raise
@@ -286,6 +291,47 @@ def write_bytes(uri: str, data: bytes | memoryview, exclusive: bool = False) -> 
         s3.put(*_bucket_key(uri), bytes(data), exclusive)
 
 
+def write_stream(uri: str, write: Callable[[IO[bytes]], None], exclusive: bool = False) -> None:
+    """Writes one object, whole or not at all: what `write` puts into a file, who may be asked again. Little of it is in memory at a time;
+    what goes to S3 lies in the temporary folder until then."""
+    with storage_errors(uri):
+        if not is_s3(uri):
+            local.write(_local(uri), write, exclusive)
+            return
+        if exclusive and exists(uri):
+            raise ObjectExists(f"{uri} exists already")
+        with tempfile.TemporaryFile() as file:
+            write(file)
+            file.flush()
+            if file.tell() <= 2 * s3.CHUNK:
+                file.seek(0)
+                s3.put(*_bucket_key(uri), file.read(), exclusive)
+                return
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                s3.put(*_bucket_key(uri), data, exclusive)
+
+
+def write_tables(uri: str, schema: pa.Schema, tables: Callable[[], Iterable[pa.Table]]) -> None:
+    """Writes tables one after another as one parquet object, encoded as `write_table` does; `tables` may be asked again."""
+
+    def write(file: IO[bytes]) -> None:
+        with pq.ParquetWriter(file, schema, **_encoding(schema)) as writer:
+            for table in tables():
+                writer.write_table(table)
+
+    write_stream(uri, write)
+
+
+def facts(uri: str) -> dict[str, Any]:
+    """Size and sha256 of an object, read in pieces. Raises ObjectMissing."""
+    digest, size = hashlib.sha256(), 0
+    with open_read(uri) as stream:
+        while data := stream.read(1 << 20):
+            digest.update(data)
+            size += len(data)
+    return {"size": size, "sha256": digest.hexdigest()}
+
+
 def sha256(data: bytes | memoryview) -> str:
     """Hexadecimal sha256."""
     return hashlib.sha256(data).hexdigest()
@@ -293,12 +339,16 @@ def sha256(data: bytes | memoryview) -> str:
 
 def parquet_bytes(table: pa.Table, **options: Any) -> memoryview:
     """A table as a parquet file (zstd). `options` are those of `pyarrow.parquet.write_table`."""
-    flat = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
-    strings = [name for name in flat if pa.types.is_string(table.schema.field(name).type)]
     sink = pa.BufferOutputStream()
-    # a dictionary or statistics of long vectors cost time and say nothing
-    pq.write_table(table, sink, **{"compression": "zstd", "use_dictionary": strings, "write_statistics": flat, **options})
+    pq.write_table(table, sink, **{**_encoding(table.schema), **options})
     return memoryview(sink.getvalue())
+
+
+def _encoding(schema: pa.Schema) -> dict[str, Any]:
+    flat = [field.name for field in schema if not pa.types.is_nested(field.type)]
+    strings = [name for name in flat if pa.types.is_string(schema.field(name).type)]
+    # a dictionary or statistics of long vectors cost time and say nothing
+    return {"compression": "zstd", "use_dictionary": strings, "write_statistics": flat}
 
 
 def write_table(uri: str, table: pa.Table, **options: Any) -> tuple[int, str]:

@@ -5,7 +5,7 @@ last, once, and names the files of its part with their checksums: any other file
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -143,7 +143,7 @@ def finished(plan: Plan, done: dict[str, dict[str, Any]]) -> bool:
 
 def finish_folder(uri: str, files: Iterable[str], extra: dict[str, Any] | None = None) -> None:
     """Writes _done.json, last, with the size and sha256 of each file of a folder."""
-    facts = {name: _facts(join(uri, name)) for name in sorted(files)}
+    facts = {name: objects.facts(join(uri, name)) for name in sorted(files)}
     objects.write_json(join(uri, "_done.json"), {**(extra or {}), "files": facts})
 
 
@@ -157,14 +157,9 @@ def check_finished(uri: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise objects.ObjectMissing(f"{uri} is not finished (it has no _done.json): run the job that makes it again") from None
     for name, facts in values["files"].items():
-        if not objects.exists(join(uri, name)) or _facts(join(uri, name)) != facts:
+        if not objects.exists(join(uri, name)) or objects.facts(join(uri, name)) != facts:
             raise UserError(f"{join(uri, name)} is not the file that was written there: make {uri} again")
     return values
-
-
-def _facts(uri: str) -> dict[str, Any]:
-    data = objects.read_bytes(uri)
-    return {"size": len(data), "sha256": objects.sha256(data)}
 
 
 class Parts:
@@ -207,8 +202,11 @@ class Parts:
         paths = self.markers[part_id]["files"]
         return next((join(self.folder_uri, path) for path in paths if path.rpartition("/")[0] == name), None)
 
-    def tables(self, columns: list[str] | None = None, name: str = "", verify: bool = False) -> Iterator[pa.Table]:
-        """One table a part, or one a part that has the side table `name`; `verify` compares each file with its checksum.
+    def tables(
+        self, columns: list[str] | None = None, name: str = "", verify: bool = False, if_there: Container[str] = ()
+    ) -> Iterator[pa.Table]:
+        """One table a part, or one a part that has the side table `name`; `verify` compares each file with its checksum. A column of
+        `if_there` may be missing.
 
         Raises UserError for a file that is not the one that was written.
         """
@@ -219,7 +217,7 @@ class Parts:
             path = uri.removeprefix(self.folder_uri.rstrip("/") + "/")
             if verify and objects.sha256(objects.read_bytes(uri)) != marker["files"][path]["sha256"]:
                 raise UserError(f"{uri} is not the file that was written there: remove it and its marker, and run the job again")
-            yield objects.read_table(uri, columns)
+            yield objects.read_table(uri, columns, if_there=if_there)
 
     def read(self, columns: list[str] | None = None, name: str = "", schema: pa.Schema | None = None) -> pa.Table:
         """All parts as one table; `schema` is that of the result where no part has the table."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from mmap import mmap
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -181,13 +182,13 @@ def _body(answer: dict[str, Any]) -> bytes:
         body.close()
 
 
-def _check_whole(bucket: str, key: str, data: bytes, etag: str) -> None:
+def _check_whole(bucket: str, key: str, data: bytes | mmap, etag: str) -> None:
     """Raises NotWhole. An etag is the object's MD5, unless it was encrypted or uploaded in pieces: then its size must do."""
     if etag.strip('"') != hashlib.md5(data, usedforsecurity=False).hexdigest() and head(bucket, key)[0] != len(data):
         raise NotWhole(f"{len(data)} bytes on this side, {head(bucket, key)[0]} on the other")
 
 
-def put(bucket: str, key: str, data: bytes, exclusive: bool) -> None:
+def put(bucket: str, key: str, data: bytes | mmap, exclusive: bool) -> None:
     """Stores an object, whole or not at all; `exclusive` raises ObjectExists where there is another one."""
     condition = {"IfNoneMatch": "*"} if exclusive else {}
 
@@ -201,7 +202,7 @@ def put(bucket: str, key: str, data: bytes, exclusive: bool) -> None:
             if not (exclusive and codes_of(error) & {"PreconditionFailed", "412"}):
                 raise
             # the answer to our own first try may have been lost on its way
-            if get(bucket, key) != data:
+            if get(bucket, key) != bytes(data):
                 raise ObjectExists(f"s3://{bucket}/{key} exists already") from error
             return
         condition.clear()  # from here on the object is ours
@@ -210,7 +211,7 @@ def put(bucket: str, key: str, data: bytes, exclusive: bool) -> None:
     again(once)
 
 
-def _put_pieces(bucket: str, key: str, data: bytes, condition: dict[str, str]) -> str:
+def _put_pieces(bucket: str, key: str, data: bytes | mmap, condition: dict[str, str]) -> str:
     upload = client().create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
     here = {"Bucket": bucket, "Key": key, "UploadId": upload}
     try:
@@ -225,7 +226,7 @@ def _put_pieces(bucket: str, key: str, data: bytes, condition: dict[str, str]) -
         raise
 
 
-def _md5(data: bytes) -> str:
+def _md5(data: bytes | mmap) -> str:
     """The header by which a server refuses a body that is not the one sent."""
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
