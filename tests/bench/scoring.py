@@ -49,7 +49,7 @@ from vibray.pipeline.distil import SCALING, Cascade
 from vibray.pipeline.jobs import ScoreJob
 from vibray.pipeline.score import Scorer, score, score_part
 from vibray.recipes import ClassicalRecipe, DeepRecipe, EnsembleRecipe
-from vibray.runs import CHUNK, Detecting, Fusing, Inputs, Run, begin, save, score_statistics
+from vibray.runs import CHUNK, Detecting, Fusing, Inputs, Run, begin, mains_snr_db, save, score_statistics
 from vibray.signal.synthetic import FleetConfig, fleet_lines, place, waveform
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts, check_finished, commit_part
@@ -150,6 +150,7 @@ class Bench:
         self.plan = make_plan(str(source), "raw", {})
         self.read_once = self.read()
         self.waveforms, self.sensors = waveforms_of(self.read_once.records), sensors_of(self.read_once.records)
+        self.snr_db = mains_snr_db(self.waveforms, FACTS)
 
     def read(self) -> ReadPart:
         (part,) = read_shard(self.plan.parts[0], FACTS, "raw", self.plan.base_uri)
@@ -163,7 +164,7 @@ class Bench:
 
     def features(self, run: Run) -> None:
         for part in torch.from_numpy(self.waveforms).split(CHUNK):
-            inputs = Inputs(part, FACTS)
+            inputs = Inputs(part, FACTS, blocks=run.model.blocks(FACTS))
             for config, _ in run.model.scalings().values():
                 inputs[config]
 
@@ -173,7 +174,8 @@ class Bench:
         return [
             Route(f"{name}", lambda: self.whole(scorer), self.num_records),
             Route("  read and parse", self.read, self.num_records),
-            Route("  state", lambda: run.states(self.waveforms, self.sensors), self.num_records),
+            Route("  the mains' lines", lambda: mains_snr_db(self.waveforms, FACTS), self.num_records),
+            Route("  state", lambda: run.states(self.waveforms, self.sensors, self.snr_db), self.num_records),
             Route("  features", lambda: self.features(run), self.num_records),
         ]
 

@@ -1,6 +1,7 @@
 """Power spectral densities, their bands and their values at given frequencies."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -8,8 +9,8 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from vibray.signal.stft import periodic_hann
-from vibray.signal.waveform import frames
+from vibray.signal.stft import CPU_SAMPLES, HANN_BINS, in_parts, periodic_hann, squared_magnitude
+from vibray.signal.waveform import centred, frames
 
 NARROW = 4
 """Bands of so few bins are summed bin by bin: a reduction over 2 neighbours takes fifteen times as long."""
@@ -38,6 +39,24 @@ def welch_psd(waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, 
     if num_fft % 2 == 0:
         psd[:, -1] /= 2
     return psd
+
+
+def mean_squares(
+    waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, edges_hz: tuple[float, ...]
+) -> Float64[Tensor, "batch bands"]:
+    """Mean square of each record minus its mean from each of `edges_hz` to the next, from the last to Nyquist: of one Hann spectrum."""
+    n = waveforms.shape[-1]
+    hann = periodic_hann(n, waveforms.device)
+    hann = hann * (2 / hann.sum())
+    edges = [*(math.ceil(hz * n / sample_rate_hz) for hz in edges_hz), n // 2 + 1]
+    found = hann.new_empty(len(waveforms), len(edges_hz))
+    for part, records in in_parts(waveforms, CPU_SAMPLES // 2):
+        power = squared_magnitude(torch.fft.rfft(centred(records) * hann)) / (2 * HANN_BINS)
+        if n % 2 == 0:  # the bin at Nyquist stands for itself alone
+            power[:, -1] /= 2
+        for i in range(len(edges_hz)):
+            found[part, i] = power[:, edges[i] : edges[i + 1]].sum(-1)
+    return found
 
 
 class Reading(NamedTuple):

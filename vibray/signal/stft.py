@@ -13,6 +13,9 @@ CPU_SAMPLES = 1 << 17
 """Samples that a CPU takes at once, 16 records of 8192: intermediates in float64 then stay in the cache and in memory that the allocator
 keeps; 64 records at once take up to twice the time."""
 
+HANN_BINS = 1.5
+"""Equivalent noise bandwidth of the Hann window, in bins."""
+
 GPU_SAMPLES = 1 << 23
 """Samples that a GPU takes at once: enough to keep it busy, at most 2 GB of intermediates by count (not measured)."""
 
@@ -46,3 +49,15 @@ def stft_power(waveforms: Float[Tensor, "batch samples"], window: int, hop: int)
     """
     hann = periodic_hann(window, waveforms.device).to(waveforms.dtype)
     return squared_magnitude(torch.fft.rfft(frames(waveforms, window, hop) * (hann / hann.sum())))
+
+
+def frame_powers(waveforms: Float[Tensor, "batch samples"], window: int, hop: int) -> Iterator[Float[Tensor, "batch bins"]]:
+    """The frames of `stft_power`, one of all records after the other: each lies in the cache, and where the one before it lay."""
+    hann = periodic_hann(window, waveforms.device)
+    hann = (hann / hann.sum()).to(waveforms.dtype)
+    frame = waveforms.new_empty(len(waveforms), window)
+    spectrum = torch.empty(len(waveforms), window // 2 + 1, dtype=waveforms.dtype.to_complex(), device=waveforms.device)
+    power = waveforms.new_empty(spectrum.shape)
+    for part in frames(waveforms, window, hop).unbind(-2):
+        torch.fft.rfft(torch.mul(part, hann, out=frame), out=spectrum)
+        yield torch.mul(spectrum.real, spectrum.real, out=power).addcmul_(spectrum.imag, spectrum.imag)
