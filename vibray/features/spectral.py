@@ -29,12 +29,12 @@ POWER_FLOOR = 1e-24
 CV_FLOOR = 1e-4
 """Added to the coefficient of variation before its logarithm: a steady sine has 0."""
 
-MEAN_BANDS = ("bands", "steady", "coarse", "octaves")
-"""Blocks that float32 is enough for where nothing is stored."""
+FRAME_BANDS = ("steady", "coarse", "octaves")
+"""Blocks for whose spectra float32 is enough where nothing is stored: ln power is right to 1e-6, in a record's weakest bands to 1e-5."""
 
-FLOAT32_RANGE = 14.0
-"""It is not where a record's bands of these blocks lie further apart, in ln power (61 dB). float32 is off by 1e-7 of the strongest band's
-amplitude in every bin, before the means: within 1e-5 of ln power in the weakest of such bands, 1e-6 in most."""
+FLOAT32_RANGE = 15.0
+"""It is not where a record's bands lie further apart than this, in ln power (65 dB): float32 leaves in every bin some 1e-7 of the strongest
+one's amplitude."""
 
 
 SPECTRA_SAMPLES = 2 * CPU_SAMPLES
@@ -109,7 +109,8 @@ class Spectral:
       odd line that rises beside a strong even one is lost in them. A line at or above Nyquist has the floor's logarithm.
 
     Computed in float64, returned in float32. Where some of the blocks are all that is wanted, to score by them and not to be stored, the
-    spectra of MEAN_BANDS are in float32 (but see FLOAT32_RANGE): half the time, for scores within 1e-5 of their standard deviation.
+    spectra of FRAME_BANDS are in float32 (but see FLOAT32_RANGE): half their time, for scores within 1e-5 of their standard deviation.
+    Those of `bands` as well would leave 1.1e-5.
     """
 
     def __init__(self, config: SpectralConfig) -> None:
@@ -202,7 +203,7 @@ class Spectral:
         if "time" in wanted:
             made["time"] = time_statistics(waveforms)
         if "level" in wanted:
-            made["level"] = torch.log(xc.square().mean(-1, keepdim=True).sqrt() + AMPLITUDE_FLOOR)
+            made["level"] = torch.log(torch.linalg.vector_norm(xc, dim=-1, keepdim=True) / xc.shape[-1] ** 0.5 + AMPLITUDE_FLOOR)
         stft = (c.stft_window, c.stft_hop) if wanted & {"log_mean", "log_cv"} else None
         windows = [(w, w // 2) for w in c.windows] if "movement" in wanted else []
         power = {(w, h): stft_power(xc, w, h)[..., 1:] for w, h in {*windows, *([stft] if stft else [])}}
@@ -214,36 +215,35 @@ class Spectral:
             made["log_cv"] = torch.log(std / (mean + AMPLITUDE_FLOOR) + CV_FLOOR)
         if windows:
             made["movement"] = torch.cat([_movement(power[each], c.movement_bands) for each in windows], dim=-1)
-        return made | self._mean_bands(xc, sample_rate_hz, [name for name in MEAN_BANDS if name in wanted], precise)
+        if "bands" in wanted:
+            psd = welch_psd(xc, sample_rate_hz, c.welch_window, c.welch_window)[:, 1:]
+            made["bands"] = torch.log(band_means(psd, c.num_bands) + POWER_FLOOR)
+        return made | self._frame_bands(xc, sample_rate_hz, [name for name in FRAME_BANDS if name in wanted], precise)
 
-    def _mean_bands(
+    def _frame_bands(
         self, xc: Float64[Tensor, "batch samples"], sample_rate_hz: float, names: list[str], precise: bool
     ) -> dict[str, Float64[Tensor, "batch _"]]:
-        """The blocks of MEAN_BANDS by name, in float64 or as well as float32 gives them."""
-        if not names:
-            return {}
-        if precise:
-            return {name: self._mean_band(xc, sample_rate_hz, name) for name in names}
-        x = xc.float()
-        made = {name: self._mean_band(x, sample_rate_hz, name) for name in names}
-        wide = torch.stack([values.amax(-1) - values.amin(-1) > FLOAT32_RANGE for values in made.values()]).any(0).nonzero()[:, 0]
-        if len(wide):
-            for name, values in self._mean_bands(xc[wide], sample_rate_hz, names, precise=True).items():
-                made[name][wide] = values
+        """The blocks of FRAME_BANDS by name, in float64 or where it will do in float32."""
+        x = xc if precise else xc.float()
+        made = {name: self._mean_log_bands(x, sample_rate_hz, name) for name in names}
+        if made and not precise:
+            wide = torch.stack([values.amax(-1) - values.amin(-1) for values in made.values()]).amax(0) > FLOAT32_RANGE
+            if wide.any():
+                for name, values in self._frame_bands(xc[wide], sample_rate_hz, names, precise=True).items():
+                    made[name][wide] = values
         return made
 
-    def _mean_band(self, x: Float[Tensor, "batch samples"], sample_rate_hz: float, name: str) -> Float64[Tensor, "batch bands"]:
-        """ln of the mean power in the bands of a block, or its mean over the frames, by spectra in the precision of `x`."""
+    def _mean_log_bands(self, x: Float[Tensor, "batch samples"], sample_rate_hz: float, name: str) -> Float64[Tensor, "batch bands"]:
+        """Mean over the frames of ln power in a block's bands, by spectra in the precision of `x`."""
         c = self.config
-        if name == "bands":
-            psd = welch_psd(x, sample_rate_hz, c.welch_window, c.welch_window)[:, 1:]
-            return torch.log(band_means(psd, c.num_bands).double() + POWER_FLOOR)
         window = _fitting(c.octave_window if name == "octaves" else c.steady_window, x.shape[-1])
         low = 2 * c.octave_min_hz / sample_rate_hz if name == "octaves" else None
         num_bands = {"steady": c.steady_bands, "coarse": c.coarse_bands, "octaves": c.octave_bands}[name]
-        weights = _bands(window // 2, num_bands, low, x.dtype, x.device)
-        logs = [torch.log((power @ weights).double() + POWER_FLOOR) for power in frame_powers(x, window, max(1, window // 4))]
-        return torch.stack(logs).mean(0)
+        whole_bins = low is None and window // 2 % num_bands == 0
+        weights = None if whole_bins else _bands(window // 2, num_bands, low, x.dtype, x.device)
+        powers = frame_powers(x, window, max(1, window // 4))
+        energies = [band_means(power, num_bands) if weights is None else power @ weights for power in powers]
+        return torch.stack(energies).double().add_(POWER_FLOOR).log_().mean(0)
 
 
 def _fitting(window: int, num_samples: int) -> int:
@@ -253,14 +253,13 @@ def _fitting(window: int, num_samples: int) -> int:
 
 @lru_cache(maxsize=32)
 def _bands(num_bins: int, num_bands: int, low: float | None, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "bins bands"]:
-    """Weights that average power over bands from `low` (a share of the Nyquist frequency) up, geometric; None: from 0, equal. DC has 0."""
+    """Weights that average power over bands from `low` (a share of the Nyquist frequency) up, geometric; None: from 0, equal."""
     edges = np.linspace(0, 1, num_bands + 1) if low is None else np.geomspace(low, 1, num_bands + 1)
     if low is None:
         edges = edges * num_bins + 0.5  # whole bins where they divide
     else:
         edges = np.clip(edges * num_bins, 0.5, None)
-    weights = band_weights(edges, num_bins)
-    return torch.from_numpy(np.concatenate([np.zeros((1, num_bands)), weights])).to(device, dtype)
+    return torch.from_numpy(band_weights(edges, num_bins)).to(device, dtype)
 
 
 def _lines(mains: Mains, sample_rate_hz: float) -> Float64[Tensor, "batch lines"]:

@@ -104,15 +104,16 @@ class LineSpectrum:
             (len(waveforms), REACH + stop + mirrored), dtype=torch.complex128
         )
         """At -REACH, ..., 0, 1, 2, ... times fs / 2N."""
-        parts = list(in_parts(waveforms, CPU_SAMPLES // 4))
-        # each record in the middle of twice its length; one buffer for all parts, whose ends stay 0
+        parts = list(in_parts(waveforms, CPU_SAMPLES // 2))
+        # each record in the middle of twice its length; one buffer for all parts, whose ends stay 0, and one for their spectra
         padded = hann.new_zeros(len(parts[0][1]) if parts else 0, 2 * n)
+        spectra = torch.empty(len(padded), n + 1, dtype=torch.complex128, device=hann.device)
         for part, records in parts:
             torch.mul(centred(records), hann, out=padded[: len(records), n - n // 2 : 2 * n - n // 2])
-            whole, own = torch.fft.rfft(padded[: len(records)]), self.half_bins[part]
-            own[:, REACH : REACH + stop] = whole[:, :stop]
-            own[:, :REACH] = whole[:, 1 : REACH + 1].flip(-1).conj()
-            own[:, REACH + stop :] = whole[:, n - mirrored : n].flip(-1).conj()
+            torch.fft.rfft(padded[: len(records)], out=spectra[: len(records)])
+            self.half_bins[part, REACH : REACH + stop] = spectra[: len(records), :stop]
+        self.half_bins[:, :REACH] = self.half_bins[:, REACH + 1 : 2 * REACH + 1].flip(-1).conj()
+        self.half_bins[:, REACH + stop :] = self.half_bins[:, REACH + stop - 1 - mirrored : REACH + stop - 1].flip(-1).conj()
 
     def amplitudes(self, frequencies_hz: Float[Tensor, "batch lines"]) -> Float64[Tensor, "batch lines"]:
         """|value| at any frequencies from 0 to highest_hz, each record's own.

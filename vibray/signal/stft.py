@@ -52,12 +52,15 @@ def stft_power(waveforms: Float[Tensor, "batch samples"], window: int, hop: int)
 
 
 def frame_powers(waveforms: Float[Tensor, "batch samples"], window: int, hop: int) -> Iterator[Float[Tensor, "batch bins"]]:
-    """The frames of `stft_power`, one of all records after the other: each lies in the cache, and where the one before it lay."""
+    """The frames of `stft_power` without DC, one of all records after the other: each in the cache, where the one before it lay."""
     hann = periodic_hann(window, waveforms.device)
     hann = (hann / hann.sum()).to(waveforms.dtype)
     frame = waveforms.new_empty(len(waveforms), window)
     spectrum = torch.empty(len(waveforms), window // 2 + 1, dtype=waveforms.dtype.to_complex(), device=waveforms.device)
-    power = waveforms.new_empty(spectrum.shape)
+    squares = waveforms.new_empty(len(waveforms), 2 * spectrum.shape[-1])
+    power = waveforms.new_empty(len(waveforms), window // 2)
     for part in frames(waveforms, window, hop).unbind(-2):
         torch.fft.rfft(torch.mul(part, hann, out=frame), out=spectrum)
-        yield torch.mul(spectrum.real, spectrum.real, out=power).addcmul_(spectrum.imag, spectrum.imag)
+        # real and imaginary parts alike, then in pairs: half the time of two passes over every other number
+        torch.square(torch.view_as_real(spectrum).flatten(-2), out=squares)
+        yield torch.add(squares[:, 2::2], squares[:, 3::2], out=power)
