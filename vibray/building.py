@@ -98,6 +98,12 @@ def columns_of(feature: Vector, names: tuple[str, ...]) -> list[int]:
     return [i for name in names for i in places[name]]
 
 
+def blocks_of(feature: Vector, names: tuple[str, ...]) -> set[str]:
+    """The blocks of a vector feature that hold the columns of `columns_of`."""
+    columns, size = columns_of(feature, names), feature.shape[0]
+    return {name for name, block in feature.blocks.items() if any(i in range(*block.indices(size)) for i in columns)}
+
+
 def build_scaling_fit(config: ScalingConfig, feature: Vector | Image) -> ScalingFit:
     """The pass that fits a feature's scaling, told which column says how loud the whole record is, where the feature has one."""
     return ScalingFit(config, feature.shape, feature.level if isinstance(feature, Spectral) else None)

@@ -17,12 +17,23 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from vibray.building import build_classical, build_classifier, build_deep, build_feature, build_vector, columns_of, net_columns
+from vibray.building import (
+    blocks_of,
+    build_classical,
+    build_classifier,
+    build_deep,
+    build_feature,
+    build_vector,
+    columns_of,
+    net_columns,
+)
 from vibray.config import UserError, from_json, short_hash, to_json
 from vibray.decide.findings import Finding, counts_of
 from vibray.decide.fleet_scores import FleetScores
 from vibray.decide.state import SensorHistory, causes, state_statistics, states
 from vibray.features.scaling import Scaling, Sensor
+from vibray.features.spectral import SpectralConfig
+from vibray.inputs import Blocks, Inputs
 from vibray.models.band_transformer import adapts
 from vibray.models.classifier import NO_FAULT, UNKNOWN_FAULT, Classifier, Diagnosis
 from vibray.models.diagnosis import LinearDiagnosis
@@ -50,19 +61,6 @@ class RunMismatch(UserError):
     """A run and an input do not belong together; the message shows both."""
 
 
-class Inputs:
-    """One batch's features, each computed once however many detectors ask for it; those in `made` were before."""
-
-    def __init__(self, waveforms: Float[Tensor, "batch samples"], facts: CorpusFacts, made: Mapping[FeatureConfig, Tensor] | None = None):
-        self.waveforms, self.facts = waveforms, facts
-        self._made = dict(made or {})
-
-    def __getitem__(self, config: FeatureConfig) -> Tensor:
-        if config not in self._made:
-            self._made[config] = build_feature(config, self.facts.mains_hz)(self.waveforms, self.facts.sample_rate_hz)
-        return self._made[config]
-
-
 @dataclass
 class Detecting:
     """A fitted detector on one feature, classical or deep."""
@@ -86,6 +84,14 @@ class Detecting:
         assert isinstance(self.recipe, ClassicalRecipe)
         feature = build_vector(self.recipe.feature, facts.mains_hz)
         return self.detector.score(x[:, columns_of(feature, self.recipe.detector.blocks)]).float()
+
+    def blocks(self, facts: CorpusFacts) -> Blocks:
+        """Of the spectral vector, what is read: the detector's, and the level where the scaling looks at it."""
+        recipe = self.recipe
+        if not isinstance(recipe, ClassicalRecipe) or not isinstance(recipe.feature, SpectralConfig):
+            return {}
+        feature = build_vector(recipe.feature, facts.mains_hz)
+        return {recipe.feature: blocks_of(feature, recipe.detector.blocks) | ({"level"} if recipe.scaling.limits else set())}
 
     def scalings(self) -> dict[str, tuple[FeatureConfig, Scaling]]:
         return {"": (self.recipe.feature, self.scaling)}
@@ -113,6 +119,14 @@ class Fusing:
     def outputs(self, inputs: Inputs, sensors: Sequence[Sensor] | None) -> dict[str, Tensor]:
         own = {name: member.model.outputs(inputs, sensors)["score"] for name, member in self.members.items()}
         return {"score": self.ensemble.fuse(own).float(), **{MEMBER_PREFIX + name: score for name, score in own.items()}}
+
+    def blocks(self, facts: CorpusFacts) -> Blocks:
+        """Of each feature, what any member reads."""
+        found: dict[FeatureConfig, set[str]] = {}
+        for member in self.members.values():
+            for config, names in member.model.blocks(facts).items():
+                found.setdefault(config, set()).update(names)
+        return found
 
     def scalings(self) -> dict[str, tuple[FeatureConfig, Scaling]]:
         return {name: member.model.scalings()[""] for name, member in self.members.items()}
@@ -149,6 +163,9 @@ class Diagnosing:
         x = [scaling(inputs[config], sensors) for config, scaling in self.scalings().values()]
         return columns_of_diagnosis(self.net.diagnose(self.net(x[0] if len(x) == 1 else (x[0], x[1]))), self.faults)
 
+    def blocks(self, facts: CorpusFacts) -> Blocks:
+        return {}  # the net reads all
+
     def scalings(self) -> dict[str, tuple[FeatureConfig, Scaling]]:
         named = {"image": (self.recipe.image, self.image_scaling), "vector": (self.recipe.vector, self.vector_scaling)}
         return {name: (config, scaling) for name, (config, scaling) in named.items() if config is not None and scaling is not None}
@@ -178,6 +195,11 @@ class Naming:
         x = self.detecting.scaling(inputs[self.detecting.recipe.feature], sensors)
         score = self.detecting.of_scaled(x, inputs.facts)
         return columns_of_diagnosis(self.diagnosis(x, score), self.faults) | {MEMBER_PREFIX + DETECTOR: score}
+
+    def blocks(self, facts: CorpusFacts) -> Blocks:
+        """All, of the spectral vector too."""
+        config = self.detecting.recipe.feature
+        return {config: set(build_vector(config, facts.mains_hz).blocks)} if isinstance(config, SpectralConfig) else {}
 
     def scalings(self) -> dict[str, tuple[FeatureConfig, Scaling]]:
         return self.detecting.scalings()
@@ -229,18 +251,34 @@ class Run:
         """
         return self.outputs(waveforms, sample_rate_hz, sensors)["score"]
 
-    @torch.inference_mode()
     def outputs(self, waveforms: Waveforms, sample_rate_hz: float, sensors: Sequence[Sensor] | None = None) -> dict[str, Tensor]:
         """`score`, a column a member of an ensemble, a classifier's probabilities and fault number, by their names in the scores table."""
+        return self._passed(waveforms, sample_rate_hz, sensors, with_mains=False)[0]
+
+    def outputs_and_snr_db(
+        self, waveforms: Waveforms, sample_rate_hz: float, sensors: Sequence[Sensor] | None = None
+    ) -> tuple[dict[str, Tensor], np.ndarray | None]:
+        """`outputs`, and what `states` wants to know of the mains' lines: one search for them serves both. None for a machine without."""
+        outputs, snr_db = self._passed(waveforms, sample_rate_hz, sensors, with_mains=self.facts.mains_hz is not None)
+        return outputs, None if self.facts.mains_hz is None else snr_db.numpy()
+
+    @torch.inference_mode()
+    def _passed(
+        self, waveforms: Waveforms, sample_rate_hz: float, sensors: Sequence[Sensor] | None, with_mains: bool
+    ) -> tuple[dict[str, Tensor], Float[Tensor, " mains"]]:
         self.check(sample_rate_hz, waveforms.shape[1])
         w = torch.tensor(np.ascontiguousarray(waveforms)) if isinstance(waveforms, np.ndarray) else waveforms
         if not len(w):  # nets know no batch of none; the columns are those of any other
-            return {name: column[:0] for name, column in self.outputs(w.new_zeros(1, w.shape[1]), sample_rate_hz).items()}
-        chunks = []
+            outputs, snr_db = self._passed(w.new_zeros(1, w.shape[1]), sample_rate_hz, None, with_mains)
+            return {name: column[:0] for name, column in outputs.items()}, snr_db[:0]
+        chunks, snrs, blocks = [], [torch.empty(0)], self.model.blocks(self.facts)
         for start in range(0, len(w), CHUNK):
             part = slice(start, start + CHUNK)
-            chunks.append(self.model.outputs(Inputs(w[part].to(self.device), self.facts), None if sensors is None else sensors[part]))
-        return {name: torch.cat([chunk[name] for chunk in chunks]).cpu() for name in chunks[0]}
+            inputs = Inputs(w[part].to(self.device), self.facts, blocks=blocks)
+            chunks.append(self.model.outputs(inputs, None if sensors is None else sensors[part]))
+            if with_mains and inputs.mains is not None:
+                snrs.append(inputs.mains.snr_db.cpu())
+        return {name: torch.cat([chunk[name] for chunk in chunks]).cpu() for name in chunks[0]}, torch.cat(snrs)
 
     def detector_scores(self, outputs: Mapping[str, Tensor]) -> Float[Tensor, " batch"]:
         """Of the outputs, the score that `fleet_scores` speaks of: a diagnosis keeps its detector's beside its own."""
@@ -264,15 +302,15 @@ class Run:
         return np.array([min(own.get(sensor, 0) for own in counts) for sensor in sensors], np.int64)
 
     def states(
-        self, waveforms: Float[np.ndarray, "batch samples"], sensors: Sequence[Sensor], num_threads: int = 1
+        self, waveforms: Float[np.ndarray, "batch samples"], sensors: Sequence[Sensor], snr_db: np.ndarray | None, num_threads: int = 1
     ) -> tuple[list[State], list[Cause | None]]:
-        """What the machine was doing in each record, and why its sensor is called faulty where it is."""
+        """What the machine was doing in each record, and why its sensor is called faulty where it is; `snr_db`: of `mains_snr_db`."""
 
         def of_chunk(start: int) -> tuple[list[State], list[Cause | None]]:
-            part = waveforms[start : start + CHUNK]
-            history = [self.histories.get(sensor) for sensor in sensors[start : start + CHUNK]]
-            statistics = state_statistics(part, self.facts.sample_rate_hz)
-            found = states(statistics, mains_snr_db(part, self.facts), history)
+            part = slice(start, start + CHUNK)
+            history = [self.histories.get(sensor) for sensor in sensors[part]]
+            statistics = state_statistics(waveforms[part], self.facts.sample_rate_hz)
+            found = states(statistics, None if snr_db is None else snr_db[part], history)
             return found, causes(statistics, found)
 
         with ThreadPoolExecutor(num_threads) as pool:

@@ -1,10 +1,11 @@
 """Scoring against the original plan's loop: raw lines to committed scores, by recipe, on one core.
 
     python -m tests.bench.scoring                 ms a record by recipe and stage
+    python -m tests.bench.scoring --floor         the default's stages, and below each what no other program could do without
     python -m tests.bench.scoring --workers       end to end in Ray with one and two workers, beside one and two plain processes
     python -m tests.bench.scoring --memory        private memory of the workers and Ray's object store, 2,000 and 50,000 records
 
-take about three, six and eight minutes. The nets have random weights: time does not depend on them.
+take about three minutes, one, six and eight. The nets have random weights: time does not depend on them.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import contextlib
 import gzip
 import io
 import json
+import math
 import multiprocessing
 import os
 import statistics
@@ -46,12 +48,14 @@ from vibray.pipeline import session
 from vibray.pipeline.jobs import ScoreJob
 from vibray.pipeline.score import Scorer, score, score_part
 from vibray.recipes import ClassicalRecipe, DeepRecipe, EnsembleRecipe
-from vibray.runs import CHUNK, Detecting, Fusing, Inputs, Run, begin, save, score_statistics
+from vibray.runs import CHUNK, Detecting, Fusing, Inputs, Run, begin, mains_snr_db, save, score_statistics
 from vibray.signal.synthetic import FleetConfig, fleet_lines, place, waveform
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts, check_finished, commit_part
 from vibray.storage.plan import make_plan
 from vibray.storage.reading import ReadPart, read_shard
+from vibray.storage.records import content_hash
+from vibray.storage.shortcut import parse_floats
 from vibray.tables import sensors_of, waveforms_of
 from vibray.train.classical import Rows, fit_detector, fit_scaling, score_parts
 
@@ -147,6 +151,7 @@ class Bench:
         self.plan = make_plan(str(source), "raw", {})
         self.read_once = self.read()
         self.waveforms, self.sensors = waveforms_of(self.read_once.records), sensors_of(self.read_once.records)
+        self.snr_db = mains_snr_db(self.waveforms, FACTS)
 
     def read(self) -> ReadPart:
         (part,) = read_shard(self.plan.parts[0], FACTS, "raw", self.plan.base_uri)
@@ -160,7 +165,7 @@ class Bench:
 
     def features(self, run: Run) -> None:
         for part in torch.from_numpy(self.waveforms).split(CHUNK):
-            inputs = Inputs(part, FACTS)
+            inputs = Inputs(part, FACTS, blocks=run.model.blocks(FACTS))
             for config, _ in run.model.scalings().values():
                 inputs[config]
 
@@ -170,9 +175,56 @@ class Bench:
         return [
             Route(f"{name}", lambda: self.whole(scorer), self.num_records),
             Route("  read and parse", self.read, self.num_records),
-            Route("  state", lambda: run.states(self.waveforms, self.sensors), self.num_records),
-            Route("  features", lambda: self.features(run), self.num_records),
+            Route("  the mains' lines", lambda: mains_snr_db(self.waveforms, FACTS), self.num_records),
+            Route("  state", lambda: run.states(self.waveforms, self.sensors, self.snr_db), self.num_records),
+            Route("  features, with these lines", lambda: self.features(run), self.num_records),
         ]
+
+
+TRANSFORMS = {
+    "the mains' lines": ((torch.float64, 2 * 8192, 1),),
+    "spectra": ((torch.float64, 1024, 15), (torch.float32, 2048, 13), (torch.float32, 4096, 5)),
+}
+"""Of a record of 8192 samples, by stage: precision, length and number of the real transforms that the default makes."""
+
+
+def bare_transforms(which: Sequence[tuple[torch.dtype, int, int]], num_records: int) -> None:
+    """Nothing but these transforms, of numbers that lie in the cache."""
+    for dtype, length, number in which:
+        frames = torch.zeros(16, length, dtype=dtype)
+        spectra = torch.empty(16, length // 2 + 1, dtype=dtype.to_complex())
+        for _ in range(number * num_records // len(frames)):
+            torch.fft.rfft(frames, out=spectra)
+
+
+def work_of(which: Sequence[tuple[torch.dtype, int, int]]) -> str:
+    """Their arithmetic (2.5 n log2 n of n real numbers) and what they read and write."""
+    flops = sum(2.5 * length * math.log2(length) * number for _, length, number in which)
+    moved = sum((2 * length + 2) * dtype.itemsize * number for dtype, length, number in which)
+    return f"{flops / 1e6:.2f} MFLOP, {moved / 1e3:.0f} kB"
+
+
+def print_floor(rounds: int) -> None:
+    """The default's stages on one core, each with what it cannot be without: digits to numbers and a hash, transforms."""
+    pool, sensors = fleet(NUM_POOL)
+    with tempfile.TemporaryDirectory(prefix="vibray-bench-") as folder:
+        bench, run = Bench(Path(folder), 400), make_run(recipes.fused(), pool, sensors)
+        lines = (Path(folder) / "raw400" / "0.jsonl").read_bytes().splitlines()
+        digits = [b"[" + json.loads(line)["signal_value"].encode() + b"]" for line in lines]
+        least = Route("    numbers by simdjson, blake2b", lambda: read_barely(digits, bench.waveforms), bench.num_records)
+        whole, read, mains, state, features = bench.routes("fused", run)
+        bare = [
+            Route(f"    {work_of(which)}", partial(bare_transforms, which, bench.num_records), bench.num_records)
+            for which in TRANSFORMS.values()
+        ]
+        print_group([whole, read, least, mains, bare[0], state, features, bare[1]], rounds, compared=False)
+
+
+def read_barely(digits: Sequence[bytes], waveforms: np.ndarray) -> None:
+    """Digits to numbers and samples to hashes, nothing checked."""
+    for text, samples in zip(digits, waveforms, strict=True):
+        parse_floats(text, False)
+        content_hash(samples)
 
 
 def compare_scores(name: str, run: Run, bench: Bench) -> None:
@@ -205,11 +257,13 @@ def print_costs(rounds: int) -> None:
         print_group([*loops, *routes], rounds)
 
 
-def print_group(routes: list[Route], rounds: int) -> None:
-    """Times of some routes; of the whole ones, how many times longer the first two, the plan's loops, take."""
+def print_group(routes: list[Route], rounds: int, compared: bool = True) -> None:
+    """Times of some routes; of the whole ones, how many times longer the first two take, which are then the plan's loops."""
     found = spreads(routes, rounds)
     for route, spread in zip(routes, found, strict=True):
-        ratios = f"{found[0].median / spread.median:8.1f}x {found[1].median / spread.median:8.1f}x" if route.name[0] != " " else ""
+        ratios = (
+            f"{found[0].median / spread.median:8.1f}x {found[1].median / spread.median:8.1f}x" if compared and route.name[0] != " " else ""
+        )
         print(f"{route.name:<44} {spread.median:9.3f} ms [{spread.low:.3f} .. {spread.high:.3f}] {ratios}", flush=True)
 
 
@@ -350,11 +404,14 @@ def print_memory() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--floor", action="store_true", help="the default's stages and the least that each must do")
     parser.add_argument("--workers", action="store_true", help="one and two workers in Ray")
     parser.add_argument("--memory", action="store_true", help="memory of the workers")
     parser.add_argument("--rounds", type=int, default=3)
     parsed = parser.parse_args()
-    if parsed.workers:
+    if parsed.floor:
+        print_floor(parsed.rounds)
+    elif parsed.workers:
         print_workers(parsed.rounds)
     elif parsed.memory:
         print_memory()

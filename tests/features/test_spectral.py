@@ -9,6 +9,7 @@ from tests.bench.vectors import time_statistics
 from tests.reference import spectral as reference
 from vibray.config import UserError
 from vibray.features.spectral import Spectral, SpectralConfig
+from vibray.signal.harmonics import Mains
 
 DEFAULT = Spectral(SpectralConfig())
 
@@ -156,3 +157,21 @@ def test_batch_mates_pickle_and_silence() -> None:
     assert torch.equal(DEFAULT(x[65:], 8192.0), vectors[65:]) and torch.equal(DEFAULT(x[3:12], 8192.0), vectors[3:12])
     assert torch.equal(pickle.loads(pickle.dumps(DEFAULT))(x[:3], 8192.0), DEFAULT(x[:3], 8192.0))
     assert DEFAULT(x[:0], 8192.0).shape == (0, 464)
+
+
+def test_blocks_alone_are_the_same_and_the_others_nan() -> None:
+    feature = Spectral(SpectralConfig(mains_hz=50.0))
+    t, rng = np.arange(8192) / 8192, np.random.default_rng(6)
+    hum = np.sin(2 * np.pi * 100 * t)
+    # the last has lines 100 dB above its noise, which float32 cannot show
+    x = torch.from_numpy(np.stack([rng.standard_normal(8192), hum + 0.1 * rng.standard_normal(8192), 1e3 * hum])).float()
+    x[2] += torch.from_numpy(1e-2 * rng.standard_normal(8192)).float()
+    wanted = {"bands", "steady", "octaves", "level", "lines"}
+    whole, some = feature(x, 8192.0), feature(x, 8192.0, Mains(x, 8192.0, 50.0), wanted)
+    for name, block in feature.blocks.items():
+        if name in wanted:
+            torch.testing.assert_close(some[:, block], whole[:, block], rtol=0, atol=2e-5 if name in ("steady", "octaves") else 1e-6)
+        else:
+            assert some[:, block].isnan().all()
+    steady = feature.blocks["steady"]
+    assert torch.equal(some[2, steady], whole[2, steady]) and not torch.equal(some[1, steady], whole[1, steady])

@@ -31,7 +31,7 @@ from vibray.fitting.calibration import NUM_FOLDS, calibration_table
 from vibray.fitting.classical import fit_parts
 from vibray.fitting.fleet_scores import fleet_scores
 from vibray.models.fitted import Fitted
-from vibray.runs import Detecting, Inputs, Run
+from vibray.runs import Detecting, Inputs, Run, mains_snr_db
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig, measured_at, place
 from vibray.tables import Sensors, vector_column
@@ -94,7 +94,7 @@ def scored(run: Run, fleet: Fleet, k: int) -> tuple[pa.Table, pa.Table]:
     }
     calibration, _ = calibration_table(run, known)
     calibrated = run.calibrated(calibration)
-    states, causes = calibrated.states(fleet.waveforms, sensors)
+    states, causes = calibrated.states(fleet.waveforms, sensors, mains_snr_db(fleet.waveforms, FACTS))
     assert isinstance(run.recipe, recipes.ClassicalRecipe)
     inputs = Inputs(torch.from_numpy(fleet.waveforms), FACTS, {run.recipe.feature: fleet.vectors})
     score = calibrated.model.outputs(inputs, sensors)["score"].numpy()

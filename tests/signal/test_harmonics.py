@@ -18,7 +18,6 @@ from tests.reference.harmonics import (
 from vibray.config import UserError
 from vibray.signal.harmonics import (
     MAINS_MULTIPLES,
-    LineSpectrum,
     check_mains,
     comb,
     cycle_peak_volatility,
@@ -141,18 +140,6 @@ def test_kernel_between_half_bins(length: int) -> None:
     direct = np.abs(np.exp(-2j * np.pi * np.outer(hz, t)) @ ((x - x.mean()) * hann)) * 2 / hann.sum()
     got = line_amplitudes(torch.from_numpy(x)[None], 1000.0, torch.from_numpy(hz)[None])[0].numpy()
     np.testing.assert_allclose(got, direct, rtol=0, atol=2e-7)
-
-
-def test_mean_squares_of_bands() -> None:
-    t = np.arange(4096) / 8192
-    x = (
-        0.3 * np.sin(2 * np.pi * 1500 * t)
-        + 0.1 * np.sin(2 * np.pi * 3000 * t)
-        + np.sin(2 * np.pi * 100 * t)
-        + 0.2 * np.cos(2 * np.pi * 4096 * t)
-    )
-    got = LineSpectrum(torch.from_numpy(x)[None], 8192.0, 2000.0, (1000.0, 2000.0)).mean_squares[0]
-    np.testing.assert_allclose(got.numpy(), [0.3**2 / 2, 0.1**2 / 2 + 0.2**2], rtol=1e-3)
 
 
 def test_cycle_peak_volatility() -> None:

@@ -3,7 +3,7 @@ import pytest
 import scipy.signal
 import torch
 
-from vibray.signal.psd import band_means, interpolated, linear_reading, welch_psd
+from vibray.signal.psd import band_means, interpolated, linear_reading, mean_squares, welch_psd
 
 
 @pytest.mark.parametrize(("segment", "num_fft", "length"), [(4096, 8192, 8192), (1024, 1024, 10000), (1000, 1001, 5000), (255, 255, 999)])
@@ -31,3 +31,15 @@ def test_band_means() -> None:
     assert band_means(torch.arange(6.0), 3).tolist() == [0.5, 2.5, 4.5]
     with pytest.raises(ValueError, match="6 bins do not divide into 4"):
         band_means(torch.arange(6.0), 4)
+
+
+def test_mean_squares_of_bands() -> None:
+    t = np.arange(4096) / 8192
+    x = (
+        0.3 * np.sin(2 * np.pi * 1500 * t)
+        + 0.1 * np.sin(2 * np.pi * 3000 * t)
+        + np.sin(2 * np.pi * 100 * t)
+        + 0.2 * np.cos(2 * np.pi * 4096 * t)
+    )
+    got = mean_squares(torch.from_numpy(x)[None], 8192.0, (1000.0, 2000.0))[0]
+    np.testing.assert_allclose(got.numpy(), [0.3**2 / 2, 0.1**2 / 2 + 0.2**2], rtol=1e-3)

@@ -11,17 +11,10 @@ from pydantic import with_config
 from torch import Tensor
 
 from vibray.config import STRICT, UserError
-from vibray.signal.harmonics import (
-    HANN_BINS,
-    MAINS_MULTIPLES,
-    MAINS_TOLERANCE_HZ,
-    SEARCHED_SAMPLES,
-    LineSpectrum,
-    check_mains,
-    cycle_peak_volatility,
-)
+from vibray.signal.harmonics import MAINS_TOLERANCE_HZ, SEARCHED_SAMPLES, Mains, check_mains, cycle_peak_volatility
+from vibray.signal.psd import mean_squares
 from vibray.signal.statistics import safe_ratio, standard_deviation
-from vibray.signal.stft import in_parts
+from vibray.signal.stft import HANN_BINS, in_parts
 
 EVEN_ORDERS = tuple(range(2, 41, 2))
 ODD_ORDERS = tuple(range(1, 20, 2))
@@ -97,29 +90,31 @@ class Harmonic:
         lines = EVEN_ORDERS + ODD_ORDERS
         return (*(m * mains_hz if mains_hz else None for m in lines), *[None] * (self.shape[0] - len(lines)))
 
-    def __call__(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch 40"]:
-        """The vectors, float32. Raises UserError as `check` does."""
+    def __call__(
+        self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, mains: Mains | None = None
+    ) -> Float[Tensor, "batch 40"]:
+        """The vectors, float32; `mains`: the lines of these records, where they were found before. Raises UserError as `check` does."""
         self.check(sample_rate_hz, waveforms.shape[-1])
         assert self.config.mains_hz is not None
+        if mains is not None:
+            return _vectors(waveforms, sample_rate_hz, mains).float()
         vectors = waveforms.new_empty((len(waveforms), *self.shape), dtype=torch.float32)
         for part, records in in_parts(waveforms, SEARCHED_SAMPLES):
-            vectors[part] = _vectors(records, sample_rate_hz, self.config.mains_hz)
+            vectors[part] = _vectors(records, sample_rate_hz, Mains(records, sample_rate_hz, self.config.mains_hz))
         return vectors
 
 
-def _vectors(waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, mains_hz: float) -> Float[Tensor, "batch 40"]:
-    low_hz, high_hz = mains_hz - MAINS_TOLERANCE_HZ, mains_hz + MAINS_TOLERANCE_HZ
-    spectrum = LineSpectrum(waveforms, sample_rate_hz, MAINS_MULTIPLES[-1] * high_hz, ENERGY_EDGES_HZ)
-    f0, snr_db = spectrum.comb(low_hz, high_hz, MAINS_MULTIPLES)
-    amplitudes = spectrum.amplitudes(f0[:, None] * _orders(waveforms.device))
+def _vectors(waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, mains: Mains) -> Float[Tensor, "batch 40"]:
+    f0 = mains.frequency_hz
+    amplitudes = mains.spectrum.amplitudes(f0[:, None] * _orders(waveforms.device))
     lines, gaps = amplitudes.tensor_split([len(EVEN_ORDERS + ODD_ORDERS)], dim=-1)
     columns = [
         *_ratios(lines.square()),
         _log_noise_density(gaps, waveforms.shape[-1] / sample_rate_hz),
-        *torch.log(spectrum.mean_squares + POWER_FLOOR).unbind(-1),
+        *torch.log(mean_squares(waveforms, sample_rate_hz, ENERGY_EDGES_HZ) + POWER_FLOOR).unbind(-1),
         torch.log(standard_deviation(waveforms).square() + POWER_FLOOR) / 2,
-        cycle_peak_volatility(waveforms, sample_rate_hz, f0, high_hz),
-        snr_db,
+        cycle_peak_volatility(waveforms, sample_rate_hz, f0, mains.highest_hz),
+        mains.snr_db,
     ]
     return torch.cat([torch.log(lines + AMPLITUDE_FLOOR), torch.stack(columns, dim=-1)], dim=-1)
 

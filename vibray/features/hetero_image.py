@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vibray.config import STRICT, UserError
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
-from vibray.signal.harmonics import MAINS_TOLERANCE_HZ, check_mains, mains_frequency
+from vibray.signal.harmonics import MAINS_TOLERANCE_HZ, Mains, check_mains, mains_frequency
 from vibray.signal.stft import stft_power
 from vibray.signal.waveform import centred, column_edges, odd_extension
 
@@ -83,25 +83,34 @@ class HeteroImage:
         """Frequency of each row of the CWT channel, in Hz."""
         return self._cwt.rows_hz(sample_rate_hz)
 
-    def __call__(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch 3 rows columns"]:
-        """The images, float32. Raises UserError as `check` does."""
+    def __call__(
+        self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, mains: Mains | None = None
+    ) -> Float[Tensor, "batch 3 rows columns"]:
+        """The images, float32; `mains`: the lines of these records, where they were found before. Raises UserError as `check` does."""
         self.check(sample_rate_hz, waveforms.shape[-1])
         images = torch.empty((len(waveforms), *self.shape), dtype=torch.float32, device=waveforms.device)
         if not len(waveforms):  # MKL knows no transforms of nothing
             return images
-        for some, image in zip(waveforms.split(RECORDS_AT_ONCE), images.split(RECORDS_AT_ONCE), strict=True):
-            self._fill(image, some, sample_rate_hz)
+        assert self.config.mains_hz is not None
+        f0 = mains_frequency(waveforms, sample_rate_hz, self.config.mains_hz).frequency_hz if mains is None else mains.frequency_hz
+        for image, some, own in zip(
+            images.split(RECORDS_AT_ONCE), waveforms.split(RECORDS_AT_ONCE), f0.split(RECORDS_AT_ONCE), strict=True
+        ):
+            self._fill(image, some, own, sample_rate_hz)
         return images
 
     def _fill(
-        self, images: Float[Tensor, "batch 3 rows columns"], waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float
+        self,
+        images: Float[Tensor, "batch 3 rows columns"],
+        waveforms: Float[Tensor, "batch samples"],
+        f0: Float64[Tensor, " batch"],
+        sample_rate_hz: float,
     ) -> None:
         c = self.config
         assert c.mains_hz is not None
         torch.log(self._cwt(waveforms, sample_rate_hz)[:, 0] + MAGNITUDE_FLOOR, out=images[:, 0])
         x = centred(waveforms).float()
         images[:, 1] = _resized(_log_stft(x, c.columns, c.stft_window), c.rows)
-        f0 = mains_frequency(waveforms, sample_rate_hz, c.mains_hz).frequency_hz
         # at least one phase a sample, and equally many for every row
         longest = CYCLES * sample_rate_hz / (c.mains_hz - MAINS_TOLERANCE_HZ)
         per_row = math.ceil(longest / c.rows)

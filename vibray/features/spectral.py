@@ -3,6 +3,7 @@
 Any rate and length.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -15,10 +16,10 @@ from torch import Tensor
 
 from vibray.config import STRICT, UserError
 from vibray.features.harmonic import EVEN_ORDERS, ODD_ORDERS
-from vibray.signal.harmonics import MAINS_MULTIPLES, MAINS_TOLERANCE_HZ, LineSpectrum
+from vibray.signal.harmonics import MAINS_TOLERANCE_HZ, SEARCHED_SAMPLES, Mains
 from vibray.signal.psd import band_means, band_weights, welch_psd
 from vibray.signal.statistics import TIME_STATISTICS, time_statistics
-from vibray.signal.stft import in_parts, stft_power
+from vibray.signal.stft import CPU_SAMPLES, frame_powers, in_parts, stft_power
 from vibray.signal.waveform import centred
 
 AMPLITUDE_FLOOR = 1e-12
@@ -27,6 +28,17 @@ POWER_FLOOR = 1e-24
 
 CV_FLOOR = 1e-4
 """Added to the coefficient of variation before its logarithm: a steady sine has 0."""
+
+FRAME_BANDS = ("steady", "coarse", "octaves")
+"""Blocks for whose spectra float32 is enough where nothing is stored: ln power is right to 1e-6, in a record's weakest bands to 1e-5."""
+
+FLOAT32_RANGE = 15.0
+"""It is not where a record's bands lie further apart than this, in ln power (65 dB): float32 leaves in every bin some 1e-7 of the strongest
+one's amplitude."""
+
+
+SPECTRA_SAMPLES = 2 * CPU_SAMPLES
+"""Samples that a CPU takes at once, frame by frame: a frame of 32 records lies in the cache, and fewer records would pay for the calls."""
 
 
 @with_config(STRICT)
@@ -96,7 +108,9 @@ class Spectral:
       record's own mains frequency within 0.5 Hz of the nominal one (signal/harmonics.py). Bands are as wide as the lines' distance: an
       odd line that rises beside a strong even one is lost in them. A line at or above Nyquist has the floor's logarithm.
 
-    Computed in float64, returned in float32.
+    Computed in float64, returned in float32. Where some of the blocks are all that is wanted, to score by them and not to be stored, the
+    spectra of FRAME_BANDS are in float32 (but see FLOAT32_RANGE): half their time, for scores within 1e-5 of their standard deviation.
+    Those of `bands` as well would leave 1.1e-5.
     """
 
     def __init__(self, config: SpectralConfig) -> None:
@@ -158,44 +172,78 @@ class Spectral:
         lines = [m * (c.mains_hz or 0.0) for m in self.orders]
         return (*[None] * len(TIME_STATISTICS), *stft, *stft, *welch, *moved, *equal[0], *equal[1], *octaves, None, *lines)
 
-    def __call__(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch dims"]:
-        """The vectors, float32. Raises UserError as `check` does."""
+    def __call__(
+        self,
+        waveforms: Float[Tensor, "batch samples"],
+        sample_rate_hz: float,
+        mains: Mains | None = None,
+        blocks: Collection[str] | None = None,
+    ) -> Float[Tensor, "batch dims"]:
+        """The vectors, float32. Raises UserError as `check` does.
+
+        `mains`: the lines of these records, where they were found before. `blocks`: the only ones wanted; the others are NaN.
+        """
         self.check(sample_rate_hz, waveforms.shape[-1])
-        vectors = waveforms.new_empty((len(waveforms), *self.shape), dtype=torch.float32)
-        for part, records in in_parts(waveforms):
-            vectors[part] = self._vectors(records, sample_rate_hz)
+        wanted = set(self.blocks if blocks is None else blocks)
+        vectors = waveforms.new_full((len(waveforms), *self.shape), torch.nan, dtype=torch.float32)
+        for part, records in in_parts(waveforms, SPECTRA_SAMPLES):
+            for name, values in self._made(records, sample_rate_hz, wanted, precise=blocks is None).items():
+                vectors[part, self.blocks[name]] = values.float()
+        if self.config.mains_hz is not None and "lines" in wanted:
+            for part, records in in_parts(waveforms, SEARCHED_SAMPLES) if mains is None else [(slice(None), waveforms)]:
+                own = Mains(records, sample_rate_hz, self.config.mains_hz) if mains is None else mains
+                vectors[part, self.blocks["lines"]] = _lines(own, sample_rate_hz).float()
         return vectors
 
-    def _vectors(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float) -> Float[Tensor, "batch dims"]:
-        c = self.config
-        xc = centred(waveforms)
-        power = {(w, h): stft_power(xc, w, h)[..., 1:] for w, h in {(c.stft_window, c.stft_hop), *((w, w // 2) for w in c.windows)}}
-        magnitude = power[c.stft_window, c.stft_hop].sqrt()
-        mean = magnitude.mean(1)
-        std = magnitude.sub_(mean[:, None]).square_().mean(1).sqrt()
-        psd = welch_psd(xc, sample_rate_hz, c.welch_window, c.welch_window)[:, 1:]
-        return torch.cat(
-            [
-                time_statistics(waveforms),
-                torch.log(mean + AMPLITUDE_FLOOR),
-                torch.log(std / (mean + AMPLITUDE_FLOOR) + CV_FLOOR),
-                torch.log(band_means(psd, c.num_bands) + POWER_FLOOR),
-                *(_movement(power[window, window // 2], c.movement_bands) for window in c.windows),
-                *self._steady(xc, sample_rate_hz),
-                torch.log(xc.square().mean(-1, keepdim=True).sqrt() + AMPLITUDE_FLOOR),
-                *([_lines(waveforms, sample_rate_hz, c.mains_hz)] if c.mains_hz is not None else []),
-            ],
-            dim=-1,
-        )
+    def _made(
+        self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, wanted: set[str], precise: bool
+    ) -> dict[str, Float[Tensor, "batch _"]]:
+        """Those of the blocks that are wanted, but for the lines."""
+        c, xc, made = self.config, centred(waveforms), {}
+        if "time" in wanted:
+            made["time"] = time_statistics(waveforms)
+        if "level" in wanted:
+            made["level"] = torch.log(torch.linalg.vector_norm(xc, dim=-1, keepdim=True) / xc.shape[-1] ** 0.5 + AMPLITUDE_FLOOR)
+        stft = (c.stft_window, c.stft_hop) if wanted & {"log_mean", "log_cv"} else None
+        windows = [(w, w // 2) for w in c.windows] if "movement" in wanted else []
+        power = {(w, h): stft_power(xc, w, h)[..., 1:] for w, h in {*windows, *([stft] if stft else [])}}
+        if stft:
+            magnitude = power[stft].sqrt()
+            mean = magnitude.mean(1)
+            std = magnitude.sub_(mean[:, None]).square_().mean(1).sqrt()
+            made["log_mean"] = torch.log(mean + AMPLITUDE_FLOOR)
+            made["log_cv"] = torch.log(std / (mean + AMPLITUDE_FLOOR) + CV_FLOOR)
+        if windows:
+            made["movement"] = torch.cat([_movement(power[each], c.movement_bands) for each in windows], dim=-1)
+        if "bands" in wanted:
+            psd = welch_psd(xc, sample_rate_hz, c.welch_window, c.welch_window)[:, 1:]
+            made["bands"] = torch.log(band_means(psd, c.num_bands) + POWER_FLOOR)
+        return made | self._frame_bands(xc, sample_rate_hz, [name for name in FRAME_BANDS if name in wanted], precise)
 
-    def _steady(self, xc: Float64[Tensor, "batch samples"], sample_rate_hz: float) -> list[Float64[Tensor, "batch bands"]]:
-        """`steady`, `coarse` and `octaves`: the mean over frames of ln band energy."""
-        c, device = self.config, xc.device
-        low = 2 * c.octave_min_hz / sample_rate_hz
-        windows = [_fitting(window, xc.shape[-1]) for window in (c.steady_window, c.octave_window)]
-        kinds = ((windows[0], (c.steady_bands, None)), (windows[0], (c.coarse_bands, None)), (windows[1], (c.octave_bands, low)))
-        power = {window: stft_power(xc, window, max(1, window // 4))[..., 1:] for window in set(windows)}
-        return [torch.log(power[window] @ _bands(window // 2, *kind, device) + POWER_FLOOR).mean(1) for window, kind in kinds]
+    def _frame_bands(
+        self, xc: Float64[Tensor, "batch samples"], sample_rate_hz: float, names: list[str], precise: bool
+    ) -> dict[str, Float64[Tensor, "batch _"]]:
+        """The blocks of FRAME_BANDS by name, in float64 or where it will do in float32."""
+        x = xc if precise else xc.float()
+        made = {name: self._mean_log_bands(x, sample_rate_hz, name) for name in names}
+        if made and not precise:
+            wide = torch.stack([values.amax(-1) - values.amin(-1) for values in made.values()]).amax(0) > FLOAT32_RANGE
+            if wide.any():
+                for name, values in self._frame_bands(xc[wide], sample_rate_hz, names, precise=True).items():
+                    made[name][wide] = values
+        return made
+
+    def _mean_log_bands(self, x: Float[Tensor, "batch samples"], sample_rate_hz: float, name: str) -> Float64[Tensor, "batch bands"]:
+        """Mean over the frames of ln power in a block's bands, by spectra in the precision of `x`."""
+        c = self.config
+        window = _fitting(c.octave_window if name == "octaves" else c.steady_window, x.shape[-1])
+        low = 2 * c.octave_min_hz / sample_rate_hz if name == "octaves" else None
+        num_bands = {"steady": c.steady_bands, "coarse": c.coarse_bands, "octaves": c.octave_bands}[name]
+        whole_bins = low is None and window // 2 % num_bands == 0
+        weights = None if whole_bins else _bands(window // 2, num_bands, low, x.dtype, x.device)
+        powers = frame_powers(x, window, max(1, window // 4))
+        energies = [band_means(power, num_bands) if weights is None else power @ weights for power in powers]
+        return torch.stack(energies).double().add_(POWER_FLOOR).log_().mean(0)
 
 
 def _fitting(window: int, num_samples: int) -> int:
@@ -204,23 +252,20 @@ def _fitting(window: int, num_samples: int) -> int:
 
 
 @lru_cache(maxsize=32)
-def _bands(num_bins: int, num_bands: int, low: float | None, device: torch.device) -> Float64[Tensor, "bins bands"]:
+def _bands(num_bins: int, num_bands: int, low: float | None, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "bins bands"]:
     """Weights that average power over bands from `low` (a share of the Nyquist frequency) up, geometric; None: from 0, equal."""
     edges = np.linspace(0, 1, num_bands + 1) if low is None else np.geomspace(low, 1, num_bands + 1)
     if low is None:
         edges = edges * num_bins + 0.5  # whole bins where they divide
     else:
         edges = np.clip(edges * num_bins, 0.5, None)
-    return torch.from_numpy(band_weights(edges, num_bins)).to(device)
+    return torch.from_numpy(band_weights(edges, num_bins)).to(device, dtype)
 
 
-def _lines(waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, mains_hz: float) -> Float64[Tensor, "batch lines"]:
+def _lines(mains: Mains, sample_rate_hz: float) -> Float64[Tensor, "batch lines"]:
     """ln of the amplitudes of the mains' lines, even orders first."""
-    low_hz, high_hz = mains_hz - MAINS_TOLERANCE_HZ, mains_hz + MAINS_TOLERANCE_HZ
-    spectrum = LineSpectrum(waveforms, sample_rate_hz, min(MAINS_MULTIPLES[-1] * high_hz, sample_rate_hz / 2))
-    f0 = spectrum.comb(low_hz, high_hz, MAINS_MULTIPLES).frequency_hz
-    hz = f0[:, None] * f0.new_tensor(EVEN_ORDERS + ODD_ORDERS)
-    return torch.log(torch.where(hz < sample_rate_hz / 2, spectrum.amplitudes(hz), 0) + AMPLITUDE_FLOOR)
+    hz = mains.frequency_hz[:, None] * mains.frequency_hz.new_tensor(EVEN_ORDERS + ODD_ORDERS)
+    return torch.log(torch.where(hz < sample_rate_hz / 2, mains.spectrum.amplitudes(hz), 0) + AMPLITUDE_FLOOR)
 
 
 def _movement(power: Float[Tensor, "batch frames bins"], num_bands: int) -> Float[Tensor, "batch dims"]:

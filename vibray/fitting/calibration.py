@@ -9,7 +9,7 @@ import torch
 
 from vibray import schema
 from vibray.decide.pseudo_labels import UNDECIDED_STATES
-from vibray.decide.state import history_of, state_statistics
+from vibray.decide.state import centred_rms, history_of
 from vibray.features.scaling import Scaling, Sensor
 from vibray.recipes import FeatureConfig
 from vibray.runs import CHUNK, Inputs, Run, mains_snr_db
@@ -40,8 +40,9 @@ def calibration_table(run: Run, records: Mapping[Sensor, pa.Table], num_folds: i
         features = {config: x[finite] for config, x in features.items()}
         if not len(w):
             continue
-        history = history_of(state_statistics(w, run.facts.sample_rate_hz)["rms"], mains_snr_db(w, run.facts))
-        states, _ = replace(run, histories=run.histories | {sensor: history}).states(w, [sensor] * len(w))
+        snr_db = mains_snr_db(w, run.facts)
+        history = history_of(centred_rms(w), snr_db)
+        states, _ = replace(run, histories=run.histories | {sensor: history}).states(w, [sensor] * len(w), snr_db)
         outputs = _out_of_sample(run, sensor, w, features, new, num_folds)
         ids, alone = table["record_id"].to_pylist(), len(w) == 1
         usable = [i for i, state in enumerate(states) if state not in UNDECIDED_STATES and not alone]

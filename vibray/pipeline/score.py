@@ -147,12 +147,12 @@ class Scorer:
         if not records.num_rows:
             return nothing
         w, sensors, record_ids = waveforms_of(records), sensors_of(records), records["record_id"].to_pylist()
-        outputs, failed = self._finite(torch.from_numpy(w), sensors, record_ids)
+        outputs, snr_db, failed = self._finite(torch.from_numpy(w), sensors, record_ids)
         if failed:
             kept, bad = set_aside(records, failed)
             return {**self.tables(kept), "bad": bad} if kept.num_rows else {**nothing, "bad": bad}
         columns: dict[str, Any] = {name: records[name] for name in schema.ORIGIN.names}
-        states, causes = run.states(w, sensors, self.num_threads)
+        states, causes = run.states(w, sensors, snr_db, self.num_threads)
         columns["state"] = [str(state) for state in states]
         columns["state_cause"] = [None if cause is None else str(cause) for cause in causes]
         columns["calibrated"], num_records = run.known(sensors), run.num_records(sensors)
@@ -177,17 +177,18 @@ class Scorer:
 
     def _finite(
         self, waveforms: torch.Tensor, sensors: list[Sensor], record_ids: list[str]
-    ) -> tuple[dict[str, torch.Tensor], dict[int, str]]:
-        """The outputs of all, and by row why one has none that are finite; one record must not stop the others."""
+    ) -> tuple[dict[str, torch.Tensor], np.ndarray | None, dict[int, str]]:
+        """The outputs of all, the SNR of their mains lines, and by row why one has no outputs that are finite; one record must not stop
+        the others."""
         try:
-            outputs = self._outputs(waveforms, sensors, record_ids)
+            outputs, snr_db = self._outputs(waveforms, sensors, record_ids)
         except UserError:
-            return {}, self._each_alone(waveforms, sensors, record_ids)
+            return {}, None, self._each_alone(waveforms, sensors, record_ids)
         failed: dict[int, str] = {}
         for name, values in outputs.items():
             wrong = (~values.isfinite()).nonzero().flatten().tolist() if values.is_floating_point() else []
             failed = {row: f"{name} is {values[row].item()}" for row in wrong} | failed
-        return outputs, failed
+        return outputs, snr_db, failed
 
     def _each_alone(self, waveforms: torch.Tensor, sensors: list[Sensor], record_ids: list[str]) -> dict[int, str]:
         """By row, what each record that fails says when it is scored by itself. Raises that error where several do, and all of them."""
@@ -201,9 +202,11 @@ class Scorer:
                 failed[row] = first_line(error)
         return failed
 
-    def _outputs(self, waveforms: torch.Tensor, sensors: list[Sensor], record_ids: list[str]) -> dict[str, torch.Tensor]:
-        outputs = self.run.outputs(waveforms, self.run.facts.sample_rate_hz, sensors)
-        return outputs if self.context is None else self.context.put(outputs, record_ids)
+    def _outputs(
+        self, waveforms: torch.Tensor, sensors: list[Sensor], record_ids: list[str]
+    ) -> tuple[dict[str, torch.Tensor], np.ndarray | None]:
+        outputs, snr_db = self.run.outputs_and_snr_db(waveforms, self.run.facts.sample_rate_hz, sensors)
+        return outputs if self.context is None else self.context.put(outputs, record_ids), snr_db
 
 
 @lru_cache(maxsize=2)

@@ -12,6 +12,7 @@ from jaxtyping import Complex128, Float, Float64, Int64
 from torch import Tensor
 
 from vibray.config import UserError
+from vibray.signal.robust import kth_smallest
 from vibray.signal.stft import CPU_SAMPLES, in_parts, periodic_hann, squared_magnitude
 from vibray.signal.waveform import centred
 
@@ -26,9 +27,6 @@ MAINS_MULTIPLES = tuple(range(2, 41, 2))
 
 SNR_LINES = 10
 """The SNR of a comb is the mean over its lowest so many lines."""
-
-HANN_BINS = 1.5
-"""Equivalent noise bandwidth of the Hann window, in bins."""
 
 FLOOR_BAND_HZ = 100.0
 FLOOR_QUANTILE = 0.25
@@ -87,12 +85,10 @@ class LineSpectrum:
     """Hann spectra of some records, minus their means, at every half bin up to `highest_hz`: searches, floors and amplitudes read it.
 
     A sine of amplitude A has |value| A at its frequency. The phase is counted from the record's middle, where the window stands, and turned
-    by half a circle from one half-bin to the next, as the kernel of `amplitudes` wants it. `edges_hz`: see `mean_squares`.
+    by half a circle from one half-bin to the next, as the kernel of `amplitudes` wants it.
     """
 
-    def __init__(
-        self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, highest_hz: float, edges_hz: tuple[float, ...] = ()
-    ) -> None:
+    def __init__(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, highest_hz: float) -> None:
         self.sample_rate_hz = sample_rate_hz
         self.num_samples = n = waveforms.shape[-1]
         hann = periodic_hann(n, waveforms.device)
@@ -102,30 +98,22 @@ class LineSpectrum:
         num_bands, bins = _noise_bands(sample_rate_hz, n)
         self.num_bands = min(num_bands, math.floor(highest_hz * 2 * num_bands / sample_rate_hz) + 1)
         self.top = min(n, max(math.ceil(highest_hz * 2 * n / sample_rate_hz) + CLIMB_HALF_BINS, 2 * bins * self.num_bands))
-        top = self.top + REACH
-        at = torch.arange(-REACH, top + 1, device=hann.device).abs()
-        at = n - (n - at).abs()
-        mirrored = max(0, top - n)
-        self.half_bins: Complex128[Tensor, "batch half_bins"] = hann.new_empty((len(waveforms), len(at)), dtype=torch.complex128)
+        stop = min(self.top + REACH, n) + 1
+        mirrored = self.top + REACH + 1 - stop
+        self.half_bins: Complex128[Tensor, "batch half_bins"] = hann.new_empty(
+            (len(waveforms), REACH + stop + mirrored), dtype=torch.complex128
+        )
         """At -REACH, ..., 0, 1, 2, ... times fs / 2N."""
-        self.mean_squares: Float64[Tensor, "batch bands"] = hann.new_empty(len(waveforms), len(edges_hz))
-        """Mean square of each record from each of `edges_hz` to the next, from the last to Nyquist."""
-        edges = [*(2 * math.ceil(hz * n / sample_rate_hz) for hz in edges_hz), n + 1]
         parts = list(in_parts(waveforms, CPU_SAMPLES // 2))
-        # each record in the middle of twice its length; one buffer for all parts, whose ends stay 0
+        # each record in the middle of twice its length; one buffer for all parts, whose ends stay 0, and one for their spectra
         padded = hann.new_zeros(len(parts[0][1]) if parts else 0, 2 * n)
+        spectra = torch.empty(len(padded), n + 1, dtype=torch.complex128, device=hann.device)
         for part, records in parts:
             torch.mul(centred(records), hann, out=padded[: len(records), n - n // 2 : 2 * n - n // 2])
-            whole = torch.fft.rfft(padded[: len(records)])
-            values = whole.index_select(-1, at)
-            values.imag[:, :REACH].neg_()
-            values.imag[:, values.shape[-1] - mirrored :].neg_()
-            self.half_bins[part] = values
-            for i in range(len(edges_hz)):
-                power = squared_magnitude(whole[:, edges[i] : edges[i + 1] : 2]) / (2 * HANN_BINS)
-                if n % 2 == 0 and edges[i + 1] == n + 1:  # the bin at Nyquist stands for itself alone
-                    power[:, -1] /= 2
-                self.mean_squares[part, i] = power.sum(-1)
+            torch.fft.rfft(padded[: len(records)], out=spectra[: len(records)])
+            self.half_bins[part, REACH : REACH + stop] = spectra[: len(records), :stop]
+        self.half_bins[:, :REACH] = self.half_bins[:, REACH + 1 : 2 * REACH + 1].flip(-1).conj()
+        self.half_bins[:, REACH + stop :] = self.half_bins[:, REACH + stop - 1 - mirrored : REACH + stop - 1].flip(-1).conj()
 
     def amplitudes(self, frequencies_hz: Float[Tensor, "batch lines"]) -> Float64[Tensor, "batch lines"]:
         """|value| at any frequencies from 0 to highest_hz, each record's own.
@@ -139,10 +127,12 @@ class LineSpectrum:
         offset = (place - nearest).abs().clamp_min(1e-30).copysign(place - nearest)
         taps = torch.arange(-REACH, REACH + 1, device=place.device)
         distance = offset[..., None] - taps
-        kernel = (SHARPNESS * (1 - (distance / (REACH + 0.5)).square()).sqrt() - SHARPNESS).exp() / distance
+        # in one array, as fast memory goes
+        kernel = (distance / (REACH + 0.5)).square_().neg_().add_(1).sqrt_().mul_(SHARPNESS).sub_(SHARPNESS).exp_().div_(distance)
         at = (nearest.long()[..., None] + (taps + REACH)).flatten(1)
-        values = self.half_bins.gather(-1, at).view_as(kernel)
-        return (values * kernel).sum(-1).abs() * ((math.pi * offset).sin() / math.pi).abs()
+        values = self.half_bins.gather(-1, at).view(kernel.shape)
+        real, imaginary = ((part * kernel).sum(-1) for part in (values.real, values.imag))
+        return (real.square() + imaginary.square()).sqrt() * ((math.pi * offset).sin() / math.pi).abs()
 
     def noise(self) -> Float64[Tensor, "batch bands"]:
         """Noise power (A^2 / 2) a line would have by chance, in equal bands of about 100 Hz (8 bins at least) from 0 Hz."""
@@ -150,7 +140,7 @@ class LineSpectrum:
         power = squared_magnitude(self.half_bins[:, REACH + 2 : REACH + 2 * self.num_bands * bins + 1 : 2]) / 2
         rank = max(1, math.ceil(FLOOR_QUANTILE * bins))
         # power in a bin of noise is exponential: its quantile q lies at -ln(1 - q) of its mean
-        return power.unflatten(-1, (self.num_bands, bins)).kthvalue(rank, dim=-1).values / -math.log1p(-FLOOR_QUANTILE)
+        return kth_smallest(power.unflatten(-1, (self.num_bands, bins)), rank) / -math.log1p(-FLOOR_QUANTILE)
 
     def comb(self, low_hz: float, high_hz: float, multiples: tuple[int, ...]) -> Comb:
         """As the function `comb`."""
@@ -259,8 +249,20 @@ def comb(
     return Comb(*found.unbind())
 
 
+class Mains:
+    """The mains' lines of some records: their spectrum and, found in it once for all who ask, the frequency f0 they are multiples of.
+
+    f0 lies within 0.5 Hz of the nominal one and is found by the even multiples 2 f0 ... 40 f0 (those below Nyquist).
+    """
+
+    def __init__(self, waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, mains_hz: float) -> None:
+        low_hz, self.highest_hz = mains_hz - MAINS_TOLERANCE_HZ, mains_hz + MAINS_TOLERANCE_HZ
+        self.spectrum = LineSpectrum(waveforms, sample_rate_hz, min(MAINS_MULTIPLES[-1] * self.highest_hz, sample_rate_hz / 2))
+        self.frequency_hz, self.snr_db = self.spectrum.comb(low_hz, self.highest_hz, MAINS_MULTIPLES)
+
+
 def mains_frequency(waveforms: Float[Tensor, "batch samples"], sample_rate_hz: float, mains_hz: float) -> Comb:
-    """The mains frequency f0 within 0.5 Hz of the nominal one, from the even multiples 2 f0 ... 40 f0 (those below Nyquist)."""
+    """The mains frequency of any number of records, as `Mains` finds it."""
     return comb(waveforms, sample_rate_hz, mains_hz - MAINS_TOLERANCE_HZ, mains_hz + MAINS_TOLERANCE_HZ, MAINS_MULTIPLES)
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 from torch.nn.functional import max_pool1d
 
+from vibray.signal.robust import kth_smallest
 from vibray.signal.stft import in_parts, periodic_hann, squared_magnitude
 from vibray.signal.waveform import centred
 
@@ -96,7 +97,7 @@ def clearest_lines(waveforms: Float[Tensor, "batch samples"]) -> Lines:
     width = n // 2 // num_bands
     bands = power[:, 1 : 1 + num_bands * width].unflatten(-1, (num_bands, width))
     # power in a bin of noise is exponential: its quantile q lies at -ln(1 - q) of its mean
-    floor = bands.kthvalue(math.ceil(FLOOR_QUANTILE * width), dim=-1, keepdim=True).values / -math.log1p(-FLOOR_QUANTILE)
+    floor = kth_smallest(bands, math.ceil(FLOOR_QUANTILE * width))[..., None] / -math.log1p(-FLOOR_QUANTILE)
     snr, body = (bands / floor.clamp_min(DEEPEST)).flatten(1), bands.flatten(1)
     stands = (snr >= MIN_SNR) & (body == max_pool1d(body, 5, 1, 2)) & (body >= SIDELOBE * max_pool1d(body, 17, 1, 8))
     stands[:, :2] = stands[:, -1:] = False  # the mean's main lobe; Nyquist's bin has no neighbour
