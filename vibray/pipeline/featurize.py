@@ -26,6 +26,7 @@ from vibray.runs import CHUNK, mains_snr_db
 from vibray.signal.mains_family import mains_family_hz
 from vibray.signal.sample_rates import against_rate, voice
 from vibray.storage import objects
+from vibray.storage.columns import Stacked
 from vibray.storage.corpus import CorpusFacts, read_units
 from vibray.storage.parts import Parts, commit_part
 from vibray.storage.reading import ReadPart
@@ -74,7 +75,7 @@ def print_without_effect(parts: Parts, facts: CorpusFacts) -> None:
     if facts.wrong_length == "fit" and not parts.total("num_fitted"):
         print(f"--wrong-length fit affected nothing: every record has {facts.num_samples} samples")
     if facts.units is not None:
-        seen = set(parts.read(["sensor_id"], schema=schema.ORIGIN)["sensor_id"].to_pylist())
+        seen = {name for table in parts.tables(["sensor_id"]) for name in table["sensor_id"].unique().to_pylist()}
         unused = [sensor_id for sensor_id, _ in facts.units if sensor_id not in seen]
         if unused:
             print(f"--units names {len(unused):,} of {len(facts.units):,} sensors that no record is of, as {unused[0]!r}")
@@ -82,9 +83,12 @@ def print_without_effect(parts: Parts, facts: CorpusFacts) -> None:
 
 def audit_of(parts: Parts) -> Audit:
     """What the records of finished parts say against one another, those that stand twice counted once."""
-    table = parts.read(schema.ORIGIN.names, schema=schema.ORIGIN)
-    keep = lowest_keys(table)
-    return audit(table.filter(pa.array(keep)), int((~keep).sum()))
+    stacked = Stacked(parts.total("num_kept"))
+    for table in parts.tables([name for name in schema.ORIGIN.names if name not in ("line", "sample_rate_hz")]):
+        stacked.append(table)
+    records = pa.table(stacked.columns()) if stacked.at else schema.ORIGIN.empty_table()
+    keep = lowest_keys(records)
+    return audit(records if keep.all() else records.filter(pa.array(keep)), int((~keep).sum()))
 
 
 def facts_of(job: FeaturizeJob) -> CorpusFacts:
