@@ -31,7 +31,7 @@ Features = Callable[[Path], tuple[pd.DataFrame, np.ndarray]]
 def by_shard(describe: Callable[[np.ndarray], np.ndarray], folder: Path) -> tuple[pd.DataFrame, np.ndarray]:
     keys, features = [], []
     for path in sorted(folder.iterdir()):
-        table = pd.read_json(path, lines=True, dtype=str, convert_dates=False)
+        table = pd.read_json(path, lines=True, dtype=False)  # type: ignore[arg-type]
         keys.append(table[KEY])
         features.append(describe(np.stack([np.fromstring(value, sep=",") for value in table["signal_value"]])))
     return pd.concat(keys, ignore_index=True), np.concatenate(features)

@@ -6,7 +6,8 @@
 
 Each peer (`alternatives.py`) is fitted on a folder of shards and scores another. Times are of scoring, interleaved, each peer in a process
 of its own: CPU time of it and of all that it started. A peer whose package is not there is named and left out. tsfresh's efficient settings
-cost a second a record: they are timed on --slow-records, and judged on --most records of each pool and test, evenly taken.
+cost a second a record: they are timed on --slow-records, and judged on --most records of each pool and test, evenly taken. So are all peers
+with --thin, which takes the past of new sensors away: for gfd, hit and uestc.
 """
 
 import argparse
@@ -201,10 +202,13 @@ def kept(peer: Peer | Ours, rate_hz: float) -> Any:
     return keep
 
 
-def area(peer: Peer | Ours, name: str, most: int, seeds: Sequence[int], given: tuple[Path, Path, Labels, Machine], root: Path) -> float:
+def area(
+    peer: Peer | Ours, name: str, most: int, seeds: Sequence[int], given: tuple[Path, Path, Labels, Machine], root: Path, thin: bool
+) -> float:
     """Mean over the seeds of the AUROC on a corpus' labelled test records."""
     pool, test, labels, at = given
-    if peer.settings == EFFICIENT:
+    thin = thin or peer.settings == EFFICIENT
+    if thin:
         folder = root / f"thin {name}"
         if not folder.exists():
             thinned(pool, most, None, folder / "pool")
@@ -218,21 +222,21 @@ def area(peer: Peer | Ours, name: str, most: int, seeds: Sequence[int], given: t
             keys, scores = made.score(test)
         moments = [moment(*key) for key in zip(*(keys[column] for column in KEY), strict=True)]
         judged = np.array([one in labels for one in moments])
-        assert judged.sum() == len(labels) or peer.settings == EFFICIENT, f"{peer.name} scored {judged.sum()} of {len(labels)} of {name}"
+        assert judged.sum() == len(labels) or thin, f"{peer.name} scored {judged.sum()} of {len(labels)} of {name}"
         found = auroc(scores[judged].astype(np.float64), np.array([labels[one] for one in moments if one in labels]))
         assert found is not None
         areas.append(found)
     return float(np.mean(areas))
 
 
-def areas(peers: Sequence[Peer | Ours], corpora: Sequence[str], most: int, seeds: Sequence[int]) -> None:
+def areas(peers: Sequence[Peer | Ours], corpora: Sequence[str], most: int, seeds: Sequence[int], thin: bool) -> None:
     """Prints AUROC by corpus, a line as soon as it is known, then the table."""
     found: dict[str, dict[str, float]] = {peer.name: {} for peer in peers}
     with tempfile.TemporaryDirectory(prefix="vibray-bench-") as temporary:
         for name in corpora:
             given = corpus(name, Path(temporary, name))
             for peer in peers:
-                found[peer.name][name] = area(peer, name, most, seeds, given, Path(temporary))
+                found[peer.name][name] = area(peer, name, most, seeds, given, Path(temporary), thin)
                 print(f"{name:6} {peer.name:40} {found[peer.name][name]:.3f}", flush=True)
     print("\n| AUROC | " + " | ".join((*corpora, "mean")) + " |\n|---" + "|---" * (len(corpora) + 1) + "|")
     for peer in peers:
@@ -250,6 +254,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--corpora", nargs="+", default=CORPORA, choices=CORPORA)
     parser.add_argument("--most", type=int, default=100)
+    parser.add_argument("--thin", action="store_true", help="all peers on --most records")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parsed = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -262,7 +267,7 @@ def main() -> None:
     if peers and not parsed.areas:
         times(peers, parsed.records, parsed.slow_records, parsed.rounds)
     if peers and not parsed.times:
-        areas(peers, parsed.corpora, parsed.most, parsed.seeds)
+        areas(peers, parsed.corpora, parsed.most, parsed.seeds, parsed.thin)
 
 
 if __name__ == "__main__":
