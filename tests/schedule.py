@@ -8,7 +8,7 @@ from xdist.workermanage import WorkerController
 
 ROOT = Path(__file__).parents[1]
 
-SHARING = {f"tests/pipeline/{name}.py" for name in ("test_classical_line", "test_deep_line", "test_without_ray")}
+SHARING = {f"tests/pipeline/{name}.py" for name in ("test_classical_line", "test_deep_line", "test_nightly", "test_without_ray")}
 """Files that start from the same lines (tests/pipeline/conftest.py), which are made once a process: they stay together."""
 TOGETHER = "files that share lines"
 

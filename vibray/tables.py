@@ -221,7 +221,7 @@ class Sensors(Sequence[Sensor]):
     def __len__(self) -> int:
         return len(self.code)
 
-    def __getitem__(self, row: int) -> Sensor:  # type: ignore[override]
+    def __getitem__(self, row: int | np.integer) -> Sensor:  # type: ignore[override]
         return self.names[self.code[row]]
 
     def of(self, rows: np.ndarray) -> list[Sensor]:

@@ -215,14 +215,14 @@ def test_sensors_a_few_ms_apart_are_pooled_and_an_option_without_effect_says_so(
 def test_a_record_without_a_finite_score_is_set_aside_by_its_id(tmp_path, run, monkeypatch, capsys):
     from vibray.runs import Run
 
-    outputs = Run.outputs
+    outputs = Run.outputs_and_snr_db
 
     def spoilt(self: Run, waveforms: Any, rate: float, sensors: Any = None) -> Any:
-        found = outputs(self, waveforms, rate, sensors)
+        found, snr_db = outputs(self, waveforms, rate, sensors)
         bad = (waveforms.abs().amax(1) > 1000).flatten()
-        return {name: values.masked_fill(bad, float("nan")) for name, values in found.items()}
+        return {name: values.masked_fill(bad, float("nan")) for name, values in found.items()}, snr_db
 
-    monkeypatch.setattr(Run, "outputs", spoilt)
+    monkeypatch.setattr(Run, "outputs_and_snr_db", spoilt)
     records = fleet(60)
     records[7] = (*records[7][:2], 5000 * records[7][2])
     scores = scored(tmp_path, run, records)

@@ -12,7 +12,7 @@ from jaxtyping import Complex128, Float, Float64, Int64
 from torch import Tensor
 
 from vibray.config import UserError
-from vibray.signal.robust import kth_smallest
+from vibray.signal.psd import kth_smallest
 from vibray.signal.stft import CPU_SAMPLES, in_parts, periodic_hann, squared_magnitude
 from vibray.signal.waveform import centred
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 from torch.nn.functional import max_pool1d
 
-from vibray.signal.robust import kth_smallest
+from vibray.signal.psd import kth_smallest
 from vibray.signal.stft import in_parts, periodic_hann, squared_magnitude
 from vibray.signal.waveform import centred
 
