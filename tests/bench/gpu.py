@@ -1,6 +1,7 @@
-"""Image and Zerone on a GPU: records a second by batch size, beside what the memory traffic alone would allow; with `runs` whole runs, scored and trained, besides.
+"""Image and Zerone on a GPU: records a second by batch size, beside what the memory traffic alone would allow.
 
-    python -m tests.bench.gpu [cuda|cpu] [runs]
+    python -m tests.bench.gpu [cuda|cpu]
+    python -m tests.bench.gpu cuda runs      and whole runs, scored and trained
 
 The floor is the bytes of a waveform read and of an image and a vector written, over the bandwidth of a large copy measured here.
 """
