@@ -116,10 +116,8 @@ class TrainingTable:
 
     def rows_of(self, keyed: pa.Table) -> tuple[np.ndarray, pa.Table]:
         """Row numbers of the records that a table with their keys names, and these of its rows, in the same order."""
-        place = pa.array(np.arange(len(self)))
-        own = self.index.select(list(schema.KEY)).append_column("row", place)
-        met = own.join(keyed, list(schema.KEY), join_type="inner", use_threads=False)
-        return met["row"].to_numpy(), met.drop_columns(["row"])
+        rows = rows_of(self.index, keyed)
+        return rows[rows >= 0], keyed.filter(pa.array(rows >= 0))
 
     def in_order(self, rows: np.ndarray) -> np.ndarray:
         """These row numbers by (measured_at, record_id), those left out whose time cannot be."""
@@ -149,7 +147,7 @@ class TrainingTable:
         mine = np.unique(self.part)[rank::size]
         for done, p in enumerate(mine):
             at = np.flatnonzero(self.part == p)
-            waveforms[at] = waveforms_of(objects.read_table(self.parts[p], ["waveform"]))[self.row[at]]
+            waveforms[at] = read_vectors(self.parts[p], "waveform")[self.row[at]]
             progress(done + 1, len(mine))
 
 
@@ -203,13 +201,9 @@ class Sensors(Sequence[Sensor]):
     @classmethod
     def of_table(cls, table: pa.Table) -> "Sensors":
         """Of a table with the columns of a sensor."""
-        encoded = [pc.dictionary_encode(table[name]).combine_chunks() for name in schema.SENSOR]  # type: ignore[attr-defined]
-        unit, sensor_id = (column.indices.to_numpy().astype(np.int64) for column in encoded)
-        units, ids = (column.dictionary.to_pylist() for column in encoded)
-        pairs, first, code = np.unique(unit * max(1, len(ids)) + sensor_id, return_index=True, return_inverse=True)
-        order = np.argsort(first)
-        names = tuple((units[pair // len(ids)], ids[pair % len(ids)]) for pair in pairs[order].tolist())
-        return cls(names, np.argsort(order).astype(np.int32)[code.reshape(-1)])
+        (units, unit), (ids, sensor_id) = (codes(table[name]) for name in schema.SENSOR)
+        pairs, code = _in_order(unit.astype(np.int64) * max(1, len(ids)) + sensor_id)
+        return cls(tuple((units[pair // len(ids)], ids[pair % len(ids)]) for pair in pairs.tolist()), code)
 
     @classmethod
     def of_list(cls, sensors: Iterable[Sensor]) -> "Sensors":
@@ -230,9 +224,8 @@ class Sensors(Sequence[Sensor]):
 
     def take(self, rows: np.ndarray) -> "Sensors":
         """Of these rows alone, with no other name."""
-        codes, first, code = np.unique(self.code[rows], return_index=True, return_inverse=True)
-        order = np.argsort(first)
-        return Sensors(tuple(self.names[i] for i in codes[order].tolist()), np.argsort(order).astype(np.int32)[code.reshape(-1)])
+        numbers, code = _in_order(self.code[rows])
+        return Sensors(tuple(self.names[i] for i in numbers.tolist()), code)
 
     def rows(self, rows: np.ndarray) -> Iterator[tuple[Sensor, np.ndarray]]:
         """Each sensor of these row numbers, with its own in their order; the sensor whose row comes first is the first."""
@@ -241,6 +234,13 @@ class Sensors(Sequence[Sensor]):
         for places in sorted(np.split(order, starts[1:]) if len(rows) else (), key=lambda places: places[0]):
             own = rows[places]
             yield self.names[self.code[own[0]]], own
+
+
+def _in_order(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct values in the order of their first, and the int32 place of each among them."""
+    distinct, first, place = np.unique(values, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return distinct[order], np.argsort(order).astype(np.int32)[place.reshape(-1)]
 
 
 def open_features(uris: Sequence[str]) -> TrainingTable:

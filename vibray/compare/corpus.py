@@ -10,6 +10,7 @@ from vibray.decide.state import is_off
 from vibray.features.scaling import Sensor
 from vibray.fitting.data import check_features, independent_rows, labels_of_records
 from vibray.recipes import Recipe
+from vibray.storage.columns import times_ms
 from vibray.tables import TrainingTable, open_features
 
 
@@ -104,7 +105,7 @@ def records_of(table: TrainingTable, label: np.ndarray) -> Records:
     unit = np.array([unit for unit, _ in sensors.names], np.str_)[sensors.code]
     _, number = np.unique(np.array([f"{u}\n{s}" for u, s in sensors.names], np.str_), return_inverse=True)
     sensor = number.reshape(-1)[sensors.code]
-    time = table.index["measured_at"].cast("int64").to_numpy()
+    time = times_ms(table.index)
     order = np.empty(len(table), np.int64)
     # the earliest calibrate: a time that cannot be is none of them
     order[np.lexsort((np.array(table.index["record_id"].to_pylist(), np.str_), time, ~table.time_trusted))] = np.arange(len(table))

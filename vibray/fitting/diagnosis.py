@@ -14,6 +14,7 @@ from vibray.models.context_scorer import shipped
 from vibray.recipes import DiagnosisRecipe
 from vibray.runs import Detecting, Naming
 from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL
+from vibray.storage.columns import times_ms
 from vibray.tables import TrainingTable
 from vibray.train.diagnosis import Labels, fit_diagnosis
 
@@ -60,7 +61,7 @@ def labels_of(table: TrainingTable, lesson: Lesson, partner_weight: float) -> tu
     moment by other sensors. What a person says of one sensor's record is said of the machine; sensors that are judged apart stay as judged.
     """
     assert lesson.targets is not None and lesson.weights is not None and lesson.real is not None
-    times = table.index["measured_at"].cast("int64").to_numpy()
+    times = times_ms(table.index)
     sensors = table.sensors
     unit = np.unique([name for name, _ in sensors.names], return_inverse=True)[1].reshape(-1)[sensors.code]
     sensor = np.array([name for _, name in sensors.names])[sensors.code]

@@ -21,6 +21,7 @@ from vibray.fitting.generic import Axis, axis_of
 from vibray.recipes import FeatureConfig
 from vibray.signal.faults import FAULTS
 from vibray.signal.synthetic import FaultName, FleetConfig, condition, place, waveform
+from vibray.storage.columns import times_ms
 from vibray.tables import TrainingTable, open_features
 from vibray.train.classical import Rows, fit_scaling
 
@@ -178,10 +179,10 @@ def table_source(table: TrainingTable, rows: np.ndarray, images: Callable[[np.nd
     parts = table.by_part(rows[table.time_trusted[rows]])
     rows, x = np.concatenate(parts), [images(own) for own in parts]
     unit, sensor = (np.array([name[which] for name in table.sensors.names])[table.sensors.code[rows]] for which in (0, 1))
-    times_ms = table.index["measured_at"].cast("int64").to_numpy()[rows]
-    moment = moments(unit, sensor, times_ms, TOLERANCE_S)
+    at = times_ms(table.index)[rows]
+    moment = moments(unit, sensor, at, TOLERANCE_S)
     first = np.full(moment.max(initial=0) + 1, np.iinfo(np.int64).max)
-    np.minimum.at(first, moment, times_ms)
+    np.minimum.at(first, moment, at)
     moment = np.argsort(np.argsort(first, kind="stable"), kind="stable")[moment]
     known = np.full(len(rows), HEALTHY) if fault is None else fault[rows]
     healthy = known == HEALTHY

@@ -20,6 +20,7 @@ from vibray.pipeline.train import train
 from vibray.recipes import Recipe, classifier, deep_sad, fused
 from vibray.schema import NORMAL
 from vibray.storage import objects
+from vibray.storage.columns import times_ms
 from vibray.storage.parts import Parts, finish_folder
 from vibray.storage.plan import begin_folder
 from vibray.tables import TrainingTable, identity_hash, open_features
@@ -107,7 +108,7 @@ def split_labels(job: RoundsJob, table: TrainingTable) -> tuple[list[dict[str, A
         return _rows(table, labels, rows), _rows(table, other, judged)
     names = sorted(set(labels[rows].tolist()) - {NORMAL})
     kind = np.array([0 if name == NORMAL else 1 + names.index(name) for name in labels[rows].tolist()])
-    times = table.index["measured_at"].cast("int64").to_numpy()
+    times = times_ms(table.index)
     times = np.where(table.time_trusted, times, times.min())  # the latest may be held out: a time that cannot be is none of them
     mask = held_out_rows(kind, np.array([unit for unit, _ in table.sensors.of(rows)]), times[rows], job.held_out_share)
     if not mask.any():
