@@ -22,11 +22,12 @@ from vibray.decide.clocks import GAP_YEARS, YEAR_MS
 from vibray.decide.findings import Finding
 from vibray.features.scaling import Sensor
 from vibray.schema import ORIGIN, TIME
+from vibray.storage.columns import codes, content_codes, places, record_ids, times_ms
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts, commit_part
 from vibray.storage.plan import PartPlan, Plan
 from vibray.storage.reading import ReadPart, read_records
-from vibray.tables import order_of_time, sensors_of
+from vibray.tables import Sensors, order_of_time
 
 HELD_BYTES = 350
 """Of a record that is picked: 32 are held, the rest is taken while they are sorted and audited (python -m tests.bench.calibrating)."""
@@ -103,7 +104,7 @@ class Earliest:
     def add(self, part: str, table: pa.Table) -> None:
         """The records of a part; `part` is the id of the plan's entry."""
         sensor = self._sensors_of(table)
-        time_ms = table["measured_at"].to_numpy().astype("datetime64[ms]").astype(np.int64)
+        time_ms = times_ms(table)
         rows = np.flatnonzero(sensor >= 0)
         own, at_ms = sensor[rows], time_ms[rows]
         late = (at_ms > self._after[own]) & (at_ms <= self._until[own])
@@ -113,8 +114,7 @@ class Earliest:
         if not len(rows):
             return
         place, at = self._places_of(part, table["record_id"].take(pa.array(rows)))
-        content = bytes.fromhex("".join(table["content_hash"].take(pa.array(rows)).to_pylist()))
-        half = np.frombuffer(content, ">u8")[::2].astype(np.uint64)
+        half = content_codes(table["content_hash"].take(pa.array(rows)))
         for name, values in zip(COLUMNS, (sensor[rows], time_ms[rows], half, place, at), strict=True):
             self._chunks[name].append(values)
         self._num_waiting += len(rows)
@@ -128,16 +128,12 @@ class Earliest:
 
     def _sensors_of(self, table: pa.Table) -> Int32[np.ndarray, " records"]:
         """Each record's number of its sensor, -1 for one that is known."""
-        names, codes = zip(*(_codes(table[name]) for name in ("unit", "sensor_id")), strict=True)
-        pairs, first, inverse = np.unique(codes[0] * max(1, len(names[1])) + codes[1], return_index=True, return_inverse=True)
-        numbers = np.empty(len(pairs), np.int32)
-        for i in np.argsort(first).tolist():
-            sensor = names[0][pairs[i] // len(names[1])], names[1][pairs[i] % len(names[1])]
-            numbers[i] = self._number(sensor)
+        sensors = Sensors.of_table(table)
+        numbers = np.array([self._number(sensor) for sensor in sensors.names], np.int32)
         if (new := len(self.sensors) - len(self._after)) > 0:
             never = np.full(new, NEVER)
             self._after, self._until = np.concatenate([self._after, never]), np.concatenate([self._until, never])
-        return numbers[inverse.reshape(-1)]
+        return numbers[sensors.code]
 
     def _number(self, sensor: Sensor) -> int:
         number = self._numbers.get(sensor)
@@ -149,10 +145,10 @@ class Earliest:
         return number
 
     def _places_of(self, part: str, record_ids: pa.ChunkedArray) -> tuple[Int32[np.ndarray, " records"], Int64[np.ndarray, " records"]]:
-        found = pc.extract_regex(record_ids, r"(?s)^(?P<before>.*[@#])(?P<at>[0-9]+)$").combine_chunks()  # type: ignore[attr-defined]
-        names, codes = _codes(pa.chunked_array([found.field("before")]))
+        shard, at = places(record_ids)
+        names, number = codes(shard)
         numbers = np.array([self._places.setdefault((part, name), len(self._places)) for name in names], np.int32)
-        return numbers[codes], found.field("at").cast(pa.int64()).to_numpy()
+        return numbers[number], at
 
     def _joined(self, name: str) -> np.ndarray:
         """A column in one piece, which takes the place of the pieces."""
@@ -216,25 +212,16 @@ def _again(sensor: np.ndarray, content: np.ndarray) -> np.ndarray:
     return again
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[list[str], np.ndarray]:
-    """The distinct values, and the number of each row's."""
-    encoded = pc.dictionary_encode(column).combine_chunks()  # type: ignore[attr-defined]
-    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy().astype(np.int64)
-
-
-def _record_ids(places: list[tuple[str, str]], place: np.ndarray, at: np.ndarray) -> pa.Array:
+def _record_ids(found: list[tuple[str, str]], place: np.ndarray, at: np.ndarray) -> pa.Array:
     used, inverse = np.unique(place, return_inverse=True)
-    before = pa.array([places[i][1] for i in used.tolist()], pa.string()).take(pa.array(inverse.reshape(-1)))
-    return pc.binary_join_element_wise(before, pa.array(at).cast(pa.string()), "")  # type: ignore[attr-defined]
+    shard = pa.array([found[i][1] for i in used.tolist()], pa.string()).take(pa.array(inverse.reshape(-1)))
+    return record_ids(pa.table({"shard": shard, "offset": at}))
 
 
 def by_sensor(records: pa.Table) -> Iterator[tuple[Sensor, pa.Table]]:
     """The rows of each sensor."""
-    rows: dict[Sensor, list[int]] = {}
-    for i, sensor in enumerate(sensors_of(records)):
-        rows.setdefault(sensor, []).append(i)
-    for sensor, index in rows.items():
-        yield sensor, records.take(pa.array(index))
+    for sensor, rows in Sensors.of_table(records).rows(np.arange(records.num_rows)):
+        yield sensor, records.take(pa.array(rows))
 
 
 def pick(parts: Parts, known: Collection[Sensor], k: int) -> tuple[Picked, tuple[Finding, ...]]:
@@ -257,7 +244,7 @@ def plausible(records: Picked, corpus: str, k: int) -> tuple[Picked, tuple[Findi
     columns["corpus"] = pa.DictionaryArray.from_arrays(np.zeros(len(records), np.int8), [corpus])
     columns["record_id"] = records.record_ids(slice(None))
     columns["measured_at"] = pa.array(records.time_ms).cast(TIME)
-    columns["content_hash"] = pa.array(records.content)
+    columns["content"] = pa.array(records.content)
     found = audit(pa.table(columns))
     records = records.take(np.flatnonzero(found.time_trusted))
     begins = np.flatnonzero(np.r_[True, np.diff(records.sensor) != 0][: len(records)])
