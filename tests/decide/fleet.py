@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from vibray import schema
+from vibray.decide.reference import p_values_by_sensor
 
 START_MS = 1_709_251_200_000  # 2024-03-01
 
@@ -58,3 +59,11 @@ def at_one_time(table: pa.Table) -> pa.Table:
     """The fleet's records with the times of its sensors made the same."""
     minutes = table["measured_at"].cast(pa.int64()).to_numpy() // 60_000 * 60_000
     return replaced(table, "measured_at", pa.array(minutes).cast(schema.TIME))
+
+
+def record_p_values(scores: pa.Table, *arguments, **more) -> np.ndarray:
+    """What `p_values_by_sensor` gives, a value a row."""
+    found = np.full(scores.num_rows, np.nan)
+    for rows, p in p_values_by_sensor(scores, *arguments, **more):
+        found[rows] = p
+    return found

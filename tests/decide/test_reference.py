@@ -3,13 +3,12 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from tests.decide.fleet import fleet, replaced
+from tests.decide.fleet import fleet, record_p_values, replaced
 from vibray.decide.reference import (
     PRIOR_RECORDS,
     earliest_rows,
     estimated_sensors,
     p_values,
-    record_p_values,
     sensor_groups,
     usable_rows,
     with_out_of_sample,

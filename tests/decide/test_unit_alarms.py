@@ -8,7 +8,7 @@ from scipy import stats
 from tests.decide.fleet import START_MS, fleet, replaced
 from vibray import schema
 from vibray.decide.alarm_rates import AlarmRuleError
-from vibray.decide.reference import earliest_rows, record_p_values, sensor_groups, trusted_rows, usable_rows
+from vibray.decide.reference import earliest_rows, p_values_by_sensor, sensor_groups, trusted_rows, usable_rows
 from vibray.decide.unit_alarms import UnitConfig, combined, unit_alarms, unit_facts, unit_scores
 from vibray.storage.columns import plain
 
@@ -18,7 +18,12 @@ CONFIG = UnitConfig()
 def decided(table, config=CONFIG):
     usable = usable_rows(table)
     known = earliest_rows(sensor_groups(table), usable, config.reference_records)
-    return unit_scores(table, record_p_values(table, usable, known), known, config)
+    return unit_scores(table, p_values_by_sensor(table, usable, known), known, config)
+
+
+def one_each(p):
+    """The p-values of sensors with a record each."""
+    return [(np.array([row]), np.array([value])) for row, value in enumerate(p)]
 
 
 def moved(table, days):
@@ -49,9 +54,9 @@ def test_tippett_in_closed_form_down_to_the_smallest():
 @pytest.mark.parametrize("method", ["tippett", "fisher", "stouffer"])
 def test_one_quiet_record_does_not_silence_a_window(method):
     table = fleet(1, 3, 1)
-    found = unit_scores(table, np.array([1.0, 4e-34, 4e-34]), np.zeros(3, bool), UnitConfig(combine=method))
+    found = unit_scores(table, one_each([1.0, 4e-34, 4e-34]), np.zeros(3, bool), UnitConfig(combine=method))
     assert found["p_value"].to_pylist()[0] < 1e-30
-    quiet = unit_scores(table, np.ones(3), np.zeros(3, bool), UnitConfig(combine=method))
+    quiet = unit_scores(table, one_each([1.0] * 3), np.zeros(3, bool), UnitConfig(combine=method))
     assert quiet["p_value"].to_pylist()[0] > 0.99
 
 
@@ -163,7 +168,7 @@ def against_another(judged, reference, config=CONFIG):
     """Facts of one table judged against another."""
     both = pa.concat_tables([judged, reference])
     known = np.arange(len(both)) >= len(judged)
-    found = unit_scores(both, record_p_values(both, usable_rows(both), known), known, config)
+    found = unit_scores(both, p_values_by_sensor(both, usable_rows(both), known), known, config)
     return unit_facts(found, config, set(judged["unit"].to_pylist()))
 
 
@@ -240,7 +245,7 @@ def undated(table, rows):
 def with_trust(table):
     usable, trusted = usable_rows(table), trusted_rows(table)
     known = earliest_rows(sensor_groups(table), usable & trusted, CONFIG.reference_records)
-    return unit_scores(table, record_p_values(table, usable, known), known, CONFIG), known
+    return unit_scores(table, p_values_by_sensor(table, usable, known), known, CONFIG), known
 
 
 def test_a_sick_unit_whose_clock_was_lost_is_in_alarm_and_nobodys_reference():

@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from tests.decide.fleet import record_p_values
 from tests.reference.corpora import FLEET as FACTS
 from tests.reference.corpora import POOL_RECORDS, POOL_UNITS, REAL, Records, of_fleet, real
 from tests.reference.suite import fitted
 from vibray import recipes, schema
 from vibray.decide.cuts import Cuts
-from vibray.decide.reference import record_p_values
 from vibray.decide.unit_alarms import UnitConfig
 from vibray.decide.units import compare, decide_units
 from vibray.features.scaling import Scaling

@@ -113,14 +113,14 @@ class _Reference:
         return p
 
 
-def record_p_values(
+def p_values_by_sensor(
     scores: pa.Table,
     usable: Bool[np.ndarray, " records"],
     in_reference: Bool[np.ndarray, " records"],
     groups: SensorGroups | None = None,
     smoothed: bool = False,
-) -> Float64[np.ndarray, " records"]:
-    """The p-value of each usable record against the reference records of its sensor; NaN for the others.
+) -> Iterator[tuple[Int64[np.ndarray, " _"], Float64[np.ndarray, " _"]]]:
+    """Sensor by sensor its rows in order of time, and the p-value of each usable one against the reference records; NaN for the others.
 
     A reference record is compared with the reference records of other times only, in 5 folds of consecutive records: against a fit that had
     seen it no record is surprising. With n < 99 reference records of its sensor
@@ -135,20 +135,6 @@ def record_p_values(
     often its windows exceed is to be known for any q, the steps of its own rank would tell: `smoothed`, it is drawn within its step.
     (Vovk et al., equation 2.20; the draw is fixed.)
     """
-    p = np.full(scores.num_rows, np.nan)
-    for rows, own in p_values_by_sensor(scores, usable, in_reference, groups, smoothed):
-        p[rows] = own
-    return p
-
-
-def p_values_by_sensor(
-    scores: pa.Table,
-    usable: Bool[np.ndarray, " records"],
-    in_reference: Bool[np.ndarray, " records"],
-    groups: SensorGroups | None = None,
-    smoothed: bool = False,
-) -> Iterator[tuple[Int64[np.ndarray, " _"], Float64[np.ndarray, " _"]]]:
-    """What `record_p_values` says, sensor by sensor: its rows in order of time, and their p-values."""
     rng = np.random.default_rng(0)
     score = one_chunk(scores["score"]).to_numpy()
     told = one_chunk(scores[FLEET_P_VALUE.name]).to_numpy(zero_copy_only=False)

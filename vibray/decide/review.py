@@ -39,26 +39,37 @@ def review_rows(
 
     Records of a unit that begin within `tolerance_s` are of one moment. Equal scores stand in the order of (corpus, shard, offset).
     """
-    rows = np.flatnonzero(usable_rows(scores))
-    labelled = Said.of(human, scores.num_rows).mask()[rows]
-    score, groups = one_chunk(scores["score"]).to_numpy()[rows], sensor_groups(scores)
-    sensor, names = groups.numbers()[rows], groups.units()
-    unit = np.repeat(np.arange(len(names), dtype=np.int32), [b - a for _, a, b in names])[sensor]
-    faults, kind = codes(scores["fault"]) if "fault" in scores.column_names else ([""], np.zeros(scores.num_rows, np.int8))
-    kind, is_normal = kind[rows].astype(np.int64), np.array([name == NORMAL for name in faults])
-    moment = moments(unit, sensor, times_ms(scores)[rows], tolerance_s)
-    corpus, shard, offset = (key[rows] for key in keys_of(scores))
-    best = np.lexsort((offset, shard, corpus, -score))
-    best = best[(np.bincount(moment, labelled, minlength=1)[moment] == 0)[best]]
-    best = best[np.sort(np.unique(moment[best], return_index=True)[1])]
-    if not len(best):
-        return rows[:0]
-    by_kind = best[np.lexsort((_rank_within(unit[best] * len(faults) + kind[best]), is_normal[kind[best]]))]
-    turn = np.empty(len(rows), np.int64)
-    turn[by_kind] = _rank_within(unit[by_kind])
-    most = max(int(np.ceil(LARGEST_SHARE * num)), -(-num // len(np.unique(unit[best]))))
-    best = best[np.argsort(turn[best], kind="stable")]
-    return rows[best[turn[best] < most][:num]]
+    usable, labelled = usable_rows(scores), Said.of(human, scores.num_rows).mask()
+    score, time, keys = one_chunk(scores["score"]).to_numpy(), times_ms(scores), keys_of(scores)
+    faults, fault = codes(scores["fault"]) if "fault" in scores.column_names else ([""], np.zeros(scores.num_rows, np.int8))
+    is_normal = np.array([name == NORMAL for name in faults])
+    turns: list[tuple[np.ndarray, np.ndarray]] = []
+    num_units = 0
+    for own, units, sensors in sensor_groups(scores).batches():
+        at = np.flatnonzero(usable[own])
+        rows, unit = own[at], units[at]
+        moment = moments(unit, sensors[at], time[rows], tolerance_s)
+        best = _in_order(score, keys, rows)
+        best = best[(np.bincount(moment, labelled[rows], minlength=1)[moment] == 0)[best]]
+        best = best[np.sort(np.unique(moment[best], return_index=True)[1])]
+        kind = fault[rows].astype(np.int64)
+        by_kind = best[np.lexsort((_rank_within(unit[best] * len(faults) + kind[best]), is_normal[kind[best]]))]
+        turn = _rank_within(unit[by_kind])
+        turns.append((rows[by_kind[turn < num]], turn[turn < num]))  # no unit has more in the queue
+        num_units += len(np.unique(unit[best]))
+    if not num_units:
+        return np.empty(0, np.int64)
+    rows, turn = (np.concatenate(values) for values in zip(*turns, strict=True))
+    most = max(int(np.ceil(LARGEST_SHARE * num)), -(-num // num_units))
+    order = _in_order(score, keys, rows)
+    order = order[turn[order] < most]
+    return rows[order[np.argsort(turn[order], kind="stable")][:num]]
+
+
+def _in_order(score: np.ndarray, keys: Sequence[np.ndarray], rows: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " rows"]:
+    """The places of some rows, the highest score first, equal scores by key."""
+    corpus, shard, offset = (key[rows] for key in keys)
+    return np.lexsort((offset, shard, corpus, -score[rows]))
 
 
 def _rank_within(code: Int[np.ndarray, " records"]) -> Int64[np.ndarray, " records"]:
@@ -84,7 +95,7 @@ def review_queue(
     scores: pa.Table,
     rows: Int64[np.ndarray, " queue"],
     above: Bool[np.ndarray, " records"],
-    p_values: Float64[np.ndarray, " records"],
+    p_values: Float64[np.ndarray, " queue"],
 ) -> list[dict[str, str]]:
     """The columns record_id to why of these rows: `guess` is normal, abnormal or a fault, `p_values` as in reference.py."""
     table = with_record_ids(scores.take(pa.array(rows)))
@@ -93,9 +104,9 @@ def review_queue(
     for i, (row, record) in enumerate(zip(rows.tolist(), table.to_pylist(), strict=True)):
         guess = record.get("fault") or ("abnormal" if above[row] else NORMAL)
         why = ["above the cut" if above[row] else "below the cut"]
-        if np.isfinite(p_values[row]):
-            rarer = "fewer than " if p_values[row] < RAREST else ""
-            one_in = int(float(f"{1 / max(p_values[row], RAREST):.2g}"))
+        if np.isfinite(p_values[i]):
+            rarer = "fewer than " if p_values[i] < RAREST else ""
+            one_in = int(float(f"{1 / max(p_values[i], RAREST):.2g}"))
             why.append(f"{rarer}one in {one_in:,} healthy records of this sensor score as high")
         if two is not None and guess != NORMAL:
             likely = sorted(faults, key=lambda name: -record[FAULT_PREFIX + name])[:2]

@@ -10,9 +10,10 @@ window of its own, after those of its unit: k of the last n of these raise an al
 and are nobody's newest.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +30,9 @@ from vibray.schema import UNIT_SCORES
 from vibray.storage.columns import codes, flags, named, one_chunk, times_ms
 
 Combine = Literal["tippett", "fisher", "stouffer"]
+
+PValues = Iterable[tuple[Int64[np.ndarray, " _"], Float64[np.ndarray, " _"]]]
+"""A sensor's rows in order of time, and their p-values."""
 
 HIGHEST_P = 1 - 0.5 / (FEWEST_REFERENCE + 1)
 """Stouffer's z of p = 1, the rank of any score at or below the lowest of its reference, is minus infinity: one quiet record would outweigh
@@ -81,7 +85,7 @@ def combined(
 
 def unit_scores(
     scores: pa.Table,
-    p: Float64[np.ndarray, " records"],
+    p_values: PValues,
     in_reference: Bool[np.ndarray, " records"],
     config: UnitConfig,
     groups: SensorGroups | None = None,
@@ -89,20 +93,21 @@ def unit_scores(
     """One row of schema.UNIT_SCORES, names as dictionaries, for each unit and window with a record that has a p-value, in order of
     (unit, window).
 
-    `p` are record p-values (`reference.record_p_values`), NaN for one that takes no part. Units of one name in several corpora are one.
-    `groups` are the table's, where they are known.
+    `p_values` are each sensor's rows and p-values, in the order of `groups` (`reference.p_values_by_sensor`), NaN for one that takes no
+    part. Units of one name in several corpora are one. `groups` are the table's, where they are known.
     """
     groups = sensor_groups(scores) if groups is None else groups
     time, trusted, corpora, corpus = times_ms(scores), trusted_rows(scores), *codes(scores["corpus"])
     window_ms = max(1, round(config.window_minutes * 60_000))
-    of, at = _Windows.empty(int(np.isfinite(p).sum())), 0
+    of, at, by_sensor = _Windows.empty(scores.num_rows), 0, iter(p_values)
     for rows, unit, sensor in groups.batches():
-        order = np.flatnonzero(np.isfinite(p[rows]))
+        p = np.concatenate([own for _, own in islice(by_sensor, int(sensor[-1] - sensor[0]) + 1)])
+        order = np.flatnonzero(np.isfinite(p))
         if len(order):
             # of a unit's records of one time the sensor, corpus and key decide, not the rows' order
             order = order[np.lexsort((sensor[order], time[rows[order]], unit[order]))]
             own = rows[order]
-            taken = own, unit[order], sensor[order], p[own], time[own], trusted[own], in_reference[own]
+            taken = own, unit[order], sensor[order], p[order], time[own], trusted[own], in_reference[own]
             at = of.put(at, _windows(*taken, window_ms, config.combine))
     if not at:
         return UNIT_SCORES.empty_table()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 
 from vibray.config import from_json, to_json
 from vibray.decide.budget import (
@@ -29,14 +29,14 @@ from vibray.decide.reference import (
     FEWEST_CONFORMAL,
     earliest_rows,
     estimated_sensors,
-    record_p_values,
+    p_values_by_sensor,
     trusted_rows,
     usable_rows,
     with_out_of_sample,
 )
 from vibray.decide.said import Said
 from vibray.decide.trend import print_trends, unit_trends
-from vibray.decide.unit_alarms import UnitAlarm, UnitConfig, unit_alarms, unit_facts, unit_scores
+from vibray.decide.unit_alarms import PValues, UnitAlarm, UnitConfig, unit_alarms, unit_facts, unit_scores
 from vibray.schema import FLEET_P_VALUE, KEY, LABEL_ABNORMAL, SENSOR, TIME_TRUSTED, UNIT_SCORES
 from vibray.storage import objects
 from vibray.storage.columns import PLACE, blocks, joined, one_chunk, plain, times_ms
@@ -64,8 +64,7 @@ class Compared:
     against: pa.Table
     """the table with the scores of records that calibrated their sensors out of sample"""
     num_out_of_sample: int
-    p: Float64[np.ndarray, " records"]
-    """NaN where there is none"""
+    has_p_value: Bool[np.ndarray, " records"]
 
     @property
     def judged(self) -> Bool[np.ndarray, " records"]:
@@ -78,8 +77,21 @@ class Compared:
         """Those with a judged record that has a p-value."""
         found = set()
         for (unit, _), rows in self.groups:
-            if unit not in found and np.isfinite(self.p[rows[rows < self.num_judged]]).any():
+            if unit not in found and self.has_p_value[rows[rows < self.num_judged]].any():
                 found.add(unit)
+        return found
+
+    def p_values(self, smoothed: bool = False) -> PValues:
+        """Of each record, sensor by sensor: all at once they would take 8 bytes a record."""
+        return p_values_by_sensor(self.against, self.usable, self.in_reference, self.groups, smoothed)
+
+    def p_values_of(self, rows: Int64[np.ndarray, " chosen"]) -> Float64[np.ndarray, " chosen"]:
+        """NaN where there is none."""
+        place = {row: i for i, row in enumerate(rows.tolist())}
+        chosen, found = np.isin(np.arange(len(self.usable)), rows), np.full(len(rows), np.nan)
+        for own, p in self.p_values():
+            for at in np.flatnonzero(chosen[own]).tolist():
+                found[place[int(own[at])]] = p[at]
         return found
 
 
@@ -135,9 +147,11 @@ def compare(
     if num_held and reference is None:
         words += "; those that calibrated it with their scores out of sample"
     against = with_out_of_sample(scores, out_of_sample)
-    p = record_p_values(against, usable, in_reference, groups)
+    has_p_value = np.zeros(len(usable), bool)
+    for rows, p in p_values_by_sensor(against, usable, in_reference, groups):
+        has_p_value[rows] = np.isfinite(p)
     normals = normals_only and reference is None
-    return Compared(scores, num_judged, said, usable, trusted, groups, in_reference, normals, words, against, num_held, p)
+    return Compared(scores, num_judged, said, usable, trusted, groups, in_reference, normals, words, against, num_held, has_p_value)
 
 
 def called_faulty(scores: pa.Table, said: Said, groups: SensorGroups) -> Bool[np.ndarray, " records"]:
@@ -158,23 +172,22 @@ def decide_units(of: Compared, cuts: Cuts | GroupedCuts, config: UnitConfig, poo
     `pool_sensors_s` is the tolerance of the means over sensors that the cuts are for, None where they are for single scores. Records whose
     time cannot be are in no month.
     """
-    units = unit_scores(of.scores, of.p, of.in_reference, config, of.groups)
     judged_by = of.scores if pool_sensors_s is None else over_sensors(of.scores, pool_sensors_s)[0]
     healthy = by_cut(judged_by, cuts) != LABEL_ABNORMAL
     healthy[of.said.rows] = ~of.said.faulty
     in_time = of.usable & of.trusted
     moved = drift(of.against, in_time & healthy, of.in_reference, of.groups)
-    finite = np.isfinite(of.p)
     trends = unit_trends(of.against, in_time, of.in_reference, of.groups, config.window_minutes)
+    units = unit_scores(of.scores, of.p_values(), of.in_reference, config, of.groups)
     judged_units = of.judged_units
     trends = trends.filter(pa.array([unit in judged_units for unit in trends["unit"].to_pylist()], pa.bool_()))
     facts = {
         "config": to_json(config),
         "reference": of.words,
         "trusted_normals": of.normals,
-        "num_records": int(finite[of.judged].sum()),
+        "num_records": int(of.has_p_value[of.judged].sum()),
         "num_unusable": int((~of.usable)[of.judged].sum()),
-        "num_without_reference": int((of.usable & ~finite)[of.judged].sum()),
+        "num_without_reference": int((of.usable & ~of.has_p_value)[of.judged].sum()),
         "num_reference_records": int(of.in_reference.sum()),
         "num_estimated_sensors": estimated_sensors(of.groups, of.usable, of.in_reference),
         "num_out_of_sample": of.num_out_of_sample,
@@ -195,8 +208,7 @@ def keep_budget(
     rate = records_per_week(of.groups, times_ms(of.scores), in_time & of.judged)
     healthy = one_chunk(against["score"]).to_numpy()[of.in_reference].astype(np.float64)
     records = record_promise(per_week, healthy, rate)
-    p = record_p_values(of.against, of.usable, of.in_reference, of.groups, smoothed=True)
-    windows = unit_scores(of.scores, p, of.in_reference, config, of.groups)
+    windows = unit_scores(of.scores, of.p_values(smoothed=True), of.in_reference, config, of.groups)
     a_day = unit_facts(windows, config, of.judged_units)["windows_per_day"]
     units = unit_promise(per_week, windows, config, None if a_day is None else 7 * a_day)
     found = budget_cuts(cuts, records, per_week, of.normals)

@@ -24,7 +24,7 @@ from vibray.decide.thresholds import ConformalConfig, cuts_of, grouped_cuts
 from vibray.decide.unit_alarms import UnitConfig
 from vibray.decide.unit_diagnoses import FILE as UNIT_DIAGNOSES_FILE
 from vibray.decide.unit_diagnoses import unit_diagnoses
-from vibray.decide.units import compare, decide_units, keep_budget, print_units, write_units
+from vibray.decide.units import Compared, compare, decide_units, keep_budget, print_units, write_units
 from vibray.pipeline.jobs import By, LabelJob
 from vibray.report.anchors import record_anchor
 from vibray.report.distribution import score_distribution_png
@@ -119,15 +119,20 @@ def label(job: LabelJob) -> None:
     if diagnosed is not None:
         print_unit_diagnoses(diagnosed)
     print_findings(table.findings)
-    queue = None if job.review is None else review_of(job, judged, cuts, human, compared.p)
+    queue = None if job.review is None else review_of(job, judged, cuts, human, compared)
     if job.dry_run:
         print("dry run: nothing was written")
         return
-    del compared  # ten million p-values and masks take 100 MB
+    del compared
     values = {"cuts": to_json(cuts), "grouped": isinstance(cuts, GroupedCuts), "findings": counts_of(table.findings), **identity}
     if budget is not None:
         values["budget"] = budget
     objects.write_json(objects.join(decisions_uri, "cuts.json"), values)
+    unit_files = write_units(decisions_uri, of_units)
+    if diagnosed is not None:
+        objects.write_table(objects.join(decisions_uri, UNIT_DIAGNOSES_FILE), diagnosed)
+        unit_files = [*unit_files, UNIT_DIAGNOSES_FILE]
+    del of_units, diagnosed  # millions of windows
     origin = "threshold" if table.faults is None else "classifier"
     objects.write_tables(
         objects.join(decisions_uri, "pseudo_labels.parquet"),
@@ -135,10 +140,6 @@ def label(job: LabelJob) -> None:
         lambda: pseudo_labels(judged.scores, labels, human, job.round, origin),
     )
     files, left_out = write_pictures(decisions_uri, judged.scores, labels, cuts)
-    unit_files = write_units(decisions_uri, of_units)
-    if diagnosed is not None:
-        objects.write_table(objects.join(decisions_uri, UNIT_DIAGNOSES_FILE), diagnosed)
-        unit_files = [*unit_files, UNIT_DIAGNOSES_FILE]
     if queue is not None:  # no file of the folder's marker: a person writes into it, wherever it lies
         objects.write_bytes(objects.join(decisions_uri, REVIEW), review_csv(queue))
     extra = {"identity": identity, **({"left_out": left_out} if left_out else {})}
@@ -188,14 +189,12 @@ def print_unit_diagnoses(diagnosed: pa.Table) -> None:
     print(f"units' moments, all sensors together: {diagnosed.num_rows:,}, abnormal: {named}")
 
 
-def review_of(
-    job: LabelJob, judged: ScoresTable, cuts: Cuts | GroupedCuts, human: Said | None, p_values: np.ndarray
-) -> list[dict[str, str]]:
+def review_of(job: LabelJob, judged: ScoresTable, cuts: Cuts | GroupedCuts, human: Said | None, compared: Compared) -> list[dict[str, str]]:
     """The rows of review.csv, their links into the report among them; says how many there are and of what."""
     assert job.review is not None
     above = by_cut(judged.scores, cuts) == LABEL_ABNORMAL
     rows = review_rows(judged.scores, human, job.review, job.pool_tolerance_s)
-    queue = review_queue(judged.scores, rows, above, p_values)
+    queue = review_queue(judged.scores, rows, above, compared.p_values_of(rows))
     for row in queue:
         row["link"] = "" if job.report is None else f"{job.report}#{record_anchor(row['corpus'], row['record_id'])}"
     guesses = ", ".join(f"{count} {name}" for name, count in Counter(row["guess"] for row in queue).most_common())
@@ -316,7 +315,7 @@ def fit_cuts(
                 "--labels names no normal record that can be used (calibrated; not off, switching or of a faulty sensor): "
                 "there are no trusted normals to fit on"
             )
-    values = one_chunk(scores["score"]).to_numpy()[fit_on]
+    values = one_chunk(scores["score"]).to_numpy()[fit_on].astype(np.float64)  # which every method takes without a copy
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CutsWarning)  # each stands in the cuts too, and is printed from there
         if by == "none":
