@@ -1,11 +1,11 @@
-"""Memory and CPU time a record of label, evaluate and report on made-up scores, a fresh process a stage.
+"""Memory and CPU time a record of label (with --review 50, --budget 5/week, and alone), evaluate and report on made-up scores.
 
     python -m tests.bench.decisions                       100,000 and 1,000,000 records
     python -m tests.bench.decisions 100000 10000000       needs 1.5 GB of disk in the temporary folder, and a quarter of an hour
 
 Sensors have 2,500 records each, hourly, four sensors a unit, in parts of 2,000 as scoring writes them; 5 % of the records score high,
-some are off, switching or of a faulty sensor, 200 are labelled. The folder is removed afterwards. Memory is the peak above what the
-imports take.
+some are off, switching or of a faulty sensor, 200 are labelled. Each stage is a fresh process, its memory the peak above what the imports
+take. The folder is removed afterwards.
 """
 
 import argparse
@@ -27,7 +27,10 @@ from vibray.pipeline.jobs import EvaluateJob, LabelJob, ReportJob
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import commit_part, make_plan, start_plan
 
-STAGES = ("label", "evaluate", "report")
+OPTIONS: dict[str, dict[str, Any]] = {"label": {}, "--review": {"review": 50}, "--budget": {"budget": "5/week"}}
+STAGES = ("--review", "--budget", "label", "evaluate", "report")
+"""Of the job label with each option, and alone; the decisions of the last are evaluated and reported."""
+
 RECORDS_PER_SENSOR, SENSORS_PER_UNIT, RECORDS_PER_PART, NUM_SHARDS, NUM_LABELS = 2500, 4, 2000, 20, 200
 NUM_SAMPLES, EVIDENCE_PER_PART, LINE_BYTES = 64, 24, 70_000
 START_MS, HOUR_MS = 1_709_251_200_000, 3_600_000
@@ -94,6 +97,10 @@ def _status_mb(name: str) -> float:
 
 def run_stage(stage: str, folder: Path) -> dict[str, float]:
     """One stage in this process: MB of memory above the imports', seconds of CPU and of the clock."""
+    import scipy.ndimage  # these rooms of scipy are imported on first use
+    import scipy.optimize
+    import scipy.stats
+
     import vibray.pipeline.evaluate
     import vibray.pipeline.label
     import vibray.pipeline.report
@@ -101,8 +108,8 @@ def run_stage(stage: str, folder: Path) -> dict[str, float]:
     scores, labels, decisions = ((str(folder / "scores"),), str(folder / "labels.jsonl"), str(folder / "decisions"))
     before_mb, cpu, wall = _status_mb("VmRSS"), time.process_time(), time.perf_counter()
     with contextlib.redirect_stdout((folder / f"{stage}.txt").open("w")):
-        if stage == "label":
-            vibray.pipeline.label.label(LabelJob(scores, decisions, labels=labels))
+        if stage in OPTIONS:
+            vibray.pipeline.label.label(LabelJob(scores, decisions, labels=labels, **OPTIONS[stage]))
         elif stage == "evaluate":
             vibray.pipeline.evaluate.evaluate(EvaluateJob(scores, labels, decisions=decisions))
         else:
@@ -119,9 +126,9 @@ def measure(num_records: int, rounds: int) -> None:
         for stage in STAGES:
             found: list[dict[str, Any]] = []
             for number in range(rounds):
-                for left in ("decisions",) if stage == "label" else ():
-                    subprocess.run(["rm", "-rf", str(folder / left)], check=True)
-                command = [sys.executable, "-m", "tests.bench.decisions", "--stage", stage, "--folder", name]
+                if stage in OPTIONS:
+                    subprocess.run(["rm", "-rf", str(folder / "decisions")], check=True)
+                command = [sys.executable, "-m", "tests.bench.decisions", f"--stage={stage}", "--folder", name]
                 found.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
                 if number < rounds - 1 and stage == "evaluate":
                     (folder / "scores" / "evaluation.json").unlink()

@@ -25,6 +25,7 @@ Source: Clopper and Pearson 1934; Garwood 1936; Wilks 1941, "Determination of sa
 
 import math
 import re
+from bisect import bisect_right
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -84,9 +85,11 @@ def record_promise(per_week: float, reference: Float64[np.ndarray, " reference"]
     num = len(reference)
     if not num or not records_per_week > 0:
         raise BudgetError("--budget needs reference records, and sensors with more than one record: there is nothing to count alarms on")
-    seen = np.arange(num)
-    upper = scipy.stats.beta.ppf(CONFIDENCE, seen + 1, num - seen) * records_per_week
-    k = max(0, int(np.searchsorted(upper, per_week, side="right")) - 1)
+
+    def upper(seen: int) -> float:
+        return float(scipy.stats.beta.ppf(CONFIDENCE, seen + 1, num - seen) * records_per_week)
+
+    k = max(0, bisect_right(range(num), per_week, key=upper) - 1)
     above = float(np.nextafter(np.sort(reference)[::-1][k], np.inf))
     k = int((reference >= above).sum())  # fewer where scores are equal
     share = per_week / records_per_week
@@ -97,8 +100,8 @@ def record_promise(per_week: float, reference: Float64[np.ndarray, " reference"]
         reference=num,
         reference_weeks=num / records_per_week,
         expected_per_week=k / num * records_per_week,
-        upper_per_week=float(upper[k]),
-        kept=bool(upper[k] <= per_week),
+        upper_per_week=upper(k),
+        kept=upper(k) <= per_week,
         weeks_needed=needed / records_per_week,
     )
 

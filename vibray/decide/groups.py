@@ -13,7 +13,7 @@ from jaxtyping import Int, Int64
 
 from vibray.storage.columns import codes, key_columns, keys_of, times_ms
 
-BATCH = 200_000
+BATCH = 50_000
 """Records that are worked on at a time where units can be taken one after another: their intermediates are small beside the table."""
 
 

@@ -10,10 +10,10 @@ window of its own, after those of its unit: k of the last n of these raise an al
 and are nobody's newest.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -27,7 +27,7 @@ from vibray.decide.alarm_rates import AlarmRuleError, check_persist, expected_al
 from vibray.decide.groups import SensorGroups, sensor_groups
 from vibray.decide.reference import FEWEST_REFERENCE, trusted_rows
 from vibray.schema import UNIT_SCORES
-from vibray.storage.columns import codes, flags, named, one_chunk, times_ms
+from vibray.storage.columns import codes, flags, named, one_chunk, plain, times_ms
 
 Combine = Literal["tippett", "fisher", "stouffer"]
 
@@ -90,8 +90,7 @@ def unit_scores(
     config: UnitConfig,
     groups: SensorGroups | None = None,
 ) -> pa.Table:
-    """One row of schema.UNIT_SCORES, names as dictionaries, for each unit and window with a record that has a p-value, in order of
-    (unit, window).
+    """One row for each unit and window with a record that has a p-value, in order of (unit, window): what `as_written` makes UNIT_SCORES.
 
     `p_values` are each sensor's rows and p-values, in the order of `groups` (`reference.p_values_by_sensor`), NaN for one that takes no
     part. Units of one name in several corpora are one. `groups` are the table's, where they are known.
@@ -110,19 +109,22 @@ def unit_scores(
             taken = own, unit[order], sensor[order], p[order], time[own], trusted[own], in_reference[own]
             at = of.put(at, _windows(*taken, window_ms, config.combine))
     if not at:
-        return UNIT_SCORES.empty_table()
+        return UNIT_SCORES.empty_table().drop_columns(["score"])
     of = of.first(at)
     exceeds = of.p_value <= config.rate
-    alarm, newest = np.zeros(len(of.unit), bool), np.zeros(len(of.unit), bool)
+    alarm, newest, gaps = np.zeros(len(of.unit), bool), list[int](), list[np.ndarray]()
     for mine in _runs(of.unit):
-        judged, undated = mine[~of.reference[mine] & of.dated[mine]], mine[~of.dated[mine]]
+        dated, undated = mine[of.dated[mine]], mine[~of.dated[mine]]
+        judged = dated[~of.reference[dated]]
         alarm[judged] = persistent(exceeds[judged], *config.persist)
         alarm[undated] = persistent(exceeds[undated], *config.persist)
-        newest[judged[-1:]] = True
-    newest &= of.start_ms >= _stale_before(of.unit[of.dated], of.start_ms[of.dated], newest[of.dated], config)
-    q_value = np.full(len(newest), np.nan)
-    if newest.any():
-        q_value[newest] = scipy.stats.false_discovery_control(of.p_value[newest], method="bh")
+        newest += judged[-1:].tolist()
+        gaps.append((np.diff(of.start_ms[dated]) // window_ms).astype(np.int32))
+    heard = np.array(newest, np.int64)
+    heard = heard[of.start_ms[heard] >= _stale_before(np.concatenate(gaps) * (window_ms / 60_000), of.start_ms[heard], config)]
+    q_value = scipy.stats.false_discovery_control(of.p_value[heard], method="bh") if len(heard) else np.empty(0)
+    which = np.full(len(of.unit), -1, np.int32)
+    which[heard] = np.arange(len(heard))
     units, sensors = [name for name, _, _ in groups.units()], sorted({sensor_id for _, sensor_id in groups.names})
     of_sensor = {name: i for i, name in enumerate(sensors)}
     columns: dict[str, Any] = {
@@ -134,14 +136,19 @@ def unit_scores(
         "num_sensors": of.num_sensors,
         "sensor_id": named(sensors, np.array([of_sensor[sensor_id] for _, sensor_id in groups.names], np.int32)[of.loudest]),
         "p_value": of.p_value,
-        "score": (-np.log10(of.p_value)).astype(np.float32),
         "exceeds": exceeds,
         "alarm": alarm,
         "reference": of.reference,
         "dated": of.dated,
-        "q_value": pa.array(q_value, mask=~np.isfinite(q_value)),
+        "q_value": pa.DictionaryArray.from_arrays(pa.array(which, mask=which < 0), pa.array(q_value)),  # few windows have one
     }
     return pa.table(columns)
+
+
+def as_written(windows: pa.Table) -> pa.Table:
+    """Some rows of what `unit_scores` gives, as schema.UNIT_SCORES."""
+    score = -np.log10(one_chunk(windows["p_value"]).to_numpy())
+    return plain(windows.append_column("score", pa.array(score, pa.float32()))).select(UNIT_SCORES.names).cast(UNIT_SCORES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,12 +219,13 @@ def _windows(
     )
 
 
-def _runs(names: np.ndarray) -> list[np.ndarray]:
+def _runs(names: np.ndarray) -> Iterator[np.ndarray]:
     """The rows of each run of equal values."""
-    return np.split(np.arange(len(names)), np.flatnonzero(names[1:] != names[:-1]) + 1) if len(names) else []
+    ends = [0, *(np.flatnonzero(names[1:] != names[:-1]) + 1).tolist(), len(names)]
+    return (np.arange(a, b) for a, b in pairwise(ends) if a < b)
 
 
-def unit_runs(table: pa.Table) -> list[np.ndarray]:
+def unit_runs(table: pa.Table) -> Iterator[np.ndarray]:
     """The rows of each unit of what `unit_scores` gives."""
     return _runs(codes(table["unit"])[1])
 
@@ -228,13 +236,10 @@ def _last_of(group: np.ndarray, key: np.ndarray) -> np.ndarray:
     return order[np.flatnonzero(np.diff(group[order], append=group.max() + 1))]
 
 
-def _stale_before(unit: np.ndarray, window_ms: np.ndarray, newest: np.ndarray, config: UnitConfig) -> float:
+def _stale_before(gaps_minutes: np.ndarray, newest_ms: np.ndarray, config: UnitConfig) -> float:
     """A unit whose newest window lies before this (ms) is silent: n of the fleet's median intervals before the fleet's newest window."""
-    if not newest.any():
-        return np.inf
-    gaps = np.diff(window_ms)[np.diff(unit) == 0]
-    typical = float(np.median(gaps)) if len(gaps) else 0.0
-    return float(window_ms[newest].max()) - config.persist[1] * max(typical, config.window_minutes * 60_000)
+    typical = float(np.median(gaps_minutes)) if len(gaps_minutes) else 0.0
+    return float(newest_ms.max(initial=0)) - config.persist[1] * 60_000 * max(typical, config.window_minutes)
 
 
 def unit_facts(table: pa.Table, config: UnitConfig, judged_units: Collection[str] | None = None) -> dict[str, Any]:
@@ -247,16 +252,21 @@ def unit_facts(table: pa.Table, config: UnitConfig, judged_units: Collection[str
     """
     (names, unit), time = codes(table["unit"]), one_chunk(table["window"]).view(pa.int64()).to_numpy()
     exceeds, reference, dated = (flags(table[name]) for name in ("exceeds", "reference", "dated"))
-    of_unit = _runs(unit)
-    fleet = [rows for rows in of_unit if judged_units is None or names[unit[rows[0]]] in judged_units]
-    in_time = [rows[dated[rows]] for rows in fleet]
-    intervals = _intervals_s([time[rows] for rows in in_time], [~reference[rows] for rows in in_time])
+    num_units, between, in_reference = 0, list[float | None](), list[np.ndarray]()
+    for rows in _runs(unit):
+        in_reference.append(exceeds[rows[reference[rows]]])
+        if judged_units is None or names[unit[rows[0]]] in judged_units:
+            num_units, in_time = num_units + 1, rows[dated[rows]]
+            between.append(_interval_s(time[in_time], ~reference[in_time]))
+    known = [seconds for seconds in between if seconds is not None]
+    # a unit with one window alone counts with the median of the others
+    intervals = known + [float(np.median(known))] * (num_units - len(known)) if known else []
     k, n = config.persist
-    healthy = resampled_alarms([exceeds[rows[reference[rows]]] for rows in of_unit], k, n, windows_per_day(intervals))
+    healthy = resampled_alarms(in_reference, k, n, windows_per_day(intervals))
     a_day = healthy if intervals else None
     judged = ~reference & dated
     return {
-        "num_units": len(fleet),
+        "num_units": num_units,
         "num_undated": int((~dated).sum()),
         "num_windows": int(judged.sum()),
         "num_reference_windows": int(reference.sum()),
@@ -273,19 +283,12 @@ def unit_facts(table: pa.Table, config: UnitConfig, judged_units: Collection[str
     }
 
 
-def _intervals_s(times_ms: list[np.ndarray], judged: list[np.ndarray]) -> list[float]:
-    """The time between windows of each unit, in seconds; [] where no unit has two.
-
-    It is the median between judged windows that follow one another: a reference may be older, and of another rhythm. Where there are no
-    two, it is that of all windows of the unit; a unit with one window alone counts with the median of the others.
-    """
-    found = []
-    for time, mine in zip(times_ms, judged, strict=True):
-        gaps = np.diff(time) / 1000
-        own = gaps[mine[1:] & mine[:-1]]
-        if len(gaps):
-            found.append(float(np.median(own if len(own) else gaps)))
-    return found + [float(np.median(found))] * (len(times_ms) - len(found)) if found else []
+def _interval_s(time_ms: np.ndarray, judged: np.ndarray) -> float | None:
+    """The time between a unit's windows in seconds, None where it has fewer than two: the median between judged windows that follow one
+    another, for a reference may be older, and of another rhythm; where there are no two, that of all."""
+    gaps = np.diff(time_ms) / 1000
+    own = gaps[judged[1:] & judged[:-1]]
+    return float(np.median(own if len(own) else gaps)) if len(gaps) else None
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,10 @@ from vibray.decide.reference import (
 )
 from vibray.decide.said import Said
 from vibray.decide.trend import print_trends, unit_trends
-from vibray.decide.unit_alarms import PValues, UnitAlarm, UnitConfig, unit_alarms, unit_facts, unit_scores
+from vibray.decide.unit_alarms import PValues, UnitAlarm, UnitConfig, as_written, unit_alarms, unit_facts, unit_scores
 from vibray.schema import FLEET_P_VALUE, KEY, LABEL_ABNORMAL, SENSOR, TIME_TRUSTED, UNIT_SCORES
 from vibray.storage import objects
-from vibray.storage.columns import PLACE, blocks, joined, one_chunk, plain, times_ms
+from vibray.storage.columns import PLACE, blocks, joined, one_chunk, times_ms
 
 COLUMNS = (*KEY, *PLACE, *SENSOR, "measured_at", "state", "calibrated", "score", FLEET_P_VALUE.name, TIME_TRUSTED.name)
 FILES = ("unit_scores.parquet", "unit_alarms.json", "drift.parquet", "unit_trends.parquet")
@@ -88,7 +88,8 @@ class Compared:
     def p_values_of(self, rows: Int64[np.ndarray, " chosen"]) -> Float64[np.ndarray, " chosen"]:
         """NaN where there is none."""
         place = {row: i for i, row in enumerate(rows.tolist())}
-        chosen, found = np.isin(np.arange(len(self.usable)), rows), np.full(len(rows), np.nan)
+        chosen, found = np.zeros(len(self.usable), bool), np.full(len(rows), np.nan)
+        chosen[rows] = True
         for own, p in self.p_values():
             for at in np.flatnonzero(chosen[own]).tolist():
                 found[place[int(own[at])]] = p[at]
@@ -226,7 +227,7 @@ def write_units(decisions_uri: str, units: UnitDecisions) -> list[str]:
     objects.write_tables(
         objects.join(decisions_uri, "unit_scores.parquet"),
         UNIT_SCORES,
-        lambda: (plain(windows.slice(piece.start, piece.stop - piece.start)).cast(UNIT_SCORES) for piece in blocks(windows.num_rows)),
+        lambda: (as_written(windows.slice(piece.start, piece.stop - piece.start)) for piece in blocks(windows.num_rows)),
     )
     objects.write_table(objects.join(decisions_uri, "drift.parquet"), units.drift)
     objects.write_json(objects.join(decisions_uri, "unit_alarms.json"), units.facts)
