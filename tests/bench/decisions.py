@@ -10,6 +10,7 @@ take. The folder is removed afterwards.
 
 import argparse
 import contextlib
+import importlib
 import json
 import subprocess
 import sys
@@ -97,14 +98,12 @@ def _status_mb(name: str) -> float:
 
 def run_stage(stage: str, folder: Path) -> dict[str, float]:
     """One stage in this process: MB of memory above the imports', seconds of CPU and of the clock."""
-    import scipy.ndimage  # these rooms of scipy are imported on first use
-    import scipy.optimize
-    import scipy.stats
-
     import vibray.pipeline.evaluate
     import vibray.pipeline.label
     import vibray.pipeline.report
 
+    for room in ("ndimage", "optimize", "stats"):  # imported on first use
+        importlib.import_module(f"scipy.{room}")
     scores, labels, decisions = ((str(folder / "scores"),), str(folder / "labels.jsonl"), str(folder / "decisions"))
     before_mb, cpu, wall = _status_mb("VmRSS"), time.process_time(), time.perf_counter()
     with contextlib.redirect_stdout((folder / f"{stage}.txt").open("w")):
