@@ -50,13 +50,14 @@ from vibray.pipeline.score import Scorer, score, score_part
 from vibray.recipes import ClassicalRecipe, DeepRecipe, EnsembleRecipe
 from vibray.runs import CHUNK, Detecting, Fusing, Inputs, Run, begin, mains_snr_db, save, score_statistics
 from vibray.signal.synthetic import FleetConfig, fleet_lines, place, waveform
+from vibray.storage.columns import sensors_of
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts, check_finished, commit_part
 from vibray.storage.plan import make_plan
 from vibray.storage.reading import ReadPart, read_shard
 from vibray.storage.records import content_hash
 from vibray.storage.shortcut import parse_floats
-from vibray.tables import sensors_of, waveforms_of
+from vibray.storage.vectors import waveforms_of
 from vibray.train.classical import Rows, fit_detector, fit_scaling, score_parts
 
 FACTS = CorpusFacts(8192.0, unit_pattern=r"^(u\d+)-")

@@ -29,7 +29,7 @@ from vibray.recipes import fused
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts, commit_part
 from vibray.storage.plan import LINES_PER_PART, make_plan, start_plan
-from vibray.tables import vector_column
+from vibray.storage.vectors import vector_column
 
 FACTS = CorpusFacts(8192.0)
 INTERVAL_MS = 3_600_000

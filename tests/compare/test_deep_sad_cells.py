@@ -16,7 +16,7 @@ from vibray.models.backbone import TrunkConfig
 from vibray.models.deep_sad import DeepSadConfig
 from vibray.recipes import DeepRecipe
 from vibray.schema import UNDECIDED
-from vibray.tables import TrainingTable
+from vibray.tables.training import TrainingTable
 from vibray.train.fit import OptimConfig
 
 POOL, LABELLED, JUDGED = np.arange(40), np.array([3, 40, 41, 42]), np.arange(43, 48)

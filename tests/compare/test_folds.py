@@ -7,7 +7,7 @@ from tests.pipeline.lines import FACTS
 from vibray.compare.cells import Corpus
 from vibray.compare.folds import fold_rows
 from vibray.decide.splits import UNLABELLED, Records, Setting
-from vibray.tables import TrainingTable
+from vibray.tables.training import TrainingTable
 
 NUM_UNITS, NUM_RECORDS = 4, 30
 

@@ -5,12 +5,13 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 
+from tests.tables.sensors import numbered
 from vibray.decide.splits import UNLABELLED
 from vibray.fitting.data import classifier_lesson, without_labelled
 from vibray.fitting.diagnosis import labels_of
 from vibray.schema import ORIGIN
 from vibray.storage.corpus import CorpusFacts
-from vibray.tables import Sensors, TrainingTable
+from vibray.tables.training import TrainingTable
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -72,5 +73,5 @@ def test_a_persons_word_for_the_moment_stands_before_a_pseudo_label():
 def test_the_detector_is_fitted_on_a_sensors_other_records_where_it_has_as_many():
     sensors = [("u", "a")] * 4 + [("v", "b")] * 3
     labels = np.array(["arc", UNLABELLED, UNLABELLED, "normal", "arc", "normal", UNLABELLED], object)
-    assert without_labelled(labels, np.arange(7), Sensors.of_list(sensors)).tolist() == [1, 2, 4, 5, 6]
-    assert without_labelled(labels, np.array([0, 1, 6]), Sensors.of_list(sensors)).tolist() == [1, 6]
+    assert without_labelled(labels, np.arange(7), numbered(sensors)).tolist() == [1, 2, 4, 5, 6]
+    assert without_labelled(labels, np.array([0, 1, 6]), numbered(sensors)).tolist() == [1, 6]

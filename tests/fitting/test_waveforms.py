@@ -10,7 +10,8 @@ import torch
 from vibray.fitting.waveforms import PartWaveforms, fits, waveforms_on
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
-from vibray.tables import TrainingTable, vector_column
+from vibray.storage.vectors import vector_column
+from vibray.tables.training import TrainingTable
 from vibray.train.batches import Batches, TrainingSet
 from vibray.train.reduce import World
 

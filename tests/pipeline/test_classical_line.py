@@ -25,10 +25,11 @@ from vibray.pipeline.score import score
 from vibray.pipeline.train import train
 from vibray.recipes import EnsembleRecipe, banded, baselines, cwt_svdd, mahalanobis, rms, zerone_mahalanobis
 from vibray.storage import objects
-from vibray.storage.corpus import CorpusFacts
+from vibray.storage.corpus import CorpusFacts, InputsDiffer
 from vibray.storage.parts import Parts
 from vibray.storage.plan import PlanMismatch
-from vibray.tables import InputsDiffer, open_features, open_scores
+from vibray.tables.scores import open_scores
+from vibray.tables.training import open_features
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

@@ -29,7 +29,7 @@ from vibray.runs import Detecting, load
 from vibray.storage import objects
 from vibray.storage.parts import Parts, check_finished
 from vibray.storage.plan import PlanMismatch
-from vibray.tables import open_scores
+from vibray.tables.scores import open_scores
 
 K = 4
 

@@ -9,9 +9,10 @@ from vibray.pipeline.jobs import FeaturizeJob, ScoreJob
 from vibray.pipeline.score import score
 from vibray.pipeline.train import train
 from vibray.recipes import banded, mahalanobis
+from vibray.storage.corpus import InputsDiffer
 from vibray.storage.parts import Parts
 from vibray.storage.plan import PlanMismatch
-from vibray.tables import InputsDiffer, open_scores
+from vibray.tables.scores import open_scores
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

@@ -25,7 +25,8 @@ from vibray.recipes import banded
 from vibray.storage import objects
 from vibray.storage.columns import with_record_ids
 from vibray.storage.parts import check_finished
-from vibray.tables import open_features, open_scores
+from vibray.tables.scores import open_scores
+from vibray.tables.training import open_features
 
 NUM_HOURS, NUM_LOST = 160, 30
 Record = tuple[str, datetime, np.ndarray]

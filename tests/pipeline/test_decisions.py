@@ -25,9 +25,9 @@ from vibray.pipeline.label import DecisionsMismatch, check_run, fit_cuts, label,
 from vibray.pipeline.report import report
 from vibray.storage import objects
 from vibray.storage.columns import plain
-from vibray.storage.corpus import CorpusFacts
+from vibray.storage.corpus import CorpusFacts, InputsDiffer
 from vibray.storage.parts import commit_part, finish_folder, make_plan, start_plan
-from vibray.tables import InputsDiffer, open_scores
+from vibray.tables.scores import open_scores
 
 RUN = {"uri": "s3://runs/a", "recipe": "r", "kind": "detector", "content": "c", "members": [], "faults": None}
 FACTS = CorpusFacts(8192.0, 64)

@@ -22,7 +22,7 @@ from vibray.pipeline.featurize import CONFIGS, MAINS_RECORDS, featurize, finite_
 from vibray.pipeline.jobs import FeaturizeJob
 from vibray.schema import BAD_RECORDS
 from vibray.storage.parts import Parts
-from vibray.tables import vector_column
+from vibray.storage.vectors import vector_column
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from tests.pipeline.lines import FACTS
+from tests.tables.sensors import numbered
 from vibray.building import build_classical, build_scaling_fit, build_vector, columns_of
 from vibray.decide.fleet_scores import LEVELS
 from vibray.features.scaling import Sensor
 from vibray.fitting.fleet_scores import NUM_FIRST, NUM_LATER, NUM_WINDOWS, fleet_scores, windows_of
 from vibray.recipes import ClassicalRecipe, banded
 from vibray.runs import Detecting, Inputs, Run
-from vibray.tables import Sensors
 from vibray.train.classical import Rows, fit_detector, fit_scaling
 
 FEATURE = build_vector(banded().feature, FACTS.mains_hz)
@@ -45,9 +45,7 @@ def fitted(recipe: ClassicalRecipe, x: torch.Tensor, sensors: list[Sensor]) -> R
 def run() -> Run:
     x, sensors, _ = vectors(0, NUM_SENSORS, NUM_RECORDS, fault_share=0.05)
     run = fitted(banded(), x, sensors)
-    return replace(
-        run, fleet_scores=fleet_scores(banded(), FACTS.mains_hz, np.arange(len(x)), Sensors.of_list(sensors), lambda rows: x[rows])
-    )
+    return replace(run, fleet_scores=fleet_scores(banded(), FACTS.mains_hz, np.arange(len(x)), numbered(sensors), lambda rows: x[rows]))
 
 
 @pytest.mark.parametrize("k", [1, 5, 20])
@@ -74,18 +72,18 @@ def test_levels_rest_on_records_enough(run):
     medians = [float(run.fleet_scores.scores[level].median()) for level in LEVELS]
     assert medians == sorted(medians, reverse=True)  # the fewer records, the higher a healthy one scores
     x, sensors, _ = vectors(0, 2, 30)
-    few = fleet_scores(banded(), FACTS.mains_hz, np.arange(60), Sensors.of_list(sensors), lambda rows: x[rows])
+    few = fleet_scores(banded(), FACTS.mains_hz, np.arange(60), numbered(sensors), lambda rows: x[rows])
     assert few.scores == {}  # 60 records at most
 
 
 @pytest.mark.parametrize(("num_sensors", "num_records", "num_windows"), [(1, 1000, 62), (3, 400, 75), (200, 20, NUM_WINDOWS), (4, 20, 4)])
 def test_windows(num_sensors, num_records, num_windows):
     sensors = [(f"u{i % num_sensors}", "s") for i in range(num_sensors * num_records)]
-    found = windows_of(np.arange(len(sensors)), Sensors.of_list(sensors))
+    found = windows_of(np.arange(len(sensors)), numbered(sensors))
     assert len(found) == num_windows
     for window in found:
         assert {sensors[row] for row in window.rows} == {window.sensor}
         assert np.all(np.diff(window.rows[: window.num_first]) == num_sensors)  # consecutive
         assert window.num_first == min(NUM_FIRST, num_records - window.rows[0] // num_sensors)
         assert 0 < window.spaced.sum() <= NUM_LATER and not window.spaced[0] and window.spaced[-1]
-    assert windows_of(np.arange(3), Sensors.of_list([("a", "s"), ("b", "s"), ("c", "s")])) == []
+    assert windows_of(np.arange(3), numbered([("a", "s"), ("b", "s"), ("c", "s")])) == []

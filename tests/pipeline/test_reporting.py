@@ -32,9 +32,11 @@ from vibray.report.data import Map, Nearest, ReportConfig
 from vibray.runs import Detecting, Run, begin, load, run_identity, save, score_statistics
 from vibray.signal.cwt import OMEGA0
 from vibray.storage import objects
+from vibray.storage.columns import sensors_of
 from vibray.storage.parts import commit_part, finish_folder, make_plan, read_shard, start_plan
 from vibray.storage.reading import ReadPart
-from vibray.tables import open_scores, sensors_of, waveforms_of
+from vibray.storage.vectors import waveforms_of
+from vibray.tables.scores import open_scores
 
 IMAGE = CwtImageConfig(rows=16, columns=32, min_hz=60.0)
 SCALING = ScalingConfig(transform="log", by="sensor", per="row")

@@ -27,7 +27,7 @@ from vibray.report.page import render
 from vibray.schema import SCORE_QUANTILES, TIME
 from vibray.storage import objects
 from vibray.storage.parts import finish_folder
-from vibray.tables import open_scores
+from vibray.tables.scores import open_scores
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from vibray.pipeline.label import DecisionsMismatch, label, read_cuts
 from vibray.report.anchors import record_anchor, unit_anchor
 from vibray.storage import objects
 from vibray.storage.labels import REVIEW_COLUMNS
-from vibray.tables import open_features
+from vibray.tables.training import open_features
 
 SICK = [(3, 500, 5.0)]
 

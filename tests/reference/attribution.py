@@ -38,7 +38,7 @@ from vibray.runs import Detecting, Run
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import Condition, FleetConfig, condition, place, waveform
 from vibray.storage.corpus import CorpusFacts
-from vibray.tables import TrainingTable
+from vibray.tables.training import TrainingTable
 from vibray.train.classical import Rows
 
 FACTS = CorpusFacts(8192.0)

@@ -27,7 +27,7 @@ from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig, condition, place, waveform
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.plan import make_plan
-from vibray.tables import waveforms_of
+from vibray.storage.vectors import waveforms_of
 from vibray.train.classical import Rows
 
 CHUNK = 64

@@ -24,7 +24,7 @@ from vibray.features.cwt_image import CwtImageConfig
 from vibray.fitting.deep import net_scores
 from vibray.fitting.worker import alone_with
 from vibray.recipes import DeepRecipe
-from vibray.tables import TrainingTable
+from vibray.tables.training import TrainingTable
 
 LIMITS = (4.0, 6.0)
 POOL = "pool"

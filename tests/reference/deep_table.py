@@ -31,7 +31,7 @@ from vibray.pipeline.synthesize import synthesize
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig
 from vibray.storage.corpus import CorpusFacts
-from vibray.tables import open_features
+from vibray.tables.training import open_features
 
 FACTS = CorpusFacts(sample_rate_hz=8192.0, unit_pattern=r"^(u\d+)-", signal_unit="g")
 NUM_LABELS = 20

@@ -10,7 +10,7 @@ from vibray.decide.clocks import GAP_YEARS, YEAR_MS
 from vibray.decide.findings import Finding
 from vibray.features.scaling import Sensor
 from vibray.fitting.earliest import by_sensor
-from vibray.tables import order_of_time
+from vibray.storage.columns import order_of_time
 
 Earliest = dict[Sensor, pa.Table]
 """By sensor, its records in order of (measured_at, record_id)."""

@@ -22,6 +22,7 @@ from tests.decide.fleet import record_p_values
 from tests.reference.corpora import FLEET as FACTS
 from tests.reference.corpora import POOL_RECORDS, POOL_UNITS, REAL, Records, of_fleet, real
 from tests.reference.suite import fitted
+from tests.tables.sensors import numbered
 from vibray import recipes, schema
 from vibray.decide.cuts import Cuts
 from vibray.decide.unit_alarms import UnitConfig
@@ -34,7 +35,7 @@ from vibray.models.fitted import Fitted
 from vibray.runs import Detecting, Inputs, Run, mains_snr_db
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig, measured_at, place
-from vibray.tables import Sensors, vector_column
+from vibray.storage.vectors import vector_column
 
 NEW_UNITS, STEPS = 40, 500
 RATES = (0.01, 0.05)
@@ -75,9 +76,7 @@ def trained(recipe: recipes.ClassicalRecipe, seed: int) -> Run:
     pool = of_fleet(FleetConfig(seed=seed, num_units=POOL_UNITS, num_records=POOL_RECORDS))
     scaling, detector = fitted(recipe, pool, FACTS.mains_hz)
     run = Run(recipe, FACTS, Detecting(recipe, scaling, detector, torch.zeros(2, dtype=torch.float64)))
-    scores = fleet_scores(
-        recipe, FACTS.mains_hz, np.arange(len(pool.sensors)), Sensors.of_list(pool.sensors), lambda rows: pool.vectors[rows]
-    )
+    scores = fleet_scores(recipe, FACTS.mains_hz, np.arange(len(pool.sensors)), numbered(pool.sensors), lambda rows: pool.vectors[rows])
     return replace(run, fleet_scores=scores)
 
 

@@ -11,7 +11,7 @@ from vibray.features.scaling import Sensor
 from vibray.fitting.data import check_features, independent_rows, labels_of_records
 from vibray.recipes import Recipe
 from vibray.storage.columns import times_ms
-from vibray.tables import TrainingTable, open_features
+from vibray.tables.training import TrainingTable, open_features
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from vibray.models.deep_sad import DeepSadConfig
 from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe
 from vibray.runs import load
 from vibray.storage import objects
-from vibray.tables import TrainingTable
+from vibray.tables.training import TrainingTable
 
 OF_A_RECORD = ("sample_rate_hz", "num_samples", "mains", "signal_unit")
 """Facts of a corpus that decide what a record's features are."""

@@ -13,7 +13,7 @@ from vibray.decide.state import centred_rms, history_of
 from vibray.features.scaling import Scaling, Sensor
 from vibray.recipes import FeatureConfig
 from vibray.runs import CHUNK, Inputs, Run, mains_snr_db
-from vibray.tables import waveforms_of
+from vibray.storage.vectors import waveforms_of
 
 NUM_FOLDS = 10
 """Of the records that calibrate a sensor, for their scores out of sample: each is scored against a baseline of nine tenths of them, of

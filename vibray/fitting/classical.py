@@ -13,7 +13,7 @@ from vibray.fitting.data import FitResult
 from vibray.models.fitted import Fitted
 from vibray.recipes import ClassicalRecipe
 from vibray.runs import Detecting, score_statistics
-from vibray.tables import Slice, TrainingTable
+from vibray.tables.training import Slice, TrainingTable
 from vibray.train.classical import Load, Map, Part, Rows, fit_detector, fit_scaling, score_parts
 
 QUANTILES = (0.05, 0.5, 0.95, 0.99)

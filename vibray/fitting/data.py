@@ -16,7 +16,8 @@ from vibray.runs import Detecting
 from vibray.schema import BAD_RECORDS, LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, UNDECIDED
 from vibray.storage.labels import match_labels, read_labels
 from vibray.storage.parts import Parts
-from vibray.tables import Sensors, TrainingTable
+from vibray.tables.sensors import Sensors
+from vibray.tables.training import TrainingTable
 from vibray.train.guards import GuardReport
 
 

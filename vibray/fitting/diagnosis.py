@@ -15,7 +15,7 @@ from vibray.recipes import DiagnosisRecipe
 from vibray.runs import Detecting, Naming
 from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL
 from vibray.storage.columns import times_ms
-from vibray.tables import TrainingTable
+from vibray.tables.training import TrainingTable
 from vibray.train.diagnosis import Labels, fit_diagnosis
 
 MAX_RECORDS = 20_000

@@ -22,12 +22,12 @@ from vibray.decide.clocks import GAP_YEARS, YEAR_MS
 from vibray.decide.findings import Finding
 from vibray.features.scaling import Sensor
 from vibray.schema import ORIGIN, TIME
-from vibray.storage.columns import codes, content_codes, places, record_ids, times_ms
+from vibray.storage.columns import codes, content_codes, order_of_time, places, record_ids, times_ms
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts, commit_part
 from vibray.storage.plan import PartPlan, Plan
 from vibray.storage.reading import ReadPart, read_records
-from vibray.tables import Sensors, order_of_time
+from vibray.tables.sensors import Sensors
 
 HELD_BYTES = 350
 """Of a record that is picked: 32 are held, the rest is taken while they are sorted and audited (python -m tests.bench.calibrating)."""

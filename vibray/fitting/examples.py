@@ -22,7 +22,7 @@ from vibray.recipes import FeatureConfig
 from vibray.signal.faults import FAULTS
 from vibray.signal.synthetic import FaultName, FleetConfig, condition, place, waveform
 from vibray.storage.columns import times_ms
-from vibray.tables import TrainingTable, open_features
+from vibray.tables.training import TrainingTable, open_features
 from vibray.train.classical import Rows, fit_scaling
 
 NAMES = tuple(FAULTS)

@@ -14,7 +14,7 @@ from vibray.fitting.classical import fit_parts
 from vibray.models.fitted import Fitted, TooFewRecords
 from vibray.recipes import ClassicalRecipe
 from vibray.signal.robust import median_mad
-from vibray.tables import Sensors
+from vibray.tables.sensors import Sensors
 from vibray.train.classical import Rows
 
 NUM_WINDOWS = 128

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from vibray.tables import TrainingTable, read_vectors
+from vibray.storage.vectors import read_vectors
+from vibray.tables.training import TrainingTable
 from vibray.train.images import NodeArray
 
 HELD_BYTES = 2 << 30

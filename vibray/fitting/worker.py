@@ -21,7 +21,7 @@ from vibray.fitting.waveforms import PartWaveforms, Waveforms, fits, waveforms_o
 from vibray.recipes import DeepRecipe, FeatureConfig
 from vibray.signal.precision import exact_float32
 from vibray.storage import objects
-from vibray.tables import TrainingTable
+from vibray.tables.training import TrainingTable
 from vibray.train.exposure import ExposureConfig, injected
 from vibray.train.images import Images
 from vibray.train.reduce import World

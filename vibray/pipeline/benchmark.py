@@ -32,9 +32,8 @@ from vibray.pipeline.logs import Progress
 from vibray.report.benchmark import document, fault_table, main_table, standings, sweep_table
 from vibray.report.benchmark_figure import benchmark_png
 from vibray.storage import objects
-from vibray.storage.parts import Parts, finish_folder
+from vibray.storage.parts import Parts, finish_folder, identity_hash
 from vibray.storage.plan import begin_folder, check_begun
-from vibray.tables import identity_hash
 
 ANOTHER = "with another grid"
 

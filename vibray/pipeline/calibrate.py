@@ -32,10 +32,10 @@ from vibray.pipeline.local import map_here, works_alone
 from vibray.pipeline.parts import PartsJob
 from vibray.runs import Run, load, run_identity
 from vibray.storage import objects
+from vibray.storage.columns import sensors_of
 from vibray.storage.parts import check_finished, finish_folder
 from vibray.storage.plan import LINES_PER_PART, make_plan, read_plan
 from vibray.storage.since import held
-from vibray.tables import sensors_of
 
 EXPECTED_AUROC = {1: 0.942, 4: 0.962, 16: 0.971, 64: 0.974}
 """By records a sensor, how the default ranks faults of machines that training did not see: five generated fleets (python -m

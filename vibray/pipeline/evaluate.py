@@ -20,7 +20,7 @@ from vibray.storage.columns import one_chunk, plain
 from vibray.storage.errors import StorageError
 from vibray.storage.labels import read_labels
 from vibray.storage.parts import check_finished
-from vibray.tables import ScoresTable, open_scores
+from vibray.tables.scores import ScoresTable, open_scores
 
 
 def evaluate(job: EvaluateJob) -> dict[str, Any]:

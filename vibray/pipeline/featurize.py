@@ -26,12 +26,12 @@ from vibray.runs import CHUNK, mains_snr_db
 from vibray.signal.mains_family import mains_family_hz
 from vibray.signal.sample_rates import against_rate, voice
 from vibray.storage import objects
-from vibray.storage.columns import Stacked
+from vibray.storage.columns import Stacked, sensors_of
 from vibray.storage.corpus import CorpusFacts, read_units
 from vibray.storage.parts import Parts, commit_part
 from vibray.storage.reading import ReadPart
 from vibray.storage.records import set_aside
-from vibray.tables import sensors_of, vector_column, waveforms_of
+from vibray.storage.vectors import vector_column, waveforms_of
 
 CONFIGS: dict[str, VectorConfig] = {"spectral": SpectralConfig(), "zerone": ZeroneConfig(), "harmonic": HarmonicConfig()}
 """Vector features that are stored where the corpus allows them: they are small beside the waveform."""

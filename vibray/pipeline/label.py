@@ -30,10 +30,11 @@ from vibray.report.anchors import record_anchor
 from vibray.report.distribution import score_distribution_png
 from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, OUT_OF_SAMPLE, PSEUDO_LABELS, UNDECIDED
 from vibray.storage import objects
-from vibray.storage.columns import one_chunk, rows_of
+from vibray.storage.columns import one_chunk, rows_of, sensors_of
+from vibray.storage.corpus import InputsDiffer, one_corpus_each
 from vibray.storage.labels import match_labels, read_labels, review_csv
-from vibray.storage.parts import check_finished, finish_folder
-from vibray.tables import InputsDiffer, ScoresTable, identity_hash, one_corpus_each, open_scores, sensors_of
+from vibray.storage.parts import check_finished, finish_folder, identity_hash
+from vibray.tables.scores import ScoresTable, open_scores
 
 REVIEW = "review.csv"
 

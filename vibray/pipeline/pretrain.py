@@ -18,9 +18,10 @@ from vibray.pipeline.local import map_here, one_thread, works_alone
 from vibray.pipeline.logs import Bars
 from vibray.runs import write_metrics
 from vibray.storage import objects
-from vibray.storage.parts import Parts, finish_folder
+from vibray.storage.corpus import one_corpus_each
+from vibray.storage.parts import Parts, finish_folder, identity_hash
 from vibray.storage.plan import begin_folder
-from vibray.tables import identity_hash, one_corpus_each, open_features
+from vibray.tables.training import open_features
 from vibray.train.checkpoints import Checkpoints
 from vibray.train.fit import Report, silent
 

@@ -30,9 +30,9 @@ from vibray.report.run_facts import run_facts
 from vibray.runs import Run, run_identity
 from vibray.schema import FLEET_P_VALUE, UNIT_SCORES
 from vibray.storage import objects
-from vibray.storage.columns import PLACE, codes, one_chunk, rows_of, with_record_ids
+from vibray.storage.columns import PLACE, codes, one_chunk, rows_of, sensors_of, with_record_ids
 from vibray.storage.parts import check_finished
-from vibray.tables import ScoresTable, open_scores, sensors_of
+from vibray.tables.scores import ScoresTable, open_scores
 
 BAD_SHOWN = 1000
 

@@ -21,9 +21,9 @@ from vibray.recipes import Recipe, classifier, deep_sad, fused
 from vibray.schema import NORMAL
 from vibray.storage import objects
 from vibray.storage.columns import times_ms
-from vibray.storage.parts import Parts, finish_folder
+from vibray.storage.parts import Parts, finish_folder, identity_hash
 from vibray.storage.plan import begin_folder
-from vibray.tables import TrainingTable, identity_hash, open_features
+from vibray.tables.training import TrainingTable, open_features
 from vibray.train.validation import held_out_rows
 
 LABELS_ONLY, DEEP_SAD, DETECTOR = "labels-only", "deep-sad", "detector"

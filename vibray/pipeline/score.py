@@ -22,13 +22,14 @@ from vibray.pipeline.jobs import ReportJob, ScoreJob
 from vibray.pipeline.parts import PartsJob, Place
 from vibray.runs import Run, has_nets, run_identity
 from vibray.storage import objects
+from vibray.storage.columns import sensors_of
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts, check_finished, commit_part
 from vibray.storage.plan import PlanMismatch, check_same, read_plan
 from vibray.storage.reading import ReadPart
 from vibray.storage.records import set_aside
 from vibray.storage.since import continued
-from vibray.tables import sensors_of, vector_column, waveforms_of
+from vibray.storage.vectors import vector_column, waveforms_of
 
 MAINS_LOOKED_AT = 32
 """Records of a part in which the mains' lines are looked for: a wrong rate is a whole archive's, and a part is one of thousands."""

@@ -26,8 +26,7 @@ from vibray.pipeline.train import train
 from vibray.pipeline.tune import run_trials
 from vibray.recipes import AnyRecipe, ClassicalRecipe, DeepRecipe
 from vibray.storage import objects
-from vibray.storage.parts import Parts, finish_folder
-from vibray.tables import identity_hash
+from vibray.storage.parts import Parts, finish_folder, identity_hash
 
 WITHOUT_LABELS = (
     "without labels there is no sound objective: neither AUROC on injected faults nor the agreement of two halves of the pool ranked "

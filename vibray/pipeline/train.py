@@ -42,8 +42,8 @@ from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, Diagno
 from vibray.runs import Detecting, Fusing, Run, begin, load, save
 from vibray.schema import NORMAL, UNDECIDED
 from vibray.storage import objects
-from vibray.storage.parts import Parts, check_finished
-from vibray.tables import TrainingTable, identity_hash, open_features
+from vibray.storage.parts import Parts, check_finished, identity_hash
+from vibray.tables.training import TrainingTable, open_features
 from vibray.train.classical import Map
 from vibray.train.tracking import Tracking
 

@@ -26,7 +26,7 @@ from vibray.fitting.worker import Place, Worker
 from vibray.pipeline import session
 from vibray.pipeline.logs import Bars, Progress
 from vibray.storage import objects
-from vibray.tables import TrainingTable
+from vibray.tables.training import TrainingTable
 from vibray.train.fit import Report
 from vibray.train.reduce import World
 from vibray.train.tracking import Tracking

@@ -247,3 +247,14 @@ def _values(column: pa.Array) -> np.ndarray:
 
 def _nothing(dtype: np.dtype) -> float | int | bool:
     return float("nan") if dtype.kind == "f" else dtype.type(0).item()
+
+
+def order_of_time(table: pa.Table) -> np.ndarray:
+    """The rows of a table of records by (measured_at, record_id). (`sort_by` of the table itself knows no vectors.)"""
+    keys = table.select(["measured_at", "record_id"]).append_column("row", pa.array(np.arange(table.num_rows)))
+    return keys.sort_by([("measured_at", "ascending"), ("record_id", "ascending")])["row"].to_numpy()
+
+
+def sensors_of(table: pa.Table) -> list[tuple[str, str]]:
+    """(unit, sensor_id) a row."""
+    return list(zip(table["unit"].to_pylist(), table["sensor_id"].to_pylist(), strict=True))

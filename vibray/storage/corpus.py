@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -138,3 +139,31 @@ def read_units(uri: str) -> tuple[tuple[str, str], ...]:
     if not units:
         raise UserError(f"{uri} holds no sensor")
     return tuple(sorted(units.items()))
+
+
+class InputsDiffer(UserError):
+    """Two inputs cannot be used together: one corpus twice, or another rate or feature config."""
+
+
+def one_corpus_each(uris: Sequence[str], corpora: Sequence[str]) -> None:
+    """Raises InputsDiffer where two inputs have one corpus name."""
+    seen: dict[str, str] = {}
+    for uri, corpus in zip(uris, corpora, strict=True):
+        if corpus in seen:
+            raise InputsDiffer(f"{seen[corpus]} and {uri} are both corpus {corpus!r}: make one of them again with another --corpus")
+        seen[corpus] = uri
+
+
+def the_same(what: str, uris: Sequence[str], values: Sequence[Any]) -> Any:
+    """The one value of all inputs. Raises InputsDiffer showing the first that differs."""
+    for uri, value in zip(uris, values, strict=True):
+        if value != values[0]:
+            raise InputsDiffer(f"{what} differs between the inputs:\n  {uris[0]}: {values[0]}\n  {uri}: {value}")
+    return values[0]
+
+
+def the_same_facts(uris: Sequence[str], values: Sequence[dict[str, Any]]) -> CorpusFacts:
+    """The one CorpusFacts of all inputs; a field that one was written before holds its default. Raises InputsDiffer."""
+    facts = [from_json(CorpusFacts, each, uri) for uri, each in zip(uris, values, strict=True)]
+    the_same("what is known of the records (rate, units, mains)", uris, [to_json(each) for each in facts])
+    return facts[0]

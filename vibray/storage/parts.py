@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vibray.config import UserError
+from vibray.config import UserError, short_hash
 from vibray.storage import objects, tally
 from vibray.storage.objects import join
 from vibray.storage.plan import PartPlan, Plan, PlanMismatch, make_plan, read_plan, start_plan
@@ -226,3 +226,8 @@ class Parts:
             empty = schema.empty_table() if schema is not None else pa.table({})
             return empty.select(columns) if columns and schema is not None else empty
         return pa.concat_tables(tables)
+
+
+def identity_hash(parts: Iterable[Parts]) -> str:
+    """Names the content of finished folders: the checksums of their parts."""
+    return short_hash([[marker["files"] for marker in p.markers.values()] for p in parts])

@@ -1,0 +1,1 @@
+"""Finished folders opened: what training reads of features, what decisions and reports read of scores."""
