@@ -25,7 +25,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -43,12 +43,15 @@ from vibray.building import build_classical, build_deep, build_feature, build_sc
 from vibray.config import short_hash
 from vibray.features.scaling_fit import ScalingFit
 from vibray.features.seed_image import SeedImageConfig
-from vibray.models.ensemble import Ensemble
+from vibray.models.ensemble import Ensemble, score_statistics
 from vibray.pipeline import session
 from vibray.pipeline.jobs import ScoreJob
 from vibray.pipeline.score import Scorer, score, score_part
 from vibray.recipes import ClassicalRecipe, DeepRecipe, EnsembleRecipe
-from vibray.runs import CHUNK, Detecting, Fusing, Inputs, Run, begin, mains_snr_db, save, score_statistics
+from vibray.runs.folder import begin, save
+from vibray.runs.inputs import Inputs, mains_snr_db
+from vibray.runs.models import Detecting, Fusing
+from vibray.runs.run import CHUNK, Run
 from vibray.signal.synthetic import FleetConfig, fleet_lines, place, waveform
 from vibray.storage.columns import sensors_of
 from vibray.storage.corpus import CorpusFacts
@@ -87,9 +90,9 @@ def fleet(num_records: int) -> tuple[np.ndarray, list[tuple[str, str]]]:
 def make_run(recipe: ClassicalRecipe | DeepRecipe | EnsembleRecipe, pool: np.ndarray, sensors: Sequence[tuple[str, str]]) -> Run:
     """A run of this recipe: scaling and classical detectors fitted on the pool, nets as they are drawn."""
     if isinstance(recipe, EnsembleRecipe):
-        members = {name: make_run(member, pool, sensors) for name, member in recipe.members.items()}
+        members = {name: cast(Detecting, make_run(member, pool, sensors).model) for name, member in recipe.members.items()}
         ensemble = Ensemble(recipe.fusion)
-        own = [members[name].model.training_scores for name in ensemble.members]  # type: ignore[union-attr]
+        own = [members[name].training_scores for name in ensemble.members]
         ensemble.load({"location": torch.stack([s[0] for s in own]), "scale": torch.stack([s[1] for s in own])})
         return Run(recipe, FACTS, Fusing(members, ensemble))
     num = len(pool) if isinstance(recipe, ClassicalRecipe) else 48  # an image costs 20 vectors

@@ -14,9 +14,11 @@ from vibray.building import build_classical, build_scaling_fit, build_vector, co
 from vibray.features.scaling import Sensor
 from vibray.fitting.calibration import calibration_table
 from vibray.fitting.earliest import Earliest, plausible
-from vibray.models.ensemble import Ensemble, EnsembleConfig
+from vibray.models.ensemble import Ensemble, EnsembleConfig, score_statistics
 from vibray.recipes import ClassicalRecipe, EnsembleRecipe, banded
-from vibray.runs import Detecting, Fusing, Inputs, Run, score_statistics
+from vibray.runs.inputs import Inputs
+from vibray.runs.models import Detecting, Fusing
+from vibray.runs.run import Run
 from vibray.train.classical import Rows, fit_detector, fit_scaling, score_parts
 
 OFTEN, RARE, NEW = ("t1", "t1-s0"), ("t1", "t1-s1"), ("t2", "t2-s0")
@@ -46,7 +48,8 @@ def run() -> Run:
     fusion = EnsembleConfig(weights=(("a", 0.5), ("b", 0.5)))
     ensemble = Ensemble(fusion)
     ensemble.fit({name: member.score(torch.from_numpy(x), RATE_HZ, sensors) for name, member in members.items()})
-    return Run(EnsembleRecipe(members=dict(recipes), fusion=fusion), members["a"].facts, Fusing(members, ensemble))
+    detectors = {name: member.model for name, member in members.items() if isinstance(member.model, Detecting)}
+    return Run(EnsembleRecipe(members=dict(recipes), fusion=fusion), members["a"].facts, Fusing(detectors, ensemble))
 
 
 def records(sensor: Sensor, x: np.ndarray) -> pa.Table:

@@ -24,6 +24,8 @@ from vibray.pipeline.report import report
 from vibray.pipeline.score import score
 from vibray.pipeline.train import train
 from vibray.recipes import EnsembleRecipe, banded, baselines, cwt_svdd, mahalanobis, rms, zerone_mahalanobis
+from vibray.runs.models import Detecting, Fusing
+from vibray.runs.run import RunMismatch
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts, InputsDiffer
 from vibray.storage.parts import Parts
@@ -68,7 +70,7 @@ def test_a_run_scores_the_same_in_memory_and_in_bulk(line):
 
 
 def test_a_run_refuses_another_rate(line):
-    with pytest.raises(runs.RunMismatch, match=r"8192 Hz.*10000 Hz"):
+    with pytest.raises(RunMismatch, match=r"8192 Hz.*10000 Hz"):
         score(ScoreJob(str(line / "run"), str(line / "test"), str(line / "scores-other"), sample_rate_hz=10000.0))
     assert not (line / "scores-other").exists()
 
@@ -139,7 +141,7 @@ def test_another_job_on_a_folder_is_refused(line):
                 str(line / "run"), str(line / "pool"), str(line / "scores-pool"), sample_rate_hz=RATE_HZ, corpus="other", lines_per_part=25
             )
         )
-    with pytest.raises(runs.RunMismatch, match="detector"):
+    with pytest.raises(RunMismatch, match="detector"):
         train(TrainJob((str(line / "features"),), str(line / "run"), mahalanobis()))
 
 
@@ -258,8 +260,8 @@ def test_an_ensemble_of_finished_runs_and_one_that_trains_its_members(line, tmp_
     train(TrainJob((str(line / "features"),), str(tmp_path / "taken"), EnsembleRecipe(), members=members))
     run = runs.load(str(tmp_path / "taken"))
     assert run.members == ("banded", "mahalanobis")
-    assert isinstance(run.model, runs.Fusing)
-    assert isinstance(run.model.members["banded"].model, runs.Detecting)
+    assert isinstance(run.model, Fusing)
+    assert isinstance(run.model.members["banded"], Detecting)
     table = Parts(str(tmp_path / "scores")).read(name="evidence")
     w = torch.from_numpy(np.array(table["waveform"].to_pylist(), np.float32))
     sensors = list(zip(table["unit"].to_pylist(), table["sensor_id"].to_pylist(), strict=True))

@@ -25,7 +25,8 @@ from vibray.pipeline.report import report
 from vibray.pipeline.score import score
 from vibray.pipeline.train import train
 from vibray.recipes import EnsembleRecipe, banded, knn, zero_shot
-from vibray.runs import Detecting, load
+from vibray.runs.folder import load
+from vibray.runs.models import Detecting
 from vibray.storage import objects
 from vibray.storage.parts import Parts, check_finished
 from vibray.storage.plan import PlanMismatch

@@ -214,7 +214,7 @@ def test_sensors_a_few_ms_apart_are_pooled_and_an_option_without_effect_says_so(
 
 
 def test_a_record_without_a_finite_score_is_set_aside_by_its_id(tmp_path, run, monkeypatch, capsys):
-    from vibray.runs import Run
+    from vibray.runs.run import Run
 
     outputs = Run.outputs_and_snr_db
 

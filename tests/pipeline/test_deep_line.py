@@ -23,7 +23,7 @@ from vibray.pipeline.jobs import FeaturizeJob, ReportJob
 from vibray.pipeline.report import report
 from vibray.pipeline.train import train
 from vibray.recipes import cwt_svdd, deep_sad
-from vibray.runs import Detecting
+from vibray.runs.models import Detecting
 from vibray.schema import Reason
 from vibray.storage import objects
 from vibray.storage.parts import Parts

@@ -20,6 +20,8 @@ from vibray.pipeline.label import label
 from vibray.pipeline.score import score
 from vibray.pipeline.train import train
 from vibray.recipes import classifier, cwt_classifier
+from vibray.runs.models import Diagnosing
+from vibray.runs.run import RunMismatch
 from vibray.schema import UNIT_DIAGNOSES
 from vibray.storage import objects
 from vibray.storage.parts import Parts
@@ -78,7 +80,7 @@ def test_a_second_start_finds_it_finished_and_another_label_is_another_training(
     asked = TrainJob((str(line / "features"),), str(line / "run"), classifier(), str(line / "labels.jsonl"), local=True)
     train(asked)
     assert "is finished already" in capsys.readouterr().out
-    with pytest.raises(runs.RunMismatch, match="labels"):
+    with pytest.raises(RunMismatch, match="labels"):
         train(replace(asked, labels=str(line / "others.jsonl")))
 
 
@@ -103,6 +105,6 @@ def test_a_net_learns_from_a_detectors_encoder_labels_and_pseudo_labels(line: Pa
     told = capsys.readouterr().out
     assert "the classifier takes image, scaling and encoder from" in told and "pseudo-labels, faults: 蜂鸣" in told
     run = runs.load(str(line / "net"))
-    assert isinstance(run.model, runs.Diagnosing) and run.model.recipe.image == detector.feature
+    assert isinstance(run.model, Diagnosing) and run.model.recipe.image == detector.feature
     score(ScoreJob(str(line / "net"), str(line / "raw"), str(line / "net-scores"), RATE_HZ, local=True))
     assert Parts(str(line / "net-scores")).read(["abnormal_probability"]).num_rows == 352

@@ -19,7 +19,7 @@ from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import CalibrateJob, FeaturizeJob
 from vibray.pipeline.train import train
 from vibray.recipes import banded
-from vibray.runs import load
+from vibray.runs.folder import load
 from vibray.storage import objects
 from vibray.storage.parts import Parts
 from vibray.storage.plan import PlanMismatch, make_plan

@@ -13,7 +13,9 @@ from vibray.decide.fleet_scores import LEVELS
 from vibray.features.scaling import Sensor
 from vibray.fitting.fleet_scores import NUM_FIRST, NUM_LATER, NUM_WINDOWS, fleet_scores, windows_of
 from vibray.recipes import ClassicalRecipe, banded
-from vibray.runs import Detecting, Inputs, Run
+from vibray.runs.inputs import Inputs
+from vibray.runs.models import Detecting
+from vibray.runs.run import Run
 from vibray.train.classical import Rows, fit_detector, fit_scaling
 
 FEATURE = build_vector(banded().feature, FACTS.mains_hz)

@@ -21,7 +21,7 @@ from tests.pipeline.lines import FACTS, corpus_fields, write_shard
 from vibray import runs
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import FeaturizeJob
-from vibray.runs import Detecting
+from vibray.runs.models import Detecting
 
 pytestmark = pytest.mark.slow
 

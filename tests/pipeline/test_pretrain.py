@@ -27,7 +27,8 @@ from vibray.pipeline.report import report
 from vibray.pipeline.score import score
 from vibray.pipeline.train import prune, train
 from vibray.recipes import DeepRecipe, adapter, band_transformer, cwt_svdd
-from vibray.runs import Detecting
+from vibray.runs.folder import base_state
+from vibray.runs.models import Detecting
 from vibray.storage import objects
 from vibray.storage.parts import Parts, check_finished
 
@@ -128,7 +129,7 @@ def test_an_adapter_is_a_few_kilobytes_beside_its_base(whole, features, tmp_path
     assert all(torch.equal(own[name], taught[name]) for name in kept) and len(kept) == len(taught) - 2
     assert all(adapts(name) for name in own if name not in taught)
     assert any(bool(own[name].any()) for name in own if "up.weight" in name)
-    base = runs.base_state(run.model.detector.config.base or "", run.model.detector.config.base_sha256)
+    base = base_state(run.model.detector.config.base or "", run.model.detector.config.base_sha256)
     assert all(own[name].data_ptr() == base[name].data_ptr() for name in kept)  # loaded once for many sites
 
 
@@ -136,12 +137,12 @@ def test_where_all_weights_are_trained_all_are_kept(whole, features, tmp_path):
     recipe = replace(band_transformer(), optim=replace(band_transformer().optim, epochs=1))
     train(TrainJob((features[0],), str(tmp_path / "run"), recipe, init_from=str(whole), local=True))
     shutil.copytree(tmp_path / "run", tmp_path / "moved")
-    runs.base_state.cache_clear()
+    base_state.cache_clear()
     run, taught = runs.load(str(tmp_path / "moved")), weights(whole)
     assert isinstance(run.model, Detecting) and isinstance(run.model.detector, BandTransformer)
     own = run.model.detector.state_dict()
     assert set(own) == set(taught) and not torch.equal(own["to_width.weight"], taught["to_width.weight"])
-    assert runs.base_state.cache_info().misses == 0  # its base is not read
+    assert base_state.cache_info().misses == 0  # its base is not read
 
 
 def test_an_adapter_learns_from_labels(whole, features, tmp_path):
@@ -171,7 +172,7 @@ def test_it_is_pruned_to_a_run_of_its_own(whole, features, tmp_path):
 def test_a_base_that_is_another_one_is_told(whole, features, tmp_path):
     shutil.copytree(whole, tmp_path / "base")
     train(TrainJob((features[0],), str(tmp_path / "run"), band_transformer(), init_from=str(tmp_path / "base"), local=True))
-    runs.base_state.cache_clear()
+    base_state.cache_clear()
     (tmp_path / "base/model.safetensors").write_bytes(b"another")
     with pytest.raises(UserError, match="is not what the run was made with"):
         runs.load(str(tmp_path / "run"))

@@ -22,7 +22,7 @@ from vibray.pipeline.jobs import FeaturizeJob, ScoreJob
 from vibray.pipeline.score import score
 from vibray.pipeline.train import prune, train
 from vibray.recipes import DeepRecipe, EnsembleRecipe, banded, cwt_svdd, plain_vae
-from vibray.runs import Detecting
+from vibray.runs.models import Detecting
 from vibray.storage import objects
 from vibray.storage.parts import Parts
 from vibray.train.checkpoints import Checkpoints

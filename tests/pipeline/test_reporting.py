@@ -16,20 +16,23 @@ from vibray.building import build_deep, build_feature, build_scaling_fit
 from vibray.config import to_json
 from vibray.explain.attribution import standing_out
 from vibray.explain.residual import cone_of_influence, residual_map
-from vibray.explained import risen_shares
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.features.scaling import ScalingConfig
 from vibray.fitting.calibration import calibration_table
 from vibray.fitting.earliest import by_sensor
 from vibray.models.backbone import TrunkConfig
 from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
+from vibray.models.ensemble import score_statistics
 from vibray.models.vae import VaeConfig
 from vibray.pipeline.calibrate import load_calibrated
 from vibray.pipeline.report import explanations, gather
 from vibray.pipeline.score import Scorer
 from vibray.recipes import DeepRecipe
 from vibray.report.data import Map, Nearest, ReportConfig
-from vibray.runs import Detecting, Run, begin, load, run_identity, save, score_statistics
+from vibray.runs.explained import risen_shares
+from vibray.runs.folder import begin, load, run_identity, save
+from vibray.runs.models import Detecting
+from vibray.runs.run import Run
 from vibray.signal.cwt import OMEGA0
 from vibray.storage import objects
 from vibray.storage.columns import sensors_of

@@ -26,6 +26,7 @@ from vibray.pipeline.jobs import FeaturizeJob
 from vibray.pipeline.search import describe, search
 from vibray.pipeline.train import train
 from vibray.recipes import DeepRecipe, cwt_svdd, fused, knn
+from vibray.runs.models import Detecting
 from vibray.storage import objects
 from vibray.storage.parts import Parts
 
@@ -158,7 +159,7 @@ def test_a_training_on_a_trial_s_rows_is_the_trial_s_run(job, tmp_path, recipe):
     train(TrainJob((features,), str(tmp_path / "run"), recipe, labels=str(labels), search_pool=True))
 
     trained, trial = (runs.load(uri) for uri in (str(tmp_path / "run"), objects.join(Folder(own.search).trials()[0]["run"], "fold-0")))
-    assert isinstance(trained.model, runs.Detecting) and isinstance(trial.model, runs.Detecting)
+    assert isinstance(trained.model, Detecting) and isinstance(trial.model, Detecting)
     ours, theirs = trained.model.tensors(), trial.model.tensors()
     known = len(trained.model.scaling.sensors)
     assert trial.model.scaling.sensors[:known] == trained.model.scaling.sensors
@@ -172,7 +173,7 @@ def test_a_training_on_a_trial_s_rows_is_the_trial_s_run(job, tmp_path, recipe):
 
     winner = runs.load(objects.join(own.search, "winner"))
     num_unlabelled = int((corpus.records.label == "").sum())
-    assert isinstance(winner.model, runs.Detecting)
+    assert isinstance(winner.model, Detecting)
     assert sum(winner.model.scaling.counts.values()) == num_unlabelled  # the rows that the trials' rule picks
 
 

@@ -28,13 +28,14 @@ from vibray.compare.fold_fit import fit_fold
 from vibray.explain.attribution import integrated_gradients, standing_out
 from vibray.explain.residual import residual_map
 from vibray.explain.time_frequency import plane
-from vibray.explained import Records, explained, signs_of
 from vibray.features.scaling import Sensor
 from vibray.fitting.classical import fit_parts
 from vibray.fitting.worker import alone_with
 from vibray.recipes import ClassicalRecipe, DeepRecipe
 from vibray.report.data import Map
-from vibray.runs import Detecting, Run
+from vibray.runs.explained import Records, explained, signs_of
+from vibray.runs.models import Detecting
+from vibray.runs.run import Run
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import Condition, FleetConfig, condition, place, waveform
 from vibray.storage.corpus import CorpusFacts

@@ -32,7 +32,9 @@ from vibray.fitting.calibration import NUM_FOLDS, calibration_table
 from vibray.fitting.classical import fit_parts
 from vibray.fitting.fleet_scores import fleet_scores
 from vibray.models.fitted import Fitted
-from vibray.runs import Detecting, Inputs, Run, mains_snr_db
+from vibray.runs.inputs import Inputs, mains_snr_db
+from vibray.runs.models import Detecting
+from vibray.runs.run import Run
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig, measured_at, place
 from vibray.storage.vectors import vector_column

@@ -29,7 +29,7 @@ from vibray.fitting.diagnosis import fit_naming
 from vibray.fitting.worker import alone_with
 from vibray.models.ensemble import Ensemble
 from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe, banded
-from vibray.runs import Inputs
+from vibray.runs.inputs import Inputs
 from vibray.schema import NORMAL
 from vibray.train.classical import fit_scaling
 

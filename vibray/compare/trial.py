@@ -17,7 +17,8 @@ from vibray.decide.areas import auprc, auroc
 from vibray.fitting.pruned import net_mflop
 from vibray.fitting.worker import Worker
 from vibray.recipes import ClassicalRecipe, DeepRecipe
-from vibray.runs import Run, begin, save
+from vibray.runs.folder import begin, save
+from vibray.runs.run import Run
 from vibray.storage import objects
 
 Objective = Literal["auroc", "f1"]

@@ -94,16 +94,16 @@ def likeliest(table: pa.Table) -> Float64[np.ndarray, "2 records"] | None:
 def review_queue(
     scores: pa.Table,
     rows: Int64[np.ndarray, " queue"],
-    above: Bool[np.ndarray, " records"],
+    above: Bool[np.ndarray, " queue"],
     p_values: Float64[np.ndarray, " queue"],
 ) -> list[dict[str, str]]:
-    """The columns record_id to why of these rows: `guess` is normal, abnormal or a fault, `p_values` as in reference.py."""
+    """The columns record_id to why of these rows: `above` the cut, `p_values` as in reference.py; `guess` is normal, abnormal or a fault."""
     table = with_record_ids(scores.take(pa.array(rows)))
     two, faults = likeliest(table), [name.removeprefix(FAULT_PREFIX) for name in table.column_names if name.startswith(FAULT_PREFIX)]
     queue = []
-    for i, (row, record) in enumerate(zip(rows.tolist(), table.to_pylist(), strict=True)):
-        guess = record.get("fault") or ("abnormal" if above[row] else NORMAL)
-        why = ["above the cut" if above[row] else "below the cut"]
+    for i, record in enumerate(table.to_pylist()):
+        guess = record.get("fault") or ("abnormal" if above[i] else NORMAL)
+        why = ["above the cut" if above[i] else "below the cut"]
         if np.isfinite(p_values[i]):
             rarer = "fewer than " if p_values[i] < RAREST else ""
             one_in = int(float(f"{1 / max(p_values[i], RAREST):.2g}"))

@@ -315,8 +315,12 @@ class UnitAlarm:
     """In alarm by records whose time cannot be, whatever its newest window says: since when, nobody knows."""
 
 
+ALARM_COLUMNS = ("unit", "window", "sensor_id", "p_value", "exceeds", "alarm", "reference", "dated", "q_value")
+
+
 def unit_alarms(table: pa.Table, config: UnitConfig) -> tuple[UnitAlarm, ...]:
-    """Every unit with a judged window: those in alarm first, then by q-value and name. `table` is what `unit_scores` gives."""
+    """Every unit with a judged window: those in alarm first, then by q-value and name. `table` has ALARM_COLUMNS of what `unit_scores`
+    gives."""
     found, (names, unit) = [], codes(table["unit"])
     window = one_chunk(table["window"])
     alarm, exceeds, dated, reference = (flags(table[name]) for name in ("alarm", "exceeds", "dated", "reference"))

@@ -36,7 +36,7 @@ from vibray.decide.reference import (
 )
 from vibray.decide.said import Said
 from vibray.decide.trend import print_trends, unit_trends
-from vibray.decide.unit_alarms import PValues, UnitAlarm, UnitConfig, as_written, unit_alarms, unit_facts, unit_scores
+from vibray.decide.unit_alarms import ALARM_COLUMNS, PValues, UnitAlarm, UnitConfig, as_written, unit_alarms, unit_facts, unit_scores
 from vibray.schema import FLEET_P_VALUE, KEY, LABEL_ABNORMAL, SENSOR, TIME_TRUSTED, UNIT_SCORES
 from vibray.storage import objects
 from vibray.storage.columns import PLACE, blocks, joined, one_chunk, times_ms
@@ -242,7 +242,7 @@ def read_units(decisions_uri: str) -> UnitDecisions | None:
     if not objects.exists(where):
         return None
     facts = objects.read_json(where)
-    windows = objects.read_table(objects.join(decisions_uri, "unit_scores.parquet"), names=("corpus", *SENSOR))
+    windows = objects.read_table(objects.join(decisions_uri, "unit_scores.parquet"), list(ALARM_COLUMNS), names=SENSOR, if_there=("dated",))
     moved = objects.read_table(objects.join(decisions_uri, "drift.parquet"))
     if "dated" not in windows.column_names:  # an earlier version took every time for true
         windows = windows.append_column(UNIT_SCORES.field("dated"), pa.array(np.ones(windows.num_rows, bool)))

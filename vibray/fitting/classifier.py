@@ -13,7 +13,8 @@ from vibray.fitting.data import Lesson, TrainingError
 from vibray.fitting.worker import Worker
 from vibray.models.backbone import TrunkConfig
 from vibray.recipes import ClassifierRecipe, DeepRecipe
-from vibray.runs import Detecting, Diagnosing, Run, deep_members
+from vibray.runs.models import Detecting, Diagnosing, deep_members
+from vibray.runs.run import Run
 from vibray.train.batches import TrainingSet
 from vibray.train.checkpoints import Checkpoints
 from vibray.train.classifier import Labelled, train_classifier
@@ -80,7 +81,7 @@ def encoder_of(run: Run) -> Detecting:
 
     Raises TrainingError where the run holds no deep detector.
     """
-    found = [(trunk.kind != "resnet18", member) for member in deep_members(run) if (trunk := _trunk(member)) is not None]
+    found = [(trunk.kind != "resnet18", member) for member in deep_members(run.model) if (trunk := _trunk(member)) is not None]
     if not found:
         raise TrainingError("--init-from names a run without an encoder of images: give a cwt-svdd, cwt-vae or ensemble run")
     return min(found, key=lambda pair: pair[0])[1]

@@ -12,7 +12,7 @@ from vibray.decide.splits import UNLABELLED, independent
 from vibray.models.band_transformer import BandTransformerConfig
 from vibray.models.deep_sad import DeepSadConfig
 from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe
-from vibray.runs import Detecting
+from vibray.runs.models import Detecting
 from vibray.schema import BAD_RECORDS, LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, UNDECIDED
 from vibray.storage.labels import match_labels, read_labels
 from vibray.storage.parts import Parts

@@ -19,8 +19,10 @@ from vibray.fitting.pruned import pruned
 from vibray.fitting.worker import Worker
 from vibray.models.band_transformer import BandTransformer
 from vibray.models.deep_svdd import DeepSvdd
+from vibray.models.ensemble import score_statistics
 from vibray.recipes import DeepRecipe
-from vibray.runs import Detecting, base_state, score_statistics
+from vibray.runs.folder import base_state
+from vibray.runs.models import Detecting
 from vibray.schema import LABEL_ABNORMAL
 from vibray.train.batches import Batch, Batches, TrainingSet, to
 from vibray.train.checkpoints import Checkpoints

@@ -12,7 +12,7 @@ from vibray.decide.pooling import TOLERANCE_S, moments
 from vibray.fitting.data import Lesson
 from vibray.models.context_scorer import shipped
 from vibray.recipes import DiagnosisRecipe
-from vibray.runs import Detecting, Naming
+from vibray.runs.models import Detecting, Naming
 from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL
 from vibray.storage.columns import times_ms
 from vibray.tables.training import TrainingTable

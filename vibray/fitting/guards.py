@@ -9,7 +9,7 @@ from vibray.building import build_deep, build_feature
 from vibray.fitting.worker import Worker
 from vibray.models.deep_svdd import DeepSvdd
 from vibray.recipes import DeepRecipe
-from vibray.runs import Detecting
+from vibray.runs.models import Detecting
 from vibray.signal.injected import inject
 from vibray.train.batches import Batches, TrainingSet
 from vibray.train.deep_svdd import Trained, fit_metric

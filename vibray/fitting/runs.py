@@ -10,7 +10,9 @@ from vibray.fitting.data import Lesson
 from vibray.fitting.deep import fit_deep
 from vibray.fitting.worker import Worker
 from vibray.recipes import ClassifierRecipe, DeepRecipe
-from vibray.runs import Detecting, Run, load, save, write_metrics
+from vibray.runs.folder import load, save, write_metrics
+from vibray.runs.models import Detecting
+from vibray.runs.run import Run
 from vibray.storage import objects
 from vibray.train.checkpoints import Checkpoints
 from vibray.train.fit import Report

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from pydantic import with_config
@@ -94,3 +95,8 @@ class Ensemble:
             if not scores[name].isfinite().all():
                 raise UserError(f"ensemble: member {name} has scores that are NaN or infinite")
         return torch.stack([scores[name].to(torch.float64) for name in self.members])
+
+
+def score_statistics(scores: np.ndarray) -> torch.Tensor:
+    """Median and 1.4826 MAD of the training scores: what an ensemble standardises a member by."""
+    return torch.tensor(median_mad(scores), dtype=torch.float64)

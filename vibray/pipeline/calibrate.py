@@ -30,7 +30,8 @@ from vibray.fitting.earliest import GROUP_BYTES, HELD_BYTES, Group, Groups, keep
 from vibray.pipeline.jobs import CalibrateJob
 from vibray.pipeline.local import map_here, works_alone
 from vibray.pipeline.parts import PartsJob
-from vibray.runs import Run, load, run_identity
+from vibray.runs.folder import load, run_identity
+from vibray.runs.run import Run
 from vibray.storage import objects
 from vibray.storage.columns import sensors_of
 from vibray.storage.parts import check_finished, finish_folder

@@ -22,7 +22,8 @@ from vibray.features.zerone import ZeroneConfig
 from vibray.pipeline.jobs import FeaturizeJob
 from vibray.pipeline.parts import PartsJob, reading_findings
 from vibray.recipes import VectorConfig
-from vibray.runs import CHUNK, mains_snr_db
+from vibray.runs.inputs import mains_snr_db
+from vibray.runs.run import CHUNK
 from vibray.signal.mains_family import mains_family_hz
 from vibray.signal.sample_rates import against_rate, voice
 from vibray.storage import objects

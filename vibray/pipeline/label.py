@@ -114,13 +114,13 @@ def label(job: LabelJob) -> None:
     print_decisions(judged, cuts, labels, human)
     if job.budget is not None and budget is not None:
         print_budget(budget, compared.normals)
+    queue = None if job.review is None else review_of(job, judged, cuts, human, compared)
     of_units = decide_units(compared, cuts, rule, tolerance_s)
     print_units(of_units)
     diagnosed = None if table.faults is None else unit_diagnoses(table.scores, table.faults, job.pool_tolerance_s)
     if diagnosed is not None:
         print_unit_diagnoses(diagnosed)
     print_findings(table.findings)
-    queue = None if job.review is None else review_of(job, judged, cuts, human, compared)
     if job.dry_run:
         print("dry run: nothing was written")
         return
@@ -193,8 +193,8 @@ def print_unit_diagnoses(diagnosed: pa.Table) -> None:
 def review_of(job: LabelJob, judged: ScoresTable, cuts: Cuts | GroupedCuts, human: Said | None, compared: Compared) -> list[dict[str, str]]:
     """The rows of review.csv, their links into the report among them; says how many there are and of what."""
     assert job.review is not None
-    above = by_cut(judged.scores, cuts) == LABEL_ABNORMAL
     rows = review_rows(judged.scores, human, job.review, job.pool_tolerance_s)
+    above = by_cut(judged.scores.take(pa.array(rows)), cuts) == LABEL_ABNORMAL
     queue = review_queue(judged.scores, rows, above, compared.p_values_of(rows))
     for row in queue:
         row["link"] = "" if job.report is None else f"{job.report}#{record_anchor(row['corpus'], row['record_id'])}"

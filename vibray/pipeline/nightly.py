@@ -26,7 +26,7 @@ from vibray.pipeline.label import label
 from vibray.pipeline.report import report
 from vibray.pipeline.score import score
 from vibray.report.files import report_files
-from vibray.runs import run_identity
+from vibray.runs.folder import run_identity
 from vibray.storage import objects
 from vibray.storage.errors import ObjectChanged, ObjectMissing
 from vibray.storage.parts import Parts, check_finished, commit_part, done_parts, finish_folder, missing, read_plan

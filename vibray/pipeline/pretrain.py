@@ -16,7 +16,7 @@ from vibray.fitting.worker import Place, alone
 from vibray.models.context_scorer import ContextScorerConfig
 from vibray.pipeline.local import map_here, one_thread, works_alone
 from vibray.pipeline.logs import Bars
-from vibray.runs import write_metrics
+from vibray.runs.folder import write_metrics
 from vibray.storage import objects
 from vibray.storage.corpus import one_corpus_each
 from vibray.storage.parts import Parts, finish_folder, identity_hash

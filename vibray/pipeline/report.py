@@ -15,7 +15,6 @@ from vibray.decide.reference import usable_rows
 from vibray.decide.unit_diagnoses import unit_diagnoses
 from vibray.decide.units import read_units
 from vibray.explain.words import Language
-from vibray.explained import Records, explained
 from vibray.pipeline.calibrate import Context, load_calibrated
 from vibray.pipeline.evaluate import content_of, evaluate_table, judged_inputs, judged_labels
 from vibray.pipeline.featurize import input_findings
@@ -27,7 +26,9 @@ from vibray.report.files import check_free, report_files, write_report
 from vibray.report.page import render
 from vibray.report.records import chosen, highest
 from vibray.report.run_facts import run_facts
-from vibray.runs import Run, run_identity
+from vibray.runs.explained import Records, explained
+from vibray.runs.folder import run_identity
+from vibray.runs.run import Run
 from vibray.schema import FLEET_P_VALUE, UNIT_SCORES
 from vibray.storage import objects
 from vibray.storage.columns import PLACE, codes, one_chunk, rows_of, sensors_of, with_record_ids
@@ -106,6 +107,7 @@ def gather(
     if shown is not None:
         shown = replace(shown, scores=UNIT_SCORES.empty_table())  # a fleet's windows take as much as a third of its scores
     del units
+    pa.default_memory_pool().release_unused()
     counts = {}
     for parts in table.folders:
         account = {"read": parts.total("num_read"), "kept": parts.total("num_kept"), "set_aside": parts.reasons}

@@ -20,7 +20,9 @@ from vibray.pipeline.calibrate import Calibration, Context, load_calibrated
 from vibray.pipeline.featurize import audit_of, input_findings, mains_of
 from vibray.pipeline.jobs import ReportJob, ScoreJob
 from vibray.pipeline.parts import PartsJob, Place
-from vibray.runs import Run, has_nets, run_identity
+from vibray.runs.folder import run_identity
+from vibray.runs.models import has_nets
+from vibray.runs.run import Run
 from vibray.storage import objects
 from vibray.storage.columns import sensors_of
 from vibray.storage.corpus import CorpusFacts
@@ -58,7 +60,7 @@ def score(job: ScoreJob) -> None:
     if calibration_uri is not None:
         identity["calibration"] = {"uri": calibration_uri, **check_finished(calibration_uri)}
     planned = None if of_context is None or job.dry_run else of_context.parts_job.folder_uri
-    size = (job.lines_per_part, "score", job.local, has_nets(run), held, planned)
+    size = (job.lines_per_part, "score", job.local, has_nets(run.model), held, planned)
     parts_job = PartsJob(input_uri, scores_uri, corpus, run.facts, identity, *size)
     if job.dry_run:
         parts_job.preview(Scorer(run.hastened(), job.evidence_per_part).tables)

@@ -39,7 +39,9 @@ from vibray.models.ensemble import Ensemble
 from vibray.pipeline.local import map_here, one_thread, works_alone
 from vibray.pipeline.logs import Bars
 from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe
-from vibray.runs import Detecting, Fusing, Run, begin, load, save
+from vibray.runs.folder import begin, load, load_detector, save
+from vibray.runs.models import Fusing
+from vibray.runs.run import Run
 from vibray.schema import NORMAL, UNDECIDED
 from vibray.storage import objects
 from vibray.storage.parts import Parts, check_finished, identity_hash
@@ -294,10 +296,9 @@ class _Plan:
             deep = [(uris[name], member) for name, member in todo.items() if isinstance(member, DeepRecipe)]
             if deep:
                 self.fit_deep(deep)
-        members = {name: load(uri) for name, uri in uris.items()}
+        members = {name: load_detector(uri) for name, uri in uris.items()}
         ensemble = Ensemble(recipe.fusion)
-        models = [members[name].model for name in ensemble.members]
-        statistics = [model.training_scores for model in models if isinstance(model, Detecting)]
+        statistics = [members[name].training_scores for name in ensemble.members]
         ensemble.load({"location": torch.stack([s[0] for s in statistics]), "scale": torch.stack([s[1] for s in statistics])})
         lines = [
             {"stage": "member", "name": n, "median": float(s[0]), "scale": float(s[1])}

@@ -9,9 +9,10 @@ from tests.pipeline.lines import FACTS, RATE_HZ, waveform
 from vibray import runs
 from vibray.building import build_classical, build_classifier, build_deep, build_feature, build_scaling_fit, build_vector, columns_of
 from vibray.config import UserError
-from vibray.models.ensemble import Ensemble, EnsembleConfig
+from vibray.models.ensemble import Ensemble, EnsembleConfig, score_statistics
 from vibray.recipes import NAMED, ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, banded, small
-from vibray.runs import Detecting, Diagnosing, Fusing, Naming, Run, RunMismatch, score_statistics
+from vibray.runs.models import Detecting, Diagnosing, Fusing, Naming
+from vibray.runs.run import Run, RunMismatch
 from vibray.storage import objects
 from vibray.storage.parts import finish_folder
 from vibray.train.diagnosis import Labels, fit_diagnosis
@@ -59,7 +60,11 @@ def ensemble() -> Run:
     fused = Ensemble(fusion)
     fused.fit({name: member.score(waves(9), RATE_HZ) for name, member in members.items()})
     recipes = {name: member.recipe for name, member in members.items() if isinstance(member.recipe, ClassicalRecipe | DeepRecipe)}
-    return Run(EnsembleRecipe(members=recipes, fusion=fusion), FACTS, Fusing(members, fused))
+    return Run(
+        EnsembleRecipe(members=recipes, fusion=fusion),
+        FACTS,
+        Fusing({name: m.model for name, m in members.items() if isinstance(m.model, Detecting)}, fused),
+    )
 
 
 def classifier() -> Run:

@@ -27,7 +27,9 @@ from vibray.models.isolation_forest import IsolationForestConfig
 from vibray.models.vae import Vae
 from vibray.recipes import ClassicalRecipe, ImageConfig
 from vibray.report.data import Bars, Explanation, Map, Nearest, Sentences, Spectrum
-from vibray.runs import CHUNK, Detecting, Diagnosing, Fusing, Inputs, Naming, Run
+from vibray.runs.inputs import Inputs
+from vibray.runs.models import Detecting, Diagnosing, Fusing, Naming
+from vibray.runs.run import CHUNK, Run
 from vibray.signal.cwt import OMEGA0
 from vibray.storage.corpus import CorpusFacts
 
@@ -61,9 +63,8 @@ def explained(run: Run, records: Records, labelled: Records | None = None, langu
     """
     inputs, sensors = Inputs(records.waveforms, run.facts), records.sensors
     made: list[list[Any]] = []
-    named = run.model.members.items() if isinstance(run.model, Fusing) else [("", run)]
-    for name, member in named:
-        model = member.model.detecting if isinstance(member.model, Naming) else member.model
+    for name, member in run.model.members.items() if isinstance(run.model, Fusing) else [("", run.model)]:
+        model = member.detecting if isinstance(member, Naming) else member
         if isinstance(model, Diagnosing):
             made += _of_classifier(model, inputs, sensors, language)
         elif isinstance(model, Detecting) and isinstance(model.recipe, ClassicalRecipe):

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping
 from functools import cached_property
 
+import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from vibray.features.harmonic import Harmonic
 from vibray.features.hetero_image import HeteroImage
 from vibray.features.spectral import Spectral
 from vibray.recipes import FeatureConfig
-from vibray.signal.harmonics import Mains
+from vibray.signal.harmonics import Mains, mains_frequency
 from vibray.storage.corpus import CorpusFacts
 
 Blocks = Mapping[FeatureConfig, Collection[str]]
@@ -53,3 +55,10 @@ class Inputs:
         mains = self.mains if feature.config.mains_hz == self.facts.mains_hz else None
         blocks = self._blocks.get(config)
         return feature(*given, mains, blocks) if isinstance(feature, Spectral) else feature(*given, mains)
+
+
+def mains_snr_db(waveforms: Float[np.ndarray, "batch samples"], facts: CorpusFacts) -> np.ndarray | None:
+    """How far each record's mains line stands above the noise; None for a machine without one."""
+    if facts.mains_hz is None:
+        return None
+    return mains_frequency(torch.from_numpy(waveforms), facts.sample_rate_hz, facts.mains_hz).snr_db.numpy()

@@ -11,7 +11,6 @@ from tests.reference.attribution import FACTS, PLANTED, faulty, fitted_vector, m
 from vibray import recipes
 from vibray.building import build_classifier, build_feature, build_scaling_fit, build_vector, columns_of
 from vibray.explain.attribution import integrated_gradients, standing_out
-from vibray.explained import Records, explained, risen_shares
 from vibray.features.cwt_image import CwtImageConfig
 from vibray.features.scaling import ScalingConfig
 from vibray.features.spectral import Spectral, SpectralConfig
@@ -22,7 +21,9 @@ from vibray.models.fused import Fused
 from vibray.models.isolation_forest import IsolationForestConfig
 from vibray.recipes import ClassicalRecipe, ClassifierRecipe
 from vibray.report.data import Bars, Explanation, Map, Nearest, Sentences, Spectrum
-from vibray.runs import Detecting, Diagnosing, Fusing, Run
+from vibray.runs.explained import Records, explained, risen_shares
+from vibray.runs.models import Detecting, Diagnosing, Fusing
+from vibray.runs.run import Run
 from vibray.signal.synthetic import FleetConfig
 
 POOL = FleetConfig(num_units=4, sensors_per_unit=2, num_records=480)
@@ -157,7 +158,8 @@ def test_what_has_no_baseline_or_no_gradient_is_not_drawn(records: Records) -> N
 
 
 def test_members_share_one_spectrum(run: Run, records: Records) -> None:
-    both = Run(recipes.baselines(), FACTS, Fusing({"a": run, "b": run}, Ensemble(EnsembleConfig())))
+    assert isinstance(run.model, Detecting)
+    both = Run(recipes.baselines(), FACTS, Fusing({"a": run.model, "b": run.model}, Ensemble(EnsembleConfig())))
     kinds = [type(each).__name__ for each in explained(both, records)[0]]
     assert sorted(kinds) == ["Bars"] * 4 + ["Map"] * 2 + ["Sentences", "Spectrum"]
     assert [each.title.endswith(": a") for each in of(Map, explained(both, records)[0])] == [True, False]
