@@ -97,7 +97,7 @@ def review_queue(
     above: Bool[np.ndarray, " queue"],
     p_values: Float64[np.ndarray, " queue"],
 ) -> list[dict[str, str]]:
-    """The columns record_id to why of these rows: `above` the cut, `p_values` as in reference.py; `guess` is normal, abnormal or a fault."""
+    """The columns record_id to why of these rows: `above` the cut, `p_values` of reference.py; `guess` is normal, abnormal or a fault."""
     table = with_record_ids(scores.take(pa.array(rows)))
     two, faults = likeliest(table), [name.removeprefix(FAULT_PREFIX) for name in table.column_names if name.startswith(FAULT_PREFIX)]
     queue = []

@@ -75,7 +75,7 @@ def rarity(scores: pa.Table, num_reference: int, out_of_sample: pa.Table | None 
     usable, groups = usable_rows(judged), sensor_groups(judged) if groups is None else groups
     in_reference = earliest_rows(groups, usable & trusted_rows(judged), num_reference)
     of_fleet = one_chunk(judged[FLEET_P_VALUE.name]).to_numpy(zero_copy_only=False)
-    one_in = np.zeros(len(usable), np.int32)
+    one_in = np.zeros(len(usable), np.int16 if max(num_reference, MOST_ESTIMATED) < 2**15 else np.int32)
     beyond, estimate = np.zeros(len(usable), bool), np.zeros(len(usable), bool)
     for rows, p in p_values_by_sensor(judged, usable, in_reference, groups):
         num, known = int(in_reference[rows].sum()), in_reference[rows]
