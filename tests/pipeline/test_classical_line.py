@@ -19,7 +19,7 @@ from vibray.pipeline.ending import ClusterError, user_errors
 from vibray.pipeline.evaluate import evaluate
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import CalibrateJob, EvaluateJob, FeaturizeJob, LabelJob, ReportJob, ScoreJob
-from vibray.pipeline.label import DecisionsMismatch, label, overall_of, read_cuts
+from vibray.pipeline.label import label
 from vibray.pipeline.report import report
 from vibray.pipeline.score import score
 from vibray.pipeline.train import train
@@ -30,6 +30,7 @@ from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts, InputsDiffer
 from vibray.storage.parts import Parts
 from vibray.storage.plan import PlanMismatch
+from vibray.tables.decisions import DecisionsMismatch, read_cuts
 from vibray.tables.scores import open_scores
 from vibray.tables.training import open_features
 
@@ -163,7 +164,7 @@ def test_training_wants_features_that_fit(line, tmp_path):
 def test_cuts_labels_figures_and_report(line, tmp_path, capsys):
     pool, test = (str(line / "scores-pool"),), (str(line / "scores-test"),)
     label(LabelJob(pool, str(tmp_path / "decisions"), method=PercentileConfig()))
-    assert overall_of(read_cuts(str(tmp_path / "decisions"))).kind == "rate"
+    assert read_cuts(str(tmp_path / "decisions")).overall.kind == "rate"
     with np.load(tmp_path / "decisions" / "pseudo_labels.npz", allow_pickle=False) as saved:
         assert set(saved) == {"scores", "indices", "pseudo_normal", "pseudo_anomaly", "uncertain", "t_normal", "t_anomaly", "keys"}
         assert saved["indices"].dtype == np.int64
@@ -215,7 +216,7 @@ def test_trusted_normals_alone(line, tmp_path):
     assert metrics[-1]["num_records"] == normals
     score(ScoreJob(str(tmp_path / "run"), str(tmp_path / "raw"), str(tmp_path / "scores"), sample_rate_hz=RATE_HZ))
     label(LabelJob((str(tmp_path / "scores"),), str(tmp_path / "decisions"), method=ConformalConfig(q=0.1), labels=str(file)))
-    assert overall_of(read_cuts(str(tmp_path / "decisions"))).kind == "false-alarm probability"
+    assert read_cuts(str(tmp_path / "decisions")).overall.kind == "false-alarm probability"
     with pytest.raises(DecisionsMismatch, match="other decisions"):
         label(LabelJob((str(tmp_path / "scores"),), str(tmp_path / "decisions"), method=ConformalConfig(q=0.2), labels=str(file)))
 

@@ -20,7 +20,7 @@ from vibray.pipeline import score as scoring
 from vibray.pipeline.calibrate import calibrate
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import CalibrateJob, FeaturizeJob, LabelJob, ReportJob, ScoreJob
-from vibray.pipeline.label import label, out_of_sample
+from vibray.pipeline.label import label
 from vibray.pipeline.report import report
 from vibray.pipeline.score import score
 from vibray.pipeline.train import train
@@ -30,7 +30,7 @@ from vibray.runs.models import Detecting
 from vibray.storage import objects
 from vibray.storage.parts import Parts, check_finished
 from vibray.storage.plan import PlanMismatch
-from vibray.tables.scores import open_scores
+from vibray.tables.scores import open_scores, out_of_sample
 
 K = 4
 

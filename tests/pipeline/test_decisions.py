@@ -21,12 +21,13 @@ from vibray.decide.units import read_units
 from vibray.pipeline.ending import user_errors
 from vibray.pipeline.evaluate import evaluate
 from vibray.pipeline.jobs import EvaluateJob, LabelJob, ReportJob
-from vibray.pipeline.label import DecisionsMismatch, check_run, fit_cuts, label, overall_of, read_cuts
+from vibray.pipeline.label import fit_cuts, label
 from vibray.pipeline.report import report
 from vibray.storage import objects
 from vibray.storage.columns import plain
 from vibray.storage.corpus import CorpusFacts, InputsDiffer
 from vibray.storage.parts import commit_part, finish_folder, make_plan, start_plan
+from vibray.tables.decisions import DecisionsMismatch, check_run, read_cuts
 from vibray.tables.scores import open_scores
 
 RUN = {"uri": "s3://runs/a", "recipe": "r", "kind": "detector", "content": "c", "members": [], "faults": None}
@@ -150,7 +151,7 @@ def test_without_a_usable_normal_there_is_nothing_to_fit_on(method, by):
     said: list[str | None] = ["normal"] * 30 + ["tone"] * 10 + [None] * 20
     with pytest.raises(UserError, match="--labels names no normal record that can be used"):
         fit_cuts(off, method, by, said, True, 10)
-    assert overall_of(fit_cuts(table, PercentileConfig(), by, said, True, 10)).num_scores == 30
+    assert fit_cuts(table, PercentileConfig(), by, said, True, 10).overall.num_scores == 30
 
 
 def test_other_rules_are_other_decisions(folder):

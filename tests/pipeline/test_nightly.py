@@ -15,11 +15,12 @@ from vibray.decide.units import read_units
 from vibray.pipeline import nightly as module
 from vibray.pipeline import score as scoring
 from vibray.pipeline.jobs import LabelJob, NightlyJob, ScoreJob
-from vibray.pipeline.label import label, read_cuts
+from vibray.pipeline.label import label
 from vibray.pipeline.nightly import NightMismatch, asked_of, first_seen, nightly
 from vibray.pipeline.score import score
 from vibray.storage import objects
 from vibray.storage.parts import Parts, done_parts, missing, read_plan
+from vibray.tables.decisions import read_cuts
 
 BEGIN = START + timedelta(days=30)
 """Behind the reference's records."""

@@ -19,7 +19,7 @@ from vibray.decide.thresholds import PercentileConfig
 from vibray.pipeline.demo import demo
 from vibray.pipeline.evaluate import evaluate
 from vibray.pipeline.jobs import DemoJob, EvaluateJob, LabelJob, ReportJob
-from vibray.pipeline.label import as_decided, label, overall_of, read_cuts
+from vibray.pipeline.label import label
 from vibray.pipeline.report import gather, report
 from vibray.report import formats, tables
 from vibray.report.data import ReportConfig
@@ -27,6 +27,7 @@ from vibray.report.page import render
 from vibray.schema import SCORE_QUANTILES, TIME
 from vibray.storage import objects
 from vibray.storage.parts import finish_folder
+from vibray.tables.decisions import as_decided, read_cuts
 from vibray.tables.scores import open_scores
 
 
@@ -49,7 +50,7 @@ def test_evaluate_counts_the_alarms_that_the_report_shows(folder):
     scores, decisions = (str(folder / "scores" / "first"),), str(folder / "decisions" / "first")
     at = evaluate(EvaluateJob(scores, str(folder / "first.jsonl"), decisions, dry_run=True))["at_cut"]
     table = as_decided(decisions, open_scores(scores))
-    data, above = gather(table, decisions, None, ""), table.scores["score"].to_numpy() >= overall_of(read_cuts(decisions)).anomaly_above
+    data, above = gather(table, decisions, None, ""), table.scores["score"].to_numpy() >= read_cuts(decisions).overall.anomaly_above
     assert at["true_alarms"] + at["false_alarms"] == data.alarm.sum() > 20
     assert data.no_alarm.sum() > 20
     np.testing.assert_array_equal(data.alarm | data.no_alarm, above)

@@ -24,10 +24,11 @@ from vibray.pipeline.ending import user_errors
 from vibray.pipeline.evaluate import evaluate
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import EvaluateJob, FeaturizeJob, LabelJob
-from vibray.pipeline.label import DecisionsMismatch, label, read_cuts
+from vibray.pipeline.label import label
 from vibray.report.anchors import record_anchor, unit_anchor
 from vibray.storage import objects
 from vibray.storage.labels import REVIEW_COLUMNS
+from vibray.tables.decisions import DecisionsMismatch, read_cuts
 from vibray.tables.training import open_features
 
 SICK = [(3, 500, 5.0)]

@@ -80,6 +80,11 @@ class Cuts:
                 "too many scores are equal, or the limits are too close together; move --normal and --anomaly apart, or fit on more records"
             )
 
+    @property
+    def overall(self) -> "Cuts":
+        """The cuts of all scores, as GroupedCuts has them."""
+        return self
+
     def warned(self, message: str) -> "Cuts":
         """The same cuts with one more reservation."""
         return dataclasses.replace(self, warnings=(*self.warnings, message))

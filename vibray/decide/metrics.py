@@ -168,10 +168,10 @@ def _alarms(
             return None
         return can & (s >= PROBABILITY_CUT), {"cut": PROBABILITY_CUT, "method": "probability", "rate_kind": None, "nominal_rate": None}
     above: np.ndarray | Number
+    overall = cuts.overall
     if isinstance(cuts, Cuts):
-        overall, above = cuts, cuts.anomaly_above
+        above = cuts.anomaly_above
     else:
-        overall = cuts.overall
         if cuts.by == "sensor" and sensor_ids is None:
             raise ValueError("the cuts are by sensor: sensor_ids are needed beside the units")
         _, above = cuts.limits(list(units) if cuts.by == "unit" else list(zip(units, sensor_ids or (), strict=True)))

@@ -118,7 +118,6 @@ def export_npz(scores: pa.Table, label: Int8[np.ndarray, " rows"], cuts: Cuts | 
     label = ordered["label"].to_numpy()
     indices = np.arange(len(label), dtype=np.int64)
     keys = pc.binary_join_element_wise(ordered["corpus"], ordered["record_id"], "/")  # type: ignore[attr-defined]
-    overall = cuts if isinstance(cuts, Cuts) else cuts.overall
     file = io.BytesIO()
     np.savez(
         file,
@@ -128,7 +127,7 @@ def export_npz(scores: pa.Table, label: Int8[np.ndarray, " rows"], cuts: Cuts | 
         pseudo_normal=indices[label == LABEL_NORMAL],
         pseudo_anomaly=indices[label == LABEL_ABNORMAL],
         uncertain=indices[label == UNDECIDED],
-        t_normal=np.float64(overall.normal_below),
-        t_anomaly=np.float64(overall.anomaly_above),
+        t_normal=np.float64(cuts.overall.normal_below),
+        t_anomaly=np.float64(cuts.overall.anomaly_above),
     )
     return file.getvalue()

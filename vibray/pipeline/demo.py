@@ -19,7 +19,7 @@ from vibray.models.vae import VaeConfig
 from vibray.pipeline.evaluate import evaluate
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import DemoJob, EvaluateJob, FeaturizeJob, LabelJob, ReportJob, ScoreJob, SynthesizeJob
-from vibray.pipeline.label import label, overall_of, read_cuts
+from vibray.pipeline.label import label
 from vibray.pipeline.report import report
 from vibray.pipeline.score import score
 from vibray.pipeline.synthesize import synthesize
@@ -29,6 +29,7 @@ from vibray.report.files import ReportFiles, report_files
 from vibray.signal.synthetic import FleetConfig
 from vibray.storage import objects
 from vibray.storage.parts import Parts
+from vibray.tables.decisions import read_cuts
 
 RATE_HZ, UNITS = 8192.0, r"^(u\d+)-"
 
@@ -140,7 +141,7 @@ def small_ensemble(epochs: int) -> EnsembleRecipe:
 def print_table(folder: str, figures: dict[str, Any]) -> None:
     """What came out, on one screen."""
     parts = Parts(objects.join(folder, "scores", "pool-default"))
-    cuts = overall_of(read_cuts(objects.join(folder, "decisions", "default")))
+    cuts = read_cuts(objects.join(folder, "decisions", "default")).overall
     labels = objects.read_table(objects.join(folder, "decisions", "default", "pseudo_labels.parquet"))["label"].to_pandas().value_counts()
     default, ensemble, baselines, named = (figures[run] for run in RUNS)
     aside = ", ".join(f"{count} {reason}".replace(" ", "\xa0") for reason, count in sorted(parts.reasons.items()))

@@ -13,13 +13,14 @@ from vibray.decide.metrics import Diagnoses, evaluation
 from vibray.decide.reference import usable_rows
 from vibray.decide.said import Said
 from vibray.pipeline.jobs import EvaluateJob
-from vibray.pipeline.label import as_decided, labels_of, read_cuts, scores_identity
+from vibray.pipeline.label import labels_of
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX, NORMAL
 from vibray.storage import objects
 from vibray.storage.columns import one_chunk, plain
 from vibray.storage.errors import StorageError
 from vibray.storage.labels import read_labels
 from vibray.storage.parts import check_finished
+from vibray.tables.decisions import as_decided, read_cuts, scores_identity
 from vibray.tables.scores import ScoresTable, open_scores
 
 

@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -28,13 +28,14 @@ from vibray.decide.units import Compared, compare, decide_units, keep_budget, pr
 from vibray.pipeline.jobs import By, LabelJob
 from vibray.report.anchors import record_anchor
 from vibray.report.distribution import score_distribution_png
-from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, OUT_OF_SAMPLE, PSEUDO_LABELS, UNDECIDED
+from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, PSEUDO_LABELS, UNDECIDED
 from vibray.storage import objects
-from vibray.storage.columns import one_chunk, rows_of, sensors_of
+from vibray.storage.columns import one_chunk, rows_of
 from vibray.storage.corpus import InputsDiffer, one_corpus_each
 from vibray.storage.labels import match_labels, read_labels, review_csv
-from vibray.storage.parts import check_finished, finish_folder, identity_hash
-from vibray.tables.scores import ScoresTable, open_scores
+from vibray.storage.parts import check_finished, finish_folder
+from vibray.tables.decisions import DecisionsMismatch, check_run, cuts_in, scores_identity
+from vibray.tables.scores import ScoresTable, open_scores, out_of_sample
 
 REVIEW = "review.csv"
 
@@ -43,10 +44,6 @@ OF_STANDING = {
     "unit_window", "persist", "unit_rate", "fdr", "unit_combine", "reference_records",
 }  # fmt: skip
 """What standing decisions say, so that the job may not."""
-
-
-class DecisionsMismatch(UserError):
-    """The decisions folder holds other decisions."""
 
 
 def label(job: LabelJob) -> None:
@@ -103,7 +100,7 @@ def label(job: LabelJob) -> None:
     tolerance_s = job.pool_tolerance_s if job.pool_sensors else None
     rule, budget = job.units, None
     if made is not None:
-        cuts, budget = _cuts(made, str(job.standing)), made.get("budget")
+        cuts, budget = cuts_in(made, str(job.standing)), made.get("budget")
     else:
         cuts = fit_cuts(judged.scores, job.method, job.by, human, from_normals, job.min_group_records)
     compared = compare(table.scores, job.reference_records, human, from_normals, others, out_of_sample(table))
@@ -169,7 +166,7 @@ def write_pictures(
     decisions_uri: str, scores: pa.Table, labels: Int8[np.ndarray, " records"], cuts: Cuts | GroupedCuts
 ) -> tuple[list[str], dict[str, str]]:
     """Writes the histogram and the .npz; which files there are, and why one is not."""
-    overall, left_out = overall_of(cuts), {}
+    overall, left_out = cuts.overall, {}
     drawn = score_distribution_png(one_chunk(scores["score"]).to_numpy(), overall.normal_below, overall.anomaly_above)
     objects.write_bytes(objects.join(decisions_uri, "score_distribution.png"), drawn)
     if scores.num_rows <= NPZ_RECORDS:
@@ -207,37 +204,6 @@ def review_of(job: LabelJob, judged: ScoresTable, cuts: Cuts | GroupedCuts, huma
     return queue
 
 
-def out_of_sample(table: ScoresTable) -> pa.Table:
-    """Scores of the records that calibrated their sensors, against baselines that had not seen them: schema.OUT_OF_SAMPLE.
-
-    Empty, with a word, where the calibration is gone or was made again since.
-    """
-    found = [OUT_OF_SAMPLE.empty_table()]
-    for calibration in {short_hash(each["calibration"]): each["calibration"] for each in table.identities if each["calibration"]}.values():
-        uri = calibration["uri"]
-        try:
-            if calibration != {"uri": uri, **check_finished(uri)}:
-                raise UserError(f"{uri} was made again since")
-            found += _held_out(objects.read_table(objects.join(uri, "calibration.parquet")), calibration["corpus"])
-        except UserError as error:
-            print(f"the records that calibrated their sensors have no scores out of sample, so windows exceed too often: {error}")
-    return pa.concat_tables(found)
-
-
-def _held_out(calibration: pa.Table, corpus: str) -> Iterator[pa.Table]:
-    """OUT_OF_SAMPLE of each sensor of schema.CALIBRATION, whose rows for several members say the same; one that an earlier version wrote
-    may say no fleet p-values, or no records."""
-    seen = set()
-    for row, sensor in enumerate(sensors_of(calibration)):
-        own = {name: calibration[name][row] for name in ("record_ids", "scores", "fleet_p_values") if name in calibration.column_names}
-        own = {name: value.values for name, value in own.items() if value.is_valid}
-        if sensor not in seen and "record_ids" in own:
-            ids, scores = own["record_ids"], own["scores"]
-            p_values = own.get("fleet_p_values", pa.nulls(len(ids), pa.float32()))
-            yield pa.table([pa.array([corpus] * len(ids), pa.string()), ids, scores, p_values], schema=OUT_OF_SAMPLE)
-        seen.add(sensor)
-
-
 def print_pooled(judged: ScoresTable, num_partners: int, tolerance_s: float) -> None:
     """What pooling did."""
     if not num_partners:
@@ -260,11 +226,6 @@ def check_reference(table: ScoresTable, reference: ScoresTable) -> None:
             f"--unit-reference holds scores of the run {reference.run['uri']}, --scores of {table.run['uri']}: scores differ in scale; "
             "score the reference with the same run"
         )
-
-
-def scores_identity(table: ScoresTable) -> dict[str, str]:
-    """Names the content of each corpus of a scores table."""
-    return {identity["corpus"]: identity_hash([parts]) for identity, parts in zip(table.identities, table.folders, strict=True)}
 
 
 def _finished(decisions_uri: str, identity: dict[str, Any]) -> bool:
@@ -325,47 +286,9 @@ def fit_cuts(
         return grouped_cuts((names, number[fit_on]), values, method, by, min_group_records, normal)
 
 
-def overall_of(cuts: Cuts | GroupedCuts) -> Cuts:
-    """The cuts of all records."""
-    return cuts if isinstance(cuts, Cuts) else cuts.overall
-
-
-def read_cuts(decisions_uri: str) -> Cuts | GroupedCuts:
-    """The cuts of a finished decisions folder."""
-    check_finished(decisions_uri)
-    return _cuts(objects.read_json(objects.join(decisions_uri, "cuts.json")), decisions_uri)
-
-
-def _cuts(made: dict[str, Any], decisions_uri: str) -> Cuts | GroupedCuts:
-    return from_json(GroupedCuts if made["grouped"] else Cuts, made["cuts"], objects.join(decisions_uri, "cuts.json"))
-
-
-def decided_on(decisions_uri: str) -> dict[str, str]:
-    """What `scores_identity` gave of the scores that the decisions were made on."""
-    return objects.read_json(objects.join(decisions_uri, "cuts.json"))["scores"]
-
-
-def as_decided(decisions_uri: str, table: ScoresTable) -> ScoresTable:
-    """The table with the scores that the cuts are for: means over sensors where they were made on those.
-
-    Raises DecisionsMismatch where the cuts were made on another run's scores.
-    """
-    made = objects.read_json(objects.join(decisions_uri, "cuts.json"))
-    check_run(decisions_uri, made, table)
-    return table.over_sensors(made.get("pool_tolerance_s", 0.0))[0] if made.get("pool_sensors") else table
-
-
-def check_run(decisions_uri: str, made: dict[str, Any], table: ScoresTable) -> None:
-    """Raises DecisionsMismatch where cuts (their cuts.json) were made on another run's scores."""
-    if made["run"]["content"] != table.run["content"]:
-        raise DecisionsMismatch(
-            f"{decisions_uri} holds cuts on scores of the run {made['run']['uri']}, these are of {table.run['uri']}: scores differ in scale"
-        )
-
-
 def print_decisions(table: ScoresTable, cuts: Cuts | GroupedCuts, labels: Int8[np.ndarray, " records"], human: Said | None) -> None:
     """The cuts in words and the pseudo-labels by origin."""
-    overall = overall_of(cuts)
+    overall = cuts.overall
     rate = float(np.mean(by_cut(table.scores, cuts)[usable_rows(table.scores)] == LABEL_ABNORMAL))
     kind = "rate of a Gaussian" if overall.kind == "rule" else overall.kind
     nominal = "" if overall.nominal_rate is None else f", nominal {kind} {overall.nominal_rate:.3g}"

@@ -19,7 +19,6 @@ from vibray.pipeline.calibrate import Context, load_calibrated
 from vibray.pipeline.evaluate import content_of, evaluate_table, judged_inputs, judged_labels
 from vibray.pipeline.featurize import input_findings
 from vibray.pipeline.jobs import ReportJob
-from vibray.pipeline.label import as_decided, decided_on, out_of_sample, overall_of, read_cuts, scores_identity
 from vibray.report.alarms import alarms_csv, no_alarm_csv, unit_alarms_csv
 from vibray.report.data import Explanation, ReportConfig, ReportData
 from vibray.report.files import check_free, report_files, write_report
@@ -33,7 +32,8 @@ from vibray.schema import FLEET_P_VALUE, UNIT_SCORES
 from vibray.storage import objects
 from vibray.storage.columns import PLACE, codes, one_chunk, rows_of, sensors_of, with_record_ids
 from vibray.storage.parts import check_finished
-from vibray.tables.scores import ScoresTable, open_scores
+from vibray.tables.decisions import as_decided, decided_on, read_cuts, scores_identity
+from vibray.tables.scores import ScoresTable, open_scores, out_of_sample
 
 BAD_SHOWN = 1000
 
@@ -163,7 +163,7 @@ def _cuts_for_report(cuts: Cuts | GroupedCuts, scores: pa.Table) -> dict[str, An
         ends = np.cumsum(np.bincount(number[usable], minlength=len(names)))
         rows = {tuple(name): order[b - n : b] for name, b, n in zip(names, ends.tolist(), np.diff(ends, prepend=0).tolist(), strict=True)}
         groups = {"/".join(g.group): _cut(g.cuts, values[rows.get(g.group, order[:0])]) for g in cuts.groups if g.cuts is not None}
-    return {"global": _cut(overall_of(cuts), values), "groups": groups}
+    return {"global": _cut(cuts.overall, values), "groups": groups}
 
 
 def _cut(cut: Cuts, values: np.ndarray) -> dict[str, Any]:

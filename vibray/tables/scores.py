@@ -1,6 +1,6 @@
 """Scores tables as decisions and reports read them: in 40 bytes a record, duplicates left out, states and times judged over the whole."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,16 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vibray import schema
-from vibray.config import UserError, from_json
+from vibray.config import UserError, from_json, short_hash
 from vibray.decide.audit import audit
 from vibray.decide.duplicates import lowest_keys
 from vibray.decide.findings import Finding
 from vibray.decide.groups import sensor_groups
 from vibray.decide.pooling import TOLERANCE_S, over_sensors
 from vibray.storage import objects
-from vibray.storage.columns import Stacked, codes, named, one_chunk, plain, rows_of
+from vibray.storage.columns import Stacked, codes, named, one_chunk, plain, rows_of, sensors_of
 from vibray.storage.corpus import CorpusFacts, InputsDiffer, one_corpus_each, the_same, the_same_facts
-from vibray.storage.parts import Parts
+from vibray.storage.parts import Parts, check_finished
 from vibray.storage.since import superseded
 
 
@@ -185,3 +185,34 @@ def audited(scores: pa.Table) -> tuple[pa.Table, int, tuple[Finding, ...]]:
             number[found.repeats] = whole.index(value)
             scores = scores.set_column(scores.column_names.index(name), name, named(whole, number))
     return scores.append_column(schema.TIME_TRUSTED, pa.array(found.time_trusted)), num_duplicates, found.findings
+
+
+def out_of_sample(table: ScoresTable) -> pa.Table:
+    """Scores of the records that calibrated their sensors, against baselines that had not seen them: schema.OUT_OF_SAMPLE.
+
+    Empty, with a word, where the calibration is gone or was made again since.
+    """
+    found = [schema.OUT_OF_SAMPLE.empty_table()]
+    for calibration in {short_hash(each["calibration"]): each["calibration"] for each in table.identities if each["calibration"]}.values():
+        uri = calibration["uri"]
+        try:
+            if calibration != {"uri": uri, **check_finished(uri)}:
+                raise UserError(f"{uri} was made again since")
+            found += _held_out(objects.read_table(objects.join(uri, "calibration.parquet")), calibration["corpus"])
+        except UserError as error:
+            print(f"the records that calibrated their sensors have no scores out of sample, so windows exceed too often: {error}")
+    return pa.concat_tables(found)
+
+
+def _held_out(calibration: pa.Table, corpus: str) -> Iterator[pa.Table]:
+    """OUT_OF_SAMPLE of each sensor of a schema.CALIBRATION, whose rows for several members say the same; one that an earlier version wrote
+    may say no fleet p-values, or no records."""
+    seen = set()
+    for row, sensor in enumerate(sensors_of(calibration)):
+        own = {name: calibration[name][row] for name in ("record_ids", "scores", "fleet_p_values") if name in calibration.column_names}
+        own = {name: value.values for name, value in own.items() if value.is_valid}
+        if sensor not in seen and "record_ids" in own:
+            ids, scores = own["record_ids"], own["scores"]
+            p_values = own.get("fleet_p_values", pa.nulls(len(ids), pa.float32()))
+            yield pa.table([pa.array([corpus] * len(ids), pa.string()), ids, scores, p_values], schema=schema.OUT_OF_SAMPLE)
+        seen.add(sensor)
