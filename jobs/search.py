@@ -36,7 +36,8 @@ import tyro
 from vibray.compare.jobs import SearchJob
 from vibray.pipeline.ending import user_errors
 from vibray.pipeline.jobs import help_text, one_of
-from vibray.recipes import NAMED, Recipe
+from vibray.recipes import NAMED
+from vibray.recipes.kinds import Recipe
 
 SEARCHABLE = "cwt-svdd", "plain-svdd", "cwt-svdd-soft", "seed-svdd", "cwt-vae", "hetero-vae", "fused"
 

@@ -23,7 +23,8 @@ import tyro
 from vibray.fitting.jobs import TrainJob
 from vibray.pipeline.ending import user_errors
 from vibray.pipeline.jobs import help_text, one_of
-from vibray.recipes import NAMED, Recipe
+from vibray.recipes import NAMED
+from vibray.recipes.kinds import Recipe
 
 if TYPE_CHECKING:
     NamedRecipe = Recipe

@@ -2,11 +2,12 @@
 
 import pytest
 
-from vibray.building import build_classical, build_vector, columns_of
 from vibray.config import UserError, from_json, short_hash, to_json
 from vibray.models.classical import MahalanobisConfig
 from vibray.models.fused import Fused
-from vibray.recipes import NAMED, AnyRecipe, ClassicalRecipe, DeepRecipe, EnsembleRecipe, small
+from vibray.recipes import NAMED, small
+from vibray.recipes.building import build_classical, build_vector, columns_of
+from vibray.recipes.kinds import AnyRecipe, ClassicalRecipe, DeepRecipe, EnsembleRecipe
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -18,10 +18,10 @@ import torch
 
 from tests.bench.scoring import FACTS, fleet, make_run
 from vibray import recipes
-from vibray.building import build_deep, build_feature
 from vibray.features.cwt_image import CwtImage, CwtImageConfig
 from vibray.features.seed_image import SeedImage, SeedImageConfig
 from vibray.features.zerone import Zerone, ZeroneConfig
+from vibray.recipes.building import build_deep, build_feature
 from vibray.train.batches import Batches, TrainingSet
 from vibray.train.fit import EpochMetrics, fit
 from vibray.train.reduce import World

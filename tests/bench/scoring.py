@@ -39,7 +39,6 @@ from tests.bench.line import worker_seconds
 from tests.bench.memory import private_mb
 from tests.bench.timing import Route, spreads
 from vibray import recipes
-from vibray.building import build_classical, build_deep, build_feature, build_scaling_fit, build_vector, columns_of
 from vibray.config import short_hash
 from vibray.features.scaling_fit import ScalingFit
 from vibray.features.seed_image import SeedImageConfig
@@ -47,7 +46,8 @@ from vibray.models.ensemble import Ensemble, score_statistics
 from vibray.pipeline import session
 from vibray.pipeline.jobs import ScoreJob
 from vibray.pipeline.score import Scorer, score, score_part
-from vibray.recipes import ClassicalRecipe, DeepRecipe, EnsembleRecipe
+from vibray.recipes.building import build_classical, build_deep, build_feature, build_scaling_fit, build_vector, columns_of
+from vibray.recipes.kinds import ClassicalRecipe, DeepRecipe, EnsembleRecipe
 from vibray.runs.folder import begin, save
 from vibray.runs.inputs import Inputs, mains_snr_db
 from vibray.runs.models import Detecting, Fusing

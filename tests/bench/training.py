@@ -20,12 +20,12 @@ import pyarrow as pa
 
 from tests.bench.line import _ours, _processes
 from vibray import schema
-from vibray.building import build_vector
 from vibray.fitting.jobs import TrainJob
 from vibray.pipeline import session
 from vibray.pipeline.featurize import write_feature_json
 from vibray.pipeline.train import train
 from vibray.recipes import fused
+from vibray.recipes.building import build_vector
 from vibray.storage.corpus import CorpusFacts
 from vibray.storage.parts import Parts, commit_part
 from vibray.storage.plan import LINES_PER_PART, make_plan, start_plan

@@ -14,7 +14,7 @@ from vibray.features.scaling import ScalingConfig
 from vibray.fitting import deep
 from vibray.models.backbone import TrunkConfig
 from vibray.models.deep_sad import DeepSadConfig
-from vibray.recipes import DeepRecipe
+from vibray.recipes.kinds import DeepRecipe
 from vibray.schema import UNDECIDED
 from vibray.tables.training import TrainingTable
 from vibray.train.fit import OptimConfig

@@ -8,7 +8,8 @@ import pytest
 from vibray.compare.space import Choice, Range, SpaceError, bounded, own_params, propose, recipe_of, space_of, to_values
 from vibray.config import from_json, short_hash, to_json
 from vibray.models.deep_svdd import DeepSvddConfig
-from vibray.recipes import NAMED, AnyRecipe, DeepRecipe, cwt_svdd, cwt_vae, fused, knn, plain_svdd
+from vibray.recipes import NAMED, cwt_svdd, cwt_vae, fused, knn, plain_svdd
+from vibray.recipes.kinds import AnyRecipe, DeepRecipe
 
 SEARCHABLE = ("cwt-svdd", "plain-svdd", "cwt-svdd-soft", "seed-svdd", "cwt-vae", "hetero-vae", "fused")
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from vibray.building import build_vector
 from vibray.config import UserError
 from vibray.decide.areas import auroc
 from vibray.features.band_image import BandImage, BandImageConfig
@@ -24,6 +23,7 @@ from vibray.fitting.pretraining import (
     view_rows,
 )
 from vibray.models.context_scorer import BLOCKS, SIZES, ContextNet
+from vibray.recipes.building import build_vector
 from vibray.train.classical import Rows, fit_scaling
 
 FLEETS = FleetsConfig(units=6, sensors=2, moments=12, contamination=0.4, severity=(0.8, 1.0))

@@ -16,7 +16,8 @@ from vibray.pipeline import session
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import FeaturizeJob
 from vibray.pipeline.train import train
-from vibray.recipes import NAMED, ClassicalRecipe, DeepRecipe, EnsembleRecipe, small
+from vibray.recipes import NAMED, small
+from vibray.recipes.kinds import ClassicalRecipe, DeepRecipe, EnsembleRecipe
 
 pytestmark = pytest.mark.gpu
 

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from vibray.building import build_classical, build_vector, columns_of
 from vibray.config import UserError
 from vibray.models.classical import build
 from vibray.models.context_scorer import BLOCKS, SIZES, WEIGHTS, ContextNet, ContextScorer, ContextScorerConfig
 from vibray.models.fused import Fused, FusedMahalanobisConfig
-from vibray.recipes import NAMED, ClassicalRecipe, fused, unsupervised, zero_shot
+from vibray.recipes import NAMED, fused, unsupervised, zero_shot
+from vibray.recipes.building import build_classical, build_vector, columns_of
+from vibray.recipes.kinds import ClassicalRecipe
 
 SIZE = sum(SIZES)
 Z = torch.from_numpy(np.random.default_rng(0).normal(size=(500, SIZE)).astype(np.float32))

@@ -17,7 +17,8 @@ from vibray.features.cwt_image import CwtImageConfig
 from vibray.models.backbone import TrunkConfig
 from vibray.models.deep_svdd import DeepSvddConfig
 from vibray.pipeline.ending import Terminated
-from vibray.recipes import DeepRecipe, plain_svdd
+from vibray.recipes import plain_svdd
+from vibray.recipes.kinds import DeepRecipe
 from vibray.storage.corpus import CorpusFacts
 
 NUM_SAMPLES = 2048

@@ -26,7 +26,8 @@ from vibray.models.backbone import TrunkConfig
 from vibray.pipeline.benchmark import benchmark
 from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import FeaturizeJob
-from vibray.recipes import ClassifierRecipe, DeepRecipe, banded, classifier, cwt_classifier, cwt_svdd, small
+from vibray.recipes import banded, classifier, cwt_classifier, cwt_svdd, small
+from vibray.recipes.kinds import ClassifierRecipe, DeepRecipe
 from vibray.report.benchmark import standings
 from vibray.schema import NORMAL
 from vibray.storage import objects

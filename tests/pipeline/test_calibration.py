@@ -10,12 +10,13 @@ import torch
 
 from tests.pipeline.lines import FACTS, NUM_SAMPLES, RATE_HZ, START, waveform
 from vibray import schema
-from vibray.building import build_classical, build_scaling_fit, build_vector, columns_of
 from vibray.features.scaling import Sensor
 from vibray.fitting.calibration import calibration_table
 from vibray.fitting.earliest import Earliest, plausible
 from vibray.models.ensemble import Ensemble, EnsembleConfig, score_statistics
-from vibray.recipes import ClassicalRecipe, EnsembleRecipe, banded
+from vibray.recipes import banded
+from vibray.recipes.building import build_classical, build_scaling_fit, build_vector, columns_of
+from vibray.recipes.kinds import ClassicalRecipe, EnsembleRecipe
 from vibray.runs.inputs import Inputs
 from vibray.runs.models import Detecting, Fusing
 from vibray.runs.run import Run

@@ -23,7 +23,8 @@ from vibray.pipeline.label import label
 from vibray.pipeline.report import report
 from vibray.pipeline.score import score
 from vibray.pipeline.train import train
-from vibray.recipes import EnsembleRecipe, banded, baselines, cwt_svdd, mahalanobis, rms, zerone_mahalanobis
+from vibray.recipes import banded, baselines, cwt_svdd, mahalanobis, rms, zerone_mahalanobis
+from vibray.recipes.kinds import EnsembleRecipe
 from vibray.runs.models import Detecting, Fusing
 from vibray.runs.run import RunMismatch
 from vibray.storage import objects

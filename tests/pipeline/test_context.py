@@ -24,7 +24,8 @@ from vibray.pipeline.label import label
 from vibray.pipeline.report import report
 from vibray.pipeline.score import score
 from vibray.pipeline.train import train
-from vibray.recipes import EnsembleRecipe, banded, knn, zero_shot
+from vibray.recipes import banded, knn, zero_shot
+from vibray.recipes.kinds import EnsembleRecipe
 from vibray.runs.folder import load
 from vibray.runs.models import Detecting
 from vibray.storage import objects

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tests.pipeline.lines import FACTS, NUM_SAMPLES, START, corpus_fields, write_shard
-from vibray.building import build_feature
 from vibray.config import UserError
 from vibray.decide.state import state_statistics
 from vibray.features.cwt_image import CwtImageConfig
@@ -20,6 +19,7 @@ from vibray.features.zerone_image import ZeroneImageConfig
 from vibray.pipeline import featurize as stage
 from vibray.pipeline.featurize import CONFIGS, MAINS_RECORDS, featurize, finite_rows, mains_of, rate_findings
 from vibray.pipeline.jobs import FeaturizeJob
+from vibray.recipes.building import build_feature
 from vibray.schema import BAD_RECORDS
 from vibray.storage.parts import Parts
 from vibray.storage.vectors import vector_column

@@ -8,11 +8,12 @@ import torch
 
 from tests.pipeline.lines import FACTS
 from tests.tables.sensors import numbered
-from vibray.building import build_classical, build_scaling_fit, build_vector, columns_of
 from vibray.decide.fleet_scores import LEVELS
 from vibray.features.scaling import Sensor
 from vibray.fitting.fleet_scores import NUM_FIRST, NUM_LATER, NUM_WINDOWS, fleet_scores, windows_of
-from vibray.recipes import ClassicalRecipe, banded
+from vibray.recipes import banded
+from vibray.recipes.building import build_classical, build_scaling_fit, build_vector, columns_of
+from vibray.recipes.kinds import ClassicalRecipe
 from vibray.runs.inputs import Inputs
 from vibray.runs.models import Detecting
 from vibray.runs.run import Run

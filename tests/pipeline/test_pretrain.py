@@ -26,7 +26,8 @@ from vibray.pipeline.pretrain import PretrainingMismatch, pretrain, read_example
 from vibray.pipeline.report import report
 from vibray.pipeline.score import score
 from vibray.pipeline.train import prune, train
-from vibray.recipes import DeepRecipe, adapter, band_transformer, cwt_svdd
+from vibray.recipes import adapter, band_transformer, cwt_svdd
+from vibray.recipes.kinds import DeepRecipe
 from vibray.runs.folder import base_state
 from vibray.runs.models import Detecting
 from vibray.storage import objects

@@ -21,7 +21,8 @@ from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import FeaturizeJob, ScoreJob
 from vibray.pipeline.score import score
 from vibray.pipeline.train import prune, train
-from vibray.recipes import DeepRecipe, EnsembleRecipe, banded, cwt_svdd, plain_vae
+from vibray.recipes import banded, cwt_svdd, plain_vae
+from vibray.recipes.kinds import DeepRecipe, EnsembleRecipe
 from vibray.runs.models import Detecting
 from vibray.storage import objects
 from vibray.storage.parts import Parts

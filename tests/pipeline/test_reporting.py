@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from tests.pipeline.lines import FACTS, write_shard
-from vibray.building import build_deep, build_feature, build_scaling_fit
 from vibray.config import to_json
 from vibray.explain.attribution import standing_out
 from vibray.explain.residual import cone_of_influence, residual_map
@@ -27,7 +26,8 @@ from vibray.models.vae import VaeConfig
 from vibray.pipeline.calibrate import load_calibrated
 from vibray.pipeline.report import explanations, gather
 from vibray.pipeline.score import Scorer
-from vibray.recipes import DeepRecipe
+from vibray.recipes.building import build_deep, build_feature, build_scaling_fit
+from vibray.recipes.kinds import DeepRecipe
 from vibray.report.data import Map, Nearest, ReportConfig
 from vibray.runs.explained import risen_shares
 from vibray.runs.folder import begin, load, run_identity, save

@@ -25,7 +25,8 @@ from vibray.pipeline.featurize import featurize
 from vibray.pipeline.jobs import FeaturizeJob
 from vibray.pipeline.search import describe, search
 from vibray.pipeline.train import train
-from vibray.recipes import DeepRecipe, cwt_svdd, fused, knn
+from vibray.recipes import cwt_svdd, fused, knn
+from vibray.recipes.kinds import DeepRecipe
 from vibray.runs.models import Detecting
 from vibray.storage import objects
 from vibray.storage.parts import Parts

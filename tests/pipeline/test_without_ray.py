@@ -37,7 +37,8 @@ from vibray.pipeline.report import report
 from vibray.pipeline.score import score
 from vibray.pipeline.synthesize import synthesize
 from vibray.pipeline.train import train
-from vibray.recipes import EnsembleRecipe, banded, knn
+from vibray.recipes import banded, knn
+from vibray.recipes.kinds import EnsembleRecipe
 from vibray.signal.synthetic import FleetConfig
 
 def at(name):

@@ -23,11 +23,11 @@ from tests.reference.leave_corpus_out import (
     scaled,
     source_of,
 )
-from vibray.building import Image, build_image
 from vibray.decide.areas import auroc
 from vibray.fitting.examples import HEALTHY, Source
 from vibray.fitting.pretraining import PretrainingRecipe, describe, rows_of, small_transformer, train_on_examples
 from vibray.models.band_transformer import BandTransformer, BandTransformerConfig
+from vibray.recipes.building import Image, build_image
 from vibray.schema import NORMAL
 
 EPOCHS = 4

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from vibray import recipes
-from vibray.building import build_image, build_vector
 from vibray.compare.corpus import Task
 from vibray.compare.fold_fit import fit_fold
 from vibray.explain.attribution import integrated_gradients, standing_out
@@ -31,7 +30,8 @@ from vibray.explain.time_frequency import plane
 from vibray.features.scaling import Sensor
 from vibray.fitting.classical import fit_parts
 from vibray.fitting.worker import alone_with
-from vibray.recipes import ClassicalRecipe, DeepRecipe
+from vibray.recipes.building import build_image, build_vector
+from vibray.recipes.kinds import ClassicalRecipe, DeepRecipe
 from vibray.report.data import Map
 from vibray.runs.explained import Records, explained, signs_of
 from vibray.runs.models import Detecting

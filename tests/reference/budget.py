@@ -19,7 +19,6 @@ import torch
 
 from tests.reference.corpora import CHUNK, FEATURE, FLEET, POOL_RECORDS, POOL_UNITS, cached, key_of, of_fleet
 from vibray import recipes, schema
-from vibray.building import build_vector
 from vibray.config import to_json
 from vibray.decide.alarm_rates import onsets
 from vibray.decide.budget import WEEK_MS, budget_per_week
@@ -28,6 +27,7 @@ from vibray.decide.unit_alarms import UnitConfig, unit_runs
 from vibray.decide.units import compare, decide_units, keep_budget
 from vibray.fitting.calibration import NUM_FOLDS
 from vibray.fitting.classical import fit_parts
+from vibray.recipes.building import build_vector
 from vibray.schema import NORMAL
 from vibray.signal.robust import median_mad
 from vibray.signal.synthetic import FleetConfig, condition, measured_at, place, waveform

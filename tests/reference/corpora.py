@@ -17,12 +17,12 @@ import torch
 
 import vibray
 from vibray import recipes
-from vibray.building import build_vector
 from vibray.config import to_json
 from vibray.decide.pooling import moments
 from vibray.decide.splits import UNLABELLED
 from vibray.features.scaling import Sensor
 from vibray.pipeline.local import read_here
+from vibray.recipes.building import build_vector
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig, condition, place, waveform
 from vibray.storage.corpus import CorpusFacts

@@ -23,7 +23,7 @@ from vibray.config import to_json
 from vibray.features.cwt_image import CwtImageConfig
 from vibray.fitting.deep import net_scores
 from vibray.fitting.worker import alone_with
-from vibray.recipes import DeepRecipe
+from vibray.recipes.kinds import DeepRecipe
 from vibray.tables.training import TrainingTable
 
 LIMITS = (4.0, 6.0)

@@ -26,7 +26,6 @@ from tests.reference.corpora import FLEET, KS, POOL_UNITS, REAL, Corpus, Records
 from tests.reference.leave_fault_out import sixth
 from tests.reference.suite import fitted
 from vibray import recipes
-from vibray.building import build_vector, columns_of, net_columns
 from vibray.decide.areas import auroc
 from vibray.decide.metrics import calibration_error
 from vibray.decide.pooling import mean_by
@@ -36,6 +35,7 @@ from vibray.models.classifier import UNKNOWN_FAULT
 from vibray.models.context_scorer import shipped
 from vibray.models.diagnosis import LinearDiagnosis, LinearDiagnosisConfig
 from vibray.models.fitted import Fitted
+from vibray.recipes.building import build_vector, columns_of, net_columns
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig
 from vibray.train.diagnosis import Labels, fit_diagnosis

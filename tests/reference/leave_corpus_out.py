@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from tests.reference.corpora import CHUNK, REAL, SOURCES, Corpus, Records, cached, fleet, key_of, real
-from vibray.building import Image, build_image, build_scaling_fit
 from vibray.config import to_json
 from vibray.decide.areas import auroc
 from vibray.features.cwt_image import CwtImageConfig
@@ -22,6 +21,7 @@ from vibray.features.scaling import Scaling, ScalingConfig
 from vibray.fitting.examples import HEALTHY, Examples, Source, make_source
 from vibray.fitting.pretraining import PretrainingRecipe, build_net, describe, pretrained, small_transformer
 from vibray.models.band_transformer import BandTransformer, BandTransformerConfig
+from vibray.recipes.building import Image, build_image, build_scaling_fit
 from vibray.schema import NORMAL
 from vibray.train.classical import Rows, fit_scaling
 

@@ -29,7 +29,6 @@ from tests.reference.corpora import (
 )
 from tests.reference.suite import fitted
 from vibray import recipes
-from vibray.building import build_classical, build_vector, columns_of
 from vibray.config import to_json
 from vibray.decide.areas import auroc, resampled_areas
 from vibray.features.scaling import Scaling
@@ -37,6 +36,7 @@ from vibray.fitting.pretraining import context_scorer, pretrained
 from vibray.models.context_scorer import ContextNet, ContextScorer
 from vibray.models.fused import Fused, FusedMahalanobisConfig
 from vibray.pipeline.pretrain import read_examples
+from vibray.recipes.building import build_classical, build_vector, columns_of
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig
 from vibray.train.classical import fit_detector

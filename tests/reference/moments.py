@@ -16,9 +16,9 @@ from tests.reference.corpora import FLEET, KS, fleet
 from tests.reference.diagnosis import RECIPE, with_context
 from tests.reference.leave_fault_out import sixth
 from tests.reference.suite import fitted
-from vibray.building import build_vector, columns_of
 from vibray.decide.pooling import mean_by
 from vibray.models.fused import TAIL, Fused
+from vibray.recipes.building import build_vector, columns_of
 from vibray.schema import NORMAL
 
 

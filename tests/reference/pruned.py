@@ -26,7 +26,6 @@ from tests.reference.corpora import fleet as generated
 from tests.reference.deep_suite import Nets
 from tests.reference.leave_corpus_out import embedded, scaled, source_of
 from vibray import recipes
-from vibray.building import build_deep, build_feature, build_image
 from vibray.compare.cells import seeded
 from vibray.decide.areas import auroc
 from vibray.features.cwt_image import CwtImageConfig
@@ -37,7 +36,8 @@ from vibray.fitting.pruned import net_mflop, pruned, pruned_recipe, size_of
 from vibray.fitting.worker import alone_with
 from vibray.models.band_transformer import BandTransformer
 from vibray.models.inference import CpuScores
-from vibray.recipes import DeepRecipe
+from vibray.recipes.building import build_deep, build_feature, build_image
+from vibray.recipes.kinds import DeepRecipe
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig
 from vibray.train.distilled import Distilled

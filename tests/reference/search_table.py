@@ -39,7 +39,8 @@ from vibray.pipeline.jobs import FeaturizeJob, SynthesizeJob
 from vibray.pipeline.search import search
 from vibray.pipeline.session import started
 from vibray.pipeline.synthesize import synthesize
-from vibray.recipes import AnyRecipe, DeepRecipe, cwt_svdd
+from vibray.recipes import cwt_svdd
+from vibray.recipes.kinds import AnyRecipe, DeepRecipe
 from vibray.schema import NORMAL
 from vibray.signal.synthetic import FleetConfig
 from vibray.storage.corpus import CorpusFacts

@@ -14,10 +14,10 @@ import torch
 
 from tests.reference.corpora import REAL, Corpus, fleet, real
 from tests.reference.leave_corpus_out import examples_by_corpus, net_without, of_fleet, scaled
-from vibray.building import Image, build_image
 from vibray.decide.areas import auroc
 from vibray.fitting.pretraining import PretrainingRecipe, small_transformer
 from vibray.models.band_transformer import BandTransformer, mean_over
+from vibray.recipes.building import Image, build_image
 from vibray.schema import NORMAL
 
 KS = (1, 16, 200)

@@ -23,7 +23,6 @@ import torch
 from tests.reference.corpora import KS, REAL, Corpus, Records, fleet, real
 from tests.reference.deep_suite import POOL, VARIANTS, Nets
 from vibray import recipes
-from vibray.building import build_vector, columns_of
 from vibray.decide.areas import auprc, auroc, partial_auroc, resampled_areas
 from vibray.decide.pooling import mean_by
 from vibray.features.scaling import Scaling
@@ -31,7 +30,8 @@ from vibray.fitting.classical import fit_parts
 from vibray.models.ensemble import Ensemble
 from vibray.models.fitted import Fitted
 from vibray.models.fused import Fused, FusedMahalanobisConfig
-from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe
+from vibray.recipes.building import build_vector, columns_of
+from vibray.recipes.kinds import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe
 from vibray.schema import NORMAL
 
 RECIPES = ("fused", "unsupervised", "banded", "mahalanobis", "knn", "local-knn", "pca", "movement", "iforest", "rms")

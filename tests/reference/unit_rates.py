@@ -32,6 +32,7 @@ from vibray.fitting.calibration import NUM_FOLDS, calibration_table
 from vibray.fitting.classical import fit_parts
 from vibray.fitting.fleet_scores import fleet_scores
 from vibray.models.fitted import Fitted
+from vibray.recipes.kinds import ClassicalRecipe
 from vibray.runs.inputs import Inputs, mains_snr_db
 from vibray.runs.models import Detecting
 from vibray.runs.run import Run
@@ -73,7 +74,7 @@ def new_units(config: FleetConfig) -> Fleet:
     return Fleet(records.waveforms(), records.vectors, pa.table(columns, schema=schema.ORIGIN))
 
 
-def trained(recipe: recipes.ClassicalRecipe, seed: int) -> Run:
+def trained(recipe: ClassicalRecipe, seed: int) -> Run:
     """The recipe fitted on other units of the same fleet, 5 % of their records faulty."""
     pool = of_fleet(FleetConfig(seed=seed, num_units=POOL_UNITS, num_records=POOL_RECORDS))
     scaling, detector = fitted(recipe, pool, FACTS.mains_hz)
@@ -96,7 +97,7 @@ def scored(run: Run, fleet: Fleet, k: int) -> tuple[pa.Table, pa.Table]:
     calibration, _ = calibration_table(run, known)
     calibrated = run.calibrated(calibration)
     states, causes = calibrated.states(fleet.waveforms, sensors, mains_snr_db(fleet.waveforms, FACTS))
-    assert isinstance(run.recipe, recipes.ClassicalRecipe)
+    assert isinstance(run.recipe, ClassicalRecipe)
     inputs = Inputs(torch.from_numpy(fleet.waveforms), FACTS, {run.recipe.feature: fleet.vectors})
     score = calibrated.model.outputs(inputs, sensors)["score"].numpy()
     p_values = run.fleet_scores.p_values(score, calibrated.num_records(sensors))
@@ -122,7 +123,7 @@ def exceeding(scores: pa.Table, reference_records: int, out_of_sample: pa.Table 
     return [exceeds[unit == name] for name in np.unique(unit)]
 
 
-def on_real_machines(recipe: recipes.ClassicalRecipe) -> Iterator[str]:
+def on_real_machines(recipe: ClassicalRecipe) -> Iterator[str]:
     """A line a real corpus and number of records that calibrate a sensor."""
     for name in REAL:
         corpus = real(name)

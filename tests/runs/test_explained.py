@@ -9,7 +9,6 @@ import torch
 
 from tests.reference.attribution import FACTS, PLANTED, faulty, fitted_vector, made, of_default, of_net
 from vibray import recipes
-from vibray.building import build_classifier, build_feature, build_scaling_fit, build_vector, columns_of
 from vibray.explain.attribution import integrated_gradients, standing_out
 from vibray.features.cwt_image import CwtImageConfig
 from vibray.features.scaling import ScalingConfig
@@ -19,7 +18,8 @@ from vibray.models.classifier import ClassifierConfig, Logits
 from vibray.models.ensemble import Ensemble, EnsembleConfig
 from vibray.models.fused import Fused
 from vibray.models.isolation_forest import IsolationForestConfig
-from vibray.recipes import ClassicalRecipe, ClassifierRecipe
+from vibray.recipes.building import build_classifier, build_feature, build_scaling_fit, build_vector, columns_of
+from vibray.recipes.kinds import ClassicalRecipe, ClassifierRecipe
 from vibray.report.data import Bars, Explanation, Map, Nearest, Sentences, Spectrum
 from vibray.runs.explained import Records, explained, risen_shares
 from vibray.runs.models import Detecting, Diagnosing, Fusing

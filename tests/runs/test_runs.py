@@ -7,10 +7,19 @@ from safetensors.torch import load, save
 
 from tests.pipeline.lines import FACTS, RATE_HZ, waveform
 from vibray import runs
-from vibray.building import build_classical, build_classifier, build_deep, build_feature, build_scaling_fit, build_vector, columns_of
 from vibray.config import UserError
 from vibray.models.ensemble import Ensemble, EnsembleConfig, score_statistics
-from vibray.recipes import NAMED, ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, banded, small
+from vibray.recipes import NAMED, banded, small
+from vibray.recipes.building import (
+    build_classical,
+    build_classifier,
+    build_deep,
+    build_feature,
+    build_scaling_fit,
+    build_vector,
+    columns_of,
+)
+from vibray.recipes.kinds import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe
 from vibray.runs.models import Detecting, Diagnosing, Fusing, Naming
 from vibray.runs.run import Run, RunMismatch
 from vibray.storage import objects

@@ -10,7 +10,6 @@ import torch
 from pydantic import with_config
 from torch import Tensor
 
-from vibray.building import build_scaling_fit, build_vector
 from vibray.compare.corpus import Corpus, Task
 from vibray.compare.fold_fit import calibrated, fit_fold, vectors_shown
 from vibray.config import STRICT, UserError, to_json
@@ -28,7 +27,9 @@ from vibray.fitting.deep import net_scores
 from vibray.fitting.diagnosis import fit_naming
 from vibray.fitting.worker import alone_with
 from vibray.models.ensemble import Ensemble
-from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe, banded
+from vibray.recipes import banded
+from vibray.recipes.building import build_scaling_fit, build_vector
+from vibray.recipes.kinds import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe
 from vibray.runs.inputs import Inputs
 from vibray.schema import NORMAL
 from vibray.train.classical import fit_scaling

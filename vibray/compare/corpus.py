@@ -9,7 +9,7 @@ from vibray.decide.splits import UNLABELLED, Records, Setting, Split, folds, spl
 from vibray.decide.state import is_off
 from vibray.features.scaling import Sensor
 from vibray.fitting.data import check_features, independent_rows, labels_of_records
-from vibray.recipes import Recipe
+from vibray.recipes.kinds import Recipe
 from vibray.storage.columns import times_ms
 from vibray.tables.training import TrainingTable, open_features
 

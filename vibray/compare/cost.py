@@ -9,7 +9,7 @@ import torch
 from vibray.compare.cells import Contestant, is_deep, run_cell, scores_of, seeded, with_epochs
 from vibray.compare.corpus import Corpus
 from vibray.decide.splits import Setting, Split
-from vibray.recipes import ClassifierRecipe, DeepRecipe, EnsembleRecipe
+from vibray.recipes.kinds import ClassifierRecipe, DeepRecipe, EnsembleRecipe
 
 STEP_RECORDS = 32
 """Records on which a net's steps are timed: one batch."""

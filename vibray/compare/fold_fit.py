@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vibray.building import build_vector, columns_of
 from vibray.compare.corpus import Task
 from vibray.features.scaling import Scaling, Sensor
 from vibray.fitting.classical import HeldVectors, fit_classical
@@ -15,7 +14,8 @@ from vibray.fitting.data import FitResult, detector_lesson, known_labels
 from vibray.fitting.deep import Now, fit_deep, net_scores
 from vibray.fitting.worker import Worker
 from vibray.models.fitted import Fitted
-from vibray.recipes import ClassicalRecipe, DeepRecipe
+from vibray.recipes.building import build_vector, columns_of
+from vibray.recipes.kinds import ClassicalRecipe, DeepRecipe
 
 Score = Callable[[np.ndarray], np.ndarray]
 """Row numbers to scores, float64; on every worker, and each has to call it."""

@@ -10,19 +10,8 @@ from vibray.compare.corpus import Corpus, open_corpus
 from vibray.compare.jobs import BenchmarkJob
 from vibray.config import UserError
 from vibray.decide.splits import UNLABELLED, Setting, sizes
-from vibray.recipes import (
-    NAMED,
-    ClassicalRecipe,
-    ClassifierRecipe,
-    DeepRecipe,
-    DiagnosisRecipe,
-    EnsembleRecipe,
-    Recipe,
-    banded,
-    iforest,
-    rms,
-    small,
-)
+from vibray.recipes import NAMED, banded, iforest, rms, small
+from vibray.recipes.kinds import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe
 from vibray.schema import NORMAL
 from vibray.storage import objects
 

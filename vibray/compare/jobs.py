@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vibray.decide.splits import RECORDS_PER_SENSOR
-from vibray.recipes import Recipe
+from vibray.recipes.kinds import Recipe
 
 RECIPES = ("fused", "mahalanobis", "knn", "local-knn", "pca", "movement")
 

@@ -14,7 +14,7 @@ from vibray.models.deep_svdd import DeepSvddConfig
 from vibray.models.fused import FusedMahalanobisConfig
 from vibray.models.trimming import TrimConfig
 from vibray.models.vae import VaeConfig
-from vibray.recipes import ClassicalRecipe, DeepRecipe, Recipe
+from vibray.recipes.kinds import ClassicalRecipe, DeepRecipe, Recipe
 from vibray.train.exposure import ExposureConfig
 
 Value = str | int | float

@@ -19,7 +19,7 @@ from optuna.trial import TrialState, create_trial
 
 from vibray.compare.space import Params, Space, propose
 from vibray.config import UserError, first_line, short_hash, to_json
-from vibray.recipes import Recipe
+from vibray.recipes.kinds import Recipe
 from vibray.storage import objects
 from vibray.storage.errors import HalfWritten
 from vibray.storage.plan import begin_folder, check_begun

@@ -16,7 +16,7 @@ from vibray.config import UserError
 from vibray.decide.areas import auprc, auroc
 from vibray.fitting.pruned import net_mflop
 from vibray.fitting.worker import Worker
-from vibray.recipes import ClassicalRecipe, DeepRecipe
+from vibray.recipes.kinds import ClassicalRecipe, DeepRecipe
 from vibray.runs.folder import begin, save
 from vibray.runs.run import Run
 from vibray.storage import objects

@@ -8,7 +8,7 @@ from vibray.fitting.jobs import TrainJob
 from vibray.fitting.pretraining import from_pretrained, read_pretrained
 from vibray.models.band_transformer import BandTransformerConfig
 from vibray.models.deep_sad import DeepSadConfig
-from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe
+from vibray.recipes.kinds import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe
 from vibray.runs.folder import load
 from vibray.storage import objects
 from vibray.tables.training import TrainingTable

@@ -11,7 +11,7 @@ from vibray import schema
 from vibray.decide.pseudo_labels import UNDECIDED_STATES
 from vibray.decide.state import centred_rms, history_of
 from vibray.features.scaling import Scaling, Sensor
-from vibray.recipes import FeatureConfig
+from vibray.recipes.kinds import FeatureConfig
 from vibray.runs.inputs import Inputs, mains_snr_db
 from vibray.runs.run import CHUNK, Run
 from vibray.storage.vectors import waveforms_of

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from vibray.building import build_classical, build_scaling_fit, build_vector, columns_of
 from vibray.features.scaling import Scaling
 from vibray.fitting.data import FitResult
 from vibray.models.ensemble import score_statistics
 from vibray.models.fitted import Fitted
-from vibray.recipes import ClassicalRecipe
+from vibray.recipes.building import build_classical, build_scaling_fit, build_vector, columns_of
+from vibray.recipes.kinds import ClassicalRecipe
 from vibray.runs.models import Detecting
 from vibray.tables.training import Slice, TrainingTable
 from vibray.train.classical import Load, Map, Part, Rows, fit_detector, fit_scaling, score_parts

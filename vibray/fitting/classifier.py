@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from vibray.building import build_classifier, build_feature
 from vibray.features.scaling import Scaling
 from vibray.fitting.data import Lesson, TrainingError
 from vibray.fitting.worker import Worker
 from vibray.models.backbone import TrunkConfig
-from vibray.recipes import ClassifierRecipe, DeepRecipe
+from vibray.recipes.building import build_classifier, build_feature
+from vibray.recipes.kinds import ClassifierRecipe, DeepRecipe
 from vibray.runs.models import Detecting, Diagnosing, deep_members
 from vibray.runs.run import Run
 from vibray.train.batches import TrainingSet

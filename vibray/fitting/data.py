@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vibray.building import build_feature
 from vibray.config import UserError, to_json
 from vibray.decide.splits import UNLABELLED, independent
 from vibray.models.band_transformer import BandTransformerConfig
 from vibray.models.deep_sad import DeepSadConfig
-from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe
+from vibray.recipes.building import build_feature
+from vibray.recipes.kinds import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe
 from vibray.runs.models import Detecting
 from vibray.schema import BAD_RECORDS, LABEL_ABNORMAL, LABEL_NORMAL, NORMAL, UNDECIDED
 from vibray.storage.labels import match_labels, read_labels

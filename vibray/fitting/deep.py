@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from vibray.building import build_deep, build_feature, build_image
 from vibray.features.band_image import BandImageConfig
 from vibray.features.cwt_image import CwtImageConfig
 from vibray.features.scaling import Scaling
@@ -20,7 +19,8 @@ from vibray.fitting.worker import Worker
 from vibray.models.band_transformer import BandTransformer
 from vibray.models.deep_svdd import DeepSvdd
 from vibray.models.ensemble import score_statistics
-from vibray.recipes import DeepRecipe
+from vibray.recipes.building import build_deep, build_feature, build_image
+from vibray.recipes.kinds import DeepRecipe
 from vibray.runs.folder import base_state
 from vibray.runs.models import Detecting
 from vibray.schema import LABEL_ABNORMAL

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vibray.building import build_vector, net_columns
 from vibray.decide.pooling import TOLERANCE_S, moments
 from vibray.fitting.data import Lesson
 from vibray.models.context_scorer import shipped
-from vibray.recipes import DiagnosisRecipe
+from vibray.recipes.building import build_vector, net_columns
+from vibray.recipes.kinds import DiagnosisRecipe
 from vibray.runs.models import Detecting, Naming
 from vibray.schema import LABEL_ABNORMAL, LABEL_NORMAL
 from vibray.storage.columns import times_ms

@@ -13,12 +13,12 @@ from jaxtyping import Bool, Float, Float16, Float32, Int64
 from pydantic import with_config
 from torch import Tensor
 
-from vibray.building import Image, Vector, build_feature, build_scaling_fit, columns_of
 from vibray.config import STRICT, UserError
 from vibray.decide.pooling import TOLERANCE_S, moments
 from vibray.features.scaling import Scaling, ScalingConfig
 from vibray.fitting.generic import Axis, axis_of
-from vibray.recipes import FeatureConfig
+from vibray.recipes.building import Image, Vector, build_feature, build_scaling_fit, columns_of
+from vibray.recipes.kinds import FeatureConfig
 from vibray.signal.faults import FAULTS
 from vibray.signal.synthetic import FaultName, FleetConfig, condition, place, waveform
 from vibray.storage.columns import times_ms

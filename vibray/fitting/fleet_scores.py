@@ -12,7 +12,7 @@ from vibray.decide.fleet_scores import FEWEST_SCORES, LEVELS, FleetScores
 from vibray.features.scaling import Scaling, Sensor
 from vibray.fitting.classical import fit_parts
 from vibray.models.fitted import Fitted, TooFewRecords
-from vibray.recipes import ClassicalRecipe
+from vibray.recipes.kinds import ClassicalRecipe
 from vibray.signal.robust import median_mad
 from vibray.tables.sensors import Sensors
 from vibray.train.classical import Rows

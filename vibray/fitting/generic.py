@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
-from vibray.building import Image, Vector, columns_of
 from vibray.features.spectral import Spectral
+from vibray.recipes.building import Image, Vector, columns_of
 
 SHIFT = 0.7, 8.0
 """By so many spreads a row is moved, up or down."""

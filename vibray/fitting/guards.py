@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from vibray.building import build_deep, build_feature
 from vibray.fitting.worker import Worker
 from vibray.models.deep_svdd import DeepSvdd
-from vibray.recipes import DeepRecipe
+from vibray.recipes.building import build_deep, build_feature
+from vibray.recipes.kinds import DeepRecipe
 from vibray.runs.models import Detecting
 from vibray.signal.injected import inject
 from vibray.train.batches import Batches, TrainingSet

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from vibray.fitting.pretraining import PRETRAININGS, PretrainingRecipe
-from vibray.recipes import Recipe
+from vibray.recipes.kinds import Recipe
 
 CACHE_GB = 4.0
 

@@ -14,7 +14,6 @@ from jaxtyping import Bool, Int64
 from pydantic import Field, with_config
 from torch import nn
 
-from vibray.building import Image, Vector
 from vibray.config import STRICT, UserError, from_json
 from vibray.features.band_image import BandImageConfig
 from vibray.features.cwt_image import CwtImageConfig
@@ -24,7 +23,9 @@ from vibray.fitting.examples import HEALTHY, ContextConfig, Examples, FleetsConf
 from vibray.fitting.generic import generic_fault
 from vibray.models.band_transformer import MAX_SENSORS, BandTransformer, BandTransformerConfig
 from vibray.models.context_scorer import ContextNet, ContextScorerConfig
-from vibray.recipes import DeepRecipe, band_transformer, zero_shot
+from vibray.recipes import band_transformer, zero_shot
+from vibray.recipes.building import Image, Vector
+from vibray.recipes.kinds import DeepRecipe
 from vibray.storage import objects
 from vibray.storage.parts import check_finished
 from vibray.train.batches import Batches, TrainingSet

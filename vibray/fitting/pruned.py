@@ -8,14 +8,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vibray.building import build_deep, build_feature
 from vibray.config import UserError
 from vibray.models.backbone import TrunkConfig
 from vibray.models.band_transformer import BandTransformer, BandTransformerConfig
 from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
 from vibray.models.fitted import Fitted
 from vibray.models.pruning import narrowed, thinned
-from vibray.recipes import DeepRecipe, Recipe
+from vibray.recipes.building import build_deep, build_feature
+from vibray.recipes.kinds import DeepRecipe, Recipe
 
 BLOCK = 8
 """channels that a CPU computes together: 27 take it as long as 28, 24 a quarter less (tests/reference/pruned.py)"""

@@ -9,7 +9,7 @@ from vibray.fitting.classifier import encoder_of, fit_classifier
 from vibray.fitting.data import Lesson
 from vibray.fitting.deep import fit_deep
 from vibray.fitting.worker import Worker
-from vibray.recipes import ClassifierRecipe, DeepRecipe
+from vibray.recipes.kinds import ClassifierRecipe, DeepRecipe
 from vibray.runs.folder import load, save, write_metrics
 from vibray.runs.models import Detecting
 from vibray.runs.run import Run

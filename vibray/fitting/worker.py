@@ -12,13 +12,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from vibray.building import build_feature
 from vibray.config import short_hash
 from vibray.features.scaling import Scaling, ScalingConfig
 from vibray.features.scaling_fit import ScalingFit
 from vibray.fitting.jobs import CACHE_GB
 from vibray.fitting.waveforms import PartWaveforms, Waveforms, fits, waveforms_on
-from vibray.recipes import DeepRecipe, FeatureConfig
+from vibray.recipes.building import build_feature
+from vibray.recipes.kinds import DeepRecipe, FeatureConfig
 from vibray.signal.precision import exact_float32
 from vibray.storage import objects
 from vibray.tables.training import TrainingTable

@@ -24,7 +24,8 @@ from vibray.pipeline.report import report
 from vibray.pipeline.score import score
 from vibray.pipeline.synthesize import synthesize
 from vibray.pipeline.train import train
-from vibray.recipes import DeepRecipe, EnsembleRecipe, baselines, classifier, cwt_svdd, cwt_vae, ensemble, fused, small
+from vibray.recipes import baselines, classifier, cwt_svdd, cwt_vae, ensemble, fused, small
+from vibray.recipes.kinds import DeepRecipe, EnsembleRecipe
 from vibray.report.files import ReportFiles, report_files
 from vibray.signal.synthetic import FleetConfig
 from vibray.storage import objects

@@ -10,7 +10,6 @@ import pyarrow as pa
 import torch
 
 from vibray import schema
-from vibray.building import build_vector
 from vibray.config import UserError, to_json
 from vibray.decide.audit import Audit, audit
 from vibray.decide.duplicates import lowest_keys
@@ -21,7 +20,8 @@ from vibray.features.spectral import SpectralConfig
 from vibray.features.zerone import ZeroneConfig
 from vibray.pipeline.jobs import FeaturizeJob
 from vibray.pipeline.parts import PartsJob, reading_findings
-from vibray.recipes import VectorConfig
+from vibray.recipes.building import build_vector
+from vibray.recipes.kinds import VectorConfig
 from vibray.runs.inputs import mains_snr_db
 from vibray.runs.run import CHUNK
 from vibray.signal.mains_family import mains_family_hz

@@ -7,7 +7,6 @@ from typing import Any
 
 import safetensors.torch
 
-from vibray.building import build_feature
 from vibray.config import UserError, environment, short_hash, to_json
 from vibray.fitting.examples import HEALTHY, Examples, make_source
 from vibray.fitting.jobs import PretrainJob
@@ -16,6 +15,7 @@ from vibray.fitting.worker import Place, alone
 from vibray.models.context_scorer import ContextScorerConfig
 from vibray.pipeline.local import map_here, one_thread, works_alone
 from vibray.pipeline.logs import Bars
+from vibray.recipes.building import build_feature
 from vibray.runs.folder import write_metrics
 from vibray.storage import objects
 from vibray.storage.corpus import one_corpus_each

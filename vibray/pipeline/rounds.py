@@ -17,7 +17,8 @@ from vibray.pipeline.jobs import EvaluateJob, LabelJob, RoundsJob, ScoreJob
 from vibray.pipeline.label import label
 from vibray.pipeline.score import score
 from vibray.pipeline.train import train
-from vibray.recipes import Recipe, classifier, deep_sad, fused
+from vibray.recipes import classifier, deep_sad, fused
+from vibray.recipes.kinds import Recipe
 from vibray.schema import NORMAL
 from vibray.storage import objects
 from vibray.storage.columns import times_ms

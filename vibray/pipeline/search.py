@@ -24,7 +24,7 @@ from vibray.pipeline.logs import Progress
 from vibray.pipeline.score import score
 from vibray.pipeline.train import train
 from vibray.pipeline.tune import run_trials
-from vibray.recipes import AnyRecipe, ClassicalRecipe, DeepRecipe
+from vibray.recipes.kinds import AnyRecipe, ClassicalRecipe, DeepRecipe
 from vibray.storage import objects
 from vibray.storage.parts import Parts, finish_folder, identity_hash
 

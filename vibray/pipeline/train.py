@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from vibray.building import build_feature
 from vibray.config import environment, short_hash
 from vibray.decide.findings import print_findings
 from vibray.decide.fleet_scores import FleetScores
@@ -38,7 +37,8 @@ from vibray.models.band_transformer import BandTransformerConfig
 from vibray.models.ensemble import Ensemble
 from vibray.pipeline.local import map_here, one_thread, works_alone
 from vibray.pipeline.logs import Bars
-from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe
+from vibray.recipes.building import build_feature
+from vibray.recipes.kinds import ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe
 from vibray.runs.folder import begin, load, load_detector, save
 from vibray.runs.models import Fusing
 from vibray.runs.run import Run

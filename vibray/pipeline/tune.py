@@ -33,7 +33,7 @@ from vibray.config import from_json, to_json
 from vibray.fitting.jobs import CACHE_GB
 from vibray.fitting.worker import Worker, alone_with
 from vibray.pipeline import session
-from vibray.recipes import AnyRecipe, Recipe
+from vibray.recipes.kinds import AnyRecipe, Recipe
 from vibray.storage import objects
 from vibray.train.fit import Diverged
 from vibray.train.guards import CollapsedModel

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vibray.building import build_image, build_vector, columns_of
 from vibray.explain.attribution import integrated_gradients, standing_out
 from vibray.explain.residual import cone_of_influence, residual_map
 from vibray.explain.time_frequency import over_time, plane, plane_hz
@@ -25,7 +24,8 @@ from vibray.models.band_transformer import BandTransformer
 from vibray.models.fused import Fused
 from vibray.models.isolation_forest import IsolationForestConfig
 from vibray.models.vae import Vae
-from vibray.recipes import ClassicalRecipe, ImageConfig
+from vibray.recipes.building import build_image, build_vector, columns_of
+from vibray.recipes.kinds import ClassicalRecipe, ImageConfig
 from vibray.report.data import Bars, Explanation, Map, Nearest, Sentences, Spectrum
 from vibray.runs.inputs import Inputs
 from vibray.runs.models import Detecting, Diagnosing, Fusing, Naming

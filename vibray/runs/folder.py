@@ -12,7 +12,6 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from vibray.building import build_classical, build_classifier, build_deep, build_feature, build_vector, columns_of, net_columns
 from vibray.config import UserError, from_json, short_hash, to_json
 from vibray.decide.findings import Finding, counts_of
 from vibray.decide.fleet_scores import FleetScores
@@ -21,7 +20,8 @@ from vibray.features.scaling import Scaling
 from vibray.models.classifier import Classifier
 from vibray.models.diagnosis import LinearDiagnosis
 from vibray.models.ensemble import Ensemble
-from vibray.recipes import AnyRecipe, ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe
+from vibray.recipes.building import build_classical, build_classifier, build_deep, build_feature, build_vector, columns_of, net_columns
+from vibray.recipes.kinds import AnyRecipe, ClassicalRecipe, ClassifierRecipe, DeepRecipe, DiagnosisRecipe, EnsembleRecipe, Recipe
 from vibray.runs.models import Detecting, Diagnosing, Fusing, Model, Naming, part_of, prefixed
 from vibray.runs.run import Run, RunMismatch
 from vibray.storage import objects

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vibray.building import build_feature
 from vibray.features.harmonic import Harmonic
 from vibray.features.hetero_image import HeteroImage
 from vibray.features.spectral import Spectral
-from vibray.recipes import FeatureConfig
+from vibray.recipes.building import build_feature
+from vibray.recipes.kinds import FeatureConfig
 from vibray.signal.harmonics import Mains, mains_frequency
 from vibray.storage.corpus import CorpusFacts
 

@@ -7,7 +7,6 @@ from typing import Any, cast
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vibray.building import blocks_of, build_vector, columns_of
 from vibray.features.scaling import Scaling, Sensor
 from vibray.features.spectral import SpectralConfig
 from vibray.models.band_transformer import adapts
@@ -16,7 +15,8 @@ from vibray.models.diagnosis import LinearDiagnosis
 from vibray.models.ensemble import Ensemble
 from vibray.models.fitted import Fitted
 from vibray.models.inference import CpuScores, folded
-from vibray.recipes import ClassicalRecipe, ClassifierRecipe, DeepRecipe, FeatureConfig
+from vibray.recipes.building import blocks_of, build_vector, columns_of
+from vibray.recipes.kinds import ClassicalRecipe, ClassifierRecipe, DeepRecipe, FeatureConfig
 from vibray.runs.inputs import Blocks, Inputs
 from vibray.schema import FAULT_PREFIX, MEMBER_PREFIX
 from vibray.storage.corpus import CorpusFacts

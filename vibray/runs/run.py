@@ -15,7 +15,7 @@ from vibray.decide.fleet_scores import FleetScores
 from vibray.decide.state import SensorHistory, causes, state_statistics, states
 from vibray.features.scaling import Sensor
 from vibray.models.classifier import NO_FAULT, UNKNOWN_FAULT
-from vibray.recipes import Recipe
+from vibray.recipes.kinds import Recipe
 from vibray.runs.inputs import Inputs
 from vibray.runs.models import DETECTOR, Diagnosing, Fusing, Model, Naming, detectors
 from vibray.schema import MEMBER_PREFIX, NORMAL, UNKNOWN, Cause, State

@@ -23,7 +23,7 @@ from vibray.models.deep_sad import DeepSad, DeepSadConfig
 from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
 from vibray.models.fitted import Fitted
 from vibray.models.vae import Vae, VaeConfig
-from vibray.recipes import ClassifierRecipe, DeepConfig, FeatureConfig, ImageConfig, VectorConfig
+from vibray.recipes.kinds import ClassifierRecipe, DeepConfig, FeatureConfig, ImageConfig, VectorConfig
 
 Vector = Zerone | Spectral | Harmonic
 Image = CwtImage | SeedImage | HeteroImage | ZeroneImage | BandImage
