@@ -34,6 +34,9 @@ cusps, its zeros."""
 RECORDS_AT_ONCE = {"cpu": 4, "cuda": 256}
 """About 0.5 MB a record: 4 stay in a core's cache, and share the cost of a call; 8 take a quarter longer, 2 a sixth."""
 
+RESAMPLED_AT_ONCE = {"cpu": 32, "cuda": 256}
+"""A call of MKL's transforms plans anew, which costs as much as the transforms of 10 records."""
+
 
 def geometric_hz(min_hz: float, max_hz: float, rows: int) -> tuple[float, ...]:
     """`rows` frequencies in geometric progression, both ends included, lowest first."""
@@ -60,7 +63,7 @@ class AnalyticMorlet:
         edges = column_edges(num_samples, columns).numpy()
         lengths = np.diff(edges)  # two of them at most: the columns are worked on by length, and put in order at the end
         by_length = np.argsort(lengths, kind="stable")
-        self.in_order = torch.from_numpy(np.argsort(by_length)).to(device)
+        self.in_order = torch.from_numpy(np.argsort(by_length)).to(device) if len(np.unique(lengths)) > 1 else None
         self.parts: list[tuple[slice, slice, _Octave]] = []
         for octave in sorted(set(octaves)):
             rows = slice(octaves.index(octave), len(octaves) - octaves[::-1].index(octave))
@@ -75,19 +78,21 @@ class AnalyticMorlet:
         images = torch.empty((len(waveforms), *self.shape), dtype=torch.float32, device=waveforms.device)
         if not len(waveforms):  # MKL knows no transforms of nothing
             return images
-        at_once = RECORDS_AT_ONCE[waveforms.device.type]
+        at_once = RESAMPLED_AT_ONCE[waveforms.device.type]
         for some, result in zip(waveforms.split(at_once), images.split(at_once), strict=True):
-            image = torch.empty_like(result)
-            octaves = self.record(some, {part.octave for _, _, part in self.parts})
-            for rows, columns, part in self.parts:
-                image[:, 0, rows, columns], image[:, 1, rows, columns] = part.column_means_and_maxima(octaves[part.octave])
-            torch.index_select(image, 3, self.in_order, out=result)
-        return images
+            octaves = self.record(some)
+            for first in range(0, len(some), RECORDS_AT_ONCE[waveforms.device.type]):
+                few = slice(first, first + RECORDS_AT_ONCE[waveforms.device.type])
+                for rows, columns, part in self.parts:
+                    image = result[few, :, rows, columns].transpose(0, 2)
+                    image[:, 0], image[:, 1] = part.column_means_and_maxima(octaves[part.octave][few])
+        return images if self.in_order is None else images.index_select(3, self.in_order)
 
 
 class _Resampled:
     """The record minus its mean, extended by odd reflection over `extension` samples at both ends and closed to a circle, sampled every
-    2^octave samples, the content that such samples cannot carry left out.
+    2^octave samples, the content that such samples cannot carry left out. Of the 2^octave series of such samples only those are made that
+    `places` was asked for.
 
     `reach`: how far a wavelet reaches. Where that is farther than the extension, it goes round the circle, as it does in the inverse FFT.
     """
@@ -110,35 +115,48 @@ class _Resampled:
         ramp = torch.linspace(0, math.pi, self.num_fft - self.circle - 2 * beyond, dtype=torch.float64)
         self.bridge = torch.nn.functional.pad(torch.cat([0.5 - 0.5 * torch.cos(ramp), torch.ones(beyond)]), (beyond, 0)).float().to(device)
 
-    def __call__(self, waveforms: Float[Tensor, "batch samples"], octaves: set[int]) -> dict[int, Float32[Tensor, "batch places"]]:
+        self.phases: dict[int, list[int]] = {}
+        self.shifts: dict[int, Complex64[Tensor, "phases bins"]] = {}
+
+    def __call__(self, waveforms: Float[Tensor, "batch samples"]) -> dict[int, Float32[Tensor, "batch places"]]:
         x = odd_extension(centred(waveforms), self.extension, self.extension).float()
         round_twice = torch.cat([x, x], dim=-1)  # a short record's bridge can be longer than its circle
         bridge = torch.lerp(round_twice[:, : len(self.bridge)], round_twice[:, -len(self.bridge) :], self.bridge)
         opened = torch.cat([x, bridge], dim=-1)
-        spectrum = torch.fft.rfft(opened) if max(octaves) > 0 else opened
+        spectrum = torch.fft.rfft(opened) if max(self.phases) > 0 else opened
         return {
-            octave: self._halves(x) if octave < 0 else opened if octave == 0 else self._decimated(spectrum, octave) for octave in octaves
+            octave: self._halves(x) if octave < 0 else opened if octave == 0 else self._decimated(spectrum, octave)
+            for octave in self.phases
         }
 
     def _halves(self, x: Float32[Tensor, "batch circle"]) -> Float32[Tensor, "batch places"]:
         nyquist = (x * self.alternating).mean(-1, keepdim=True) * self.alternating
         between = torch.fft.irfft(torch.fft.rfft(x, n=self.num_halves_fft) * self.halves, n=self.num_halves_fft)[:, : self.circle]
-        return torch.stack([x - nyquist, between], dim=-1).flatten(1)
+        return torch.cat([x - nyquist, between], dim=-1)
 
     def _decimated(self, spectrum: Complex64[Tensor, "batch bins"], octave: int) -> Float32[Tensor, "batch places"]:
-        """At all samples, sorted by what is left on division by the step."""
-        step = 1 << octave
-        band = spectrum[:, : self.num_fft // (2 * step)]  # zeros above
-        return torch.fft.irfft(band, n=self.num_fft).unflatten(1, (-1, step)).transpose(1, 2).flatten(1)
+        """One phase after another, each shifted to begin with its own first sample."""
+        shifts = self.shifts[octave]
+        return torch.fft.irfft(spectrum[:, None, : shifts.shape[1]] * shifts, n=self.num_fft >> octave).flatten(1)
 
     def places(self, samples: Float64[np.ndarray, "taps cells"], octave: int) -> Int64[np.ndarray, " places"]:
-        """Where the record sampled every 2^octave samples has these, counted from its first sample before the extension."""
+        """Where the record sampled every 2^octave samples has these, counted from its first sample before the extension: sorted by what
+        is left on division by the step, the phase."""
         extended = samples.ravel() + self.extension
         if octave < 0:
-            return np.rint(2 * extended).astype(np.int64) % (2 * self.circle)
-        whole, phase = np.divmod(np.rint(extended).astype(np.int64), 1 << octave)
-        per_phase = self.num_fft >> octave
-        return phase * per_phase + whole % per_phase
+            length, (whole, phase) = self.circle, np.divmod(np.rint(2 * extended).astype(np.int64), 2)
+        else:
+            length, (whole, phase) = self.num_fft >> octave, np.divmod(np.rint(extended).astype(np.int64), 1 << octave)
+        own = self.phases.setdefault(octave, [0, 1] if octave < 0 else [])
+        own += sorted(set(phase.tolist()) - set(own))
+        if octave > 0:
+            bins = torch.arange(length // 2 + 1, dtype=torch.float64)
+            angle = 2 * math.pi / self.num_fft * torch.tensor(own)[:, None] * bins
+            shifts = torch.polar((bins < length // 2).double() / (1 << octave), angle)  # zeros from the new Nyquist frequency on
+            self.shifts[octave] = shifts.to(self.bridge.device, torch.complex64)
+        number = np.zeros(max(own) + 1, np.int64)
+        number[own] = np.arange(len(own))
+        return number[phase] * length + whole % length
 
 
 class _Octave:
@@ -204,29 +222,31 @@ class _Octave:
 
     def column_means_and_maxima(
         self, x: Float32[Tensor, "batch places"]
-    ) -> tuple[Float32[Tensor, "batch rows columns"], Float32[Tensor, "batch rows columns"]]:
-        """Of the record sampled for this octave; see AnalyticMorlet."""
-        taps = self.from_sums.shape[1]
+    ) -> tuple[Float32[Tensor, "rows batch columns"], Float32[Tensor, "rows batch columns"]]:
+        """Of the record sampled for this octave; see AnalyticMorlet. The batch lies within, so that each step is one long loop."""
+        taps, (num_pairs, num_rows, cells, columns) = self.from_sums.shape[1], self.shape
         right, left = (x.index_select(1, places).unflatten(1, (taps, -1)) for places in (self.right, self.left))
+        s, a = x.new_empty(2, taps, len(x), right.shape[2])
+        torch.add(right, left, out=s.transpose(0, 1))
+        torch.sub(right, left, out=a.transpose(0, 1))
         # E_re and E_im of the sums, O_re and O_im of the differences
-        s_re, s_im = torch.matmul(self.from_sums, right + left).chunk(2, dim=1)
-        a_re, a_im = torch.matmul(self.from_differences, right.sub_(left)).chunk(2, dim=1)
-        re = s_re.new_empty(len(x), self.num_nodes * s_re.shape[1] // self.shape[0], s_re.shape[2])
-        im, lower = torch.empty_like(re), re.shape[1] - s_re.shape[1]
-        for w, first, second in ((re, s_re, a_re), (im, a_im, s_im)):
-            torch.sub(first[:, :lower], second[:, :lower], out=w[:, :lower])
-            torch.add(first, second, out=w[:, lower:])
-        power = re.square_().addcmul_(im, im).view(len(x), self.num_nodes, -1)
+        first = torch.mm(self.from_sums, s.flatten(1)).unflatten(0, (2, -1))
+        second = torch.mm(self.from_differences, a.flatten(1)).unflatten(0, (2, -1))
+        lower = self.num_nodes // 2 * num_rows
+        w = first.new_empty(2, lower + first.shape[1], first.shape[2])
+        torch.sub(first[:, :lower], second[:, :lower], out=w[:, :lower])  # its imaginary part with the other sign
+        torch.add(first, second, out=w[:, lower:])
+        power = w[0].square_().addcmul_(w[1], w[1])
         if self.to_points is not None:
-            power = torch.matmul(self.to_points, power).clamp_min_(0)
-        power = power.view(len(x), -1, *self.shape[1:])
-        highest = power.amax(1).amax(2).sqrt_()
+            power = torch.mm(self.to_points, power.view(self.num_nodes, -1)).clamp_min_(0)
+        power = power.view(-1, num_rows, len(x), cells, columns)
+        highest = power.amax(0).amax(2).sqrt_()
         envelope = power.sqrt_()
         if self.weights is not None:
-            return torch.matmul(self.weights, envelope.flatten(2)).view(highest.shape), highest
-        total = envelope.sum(1)
+            return torch.matmul(self.weights, envelope.flatten(1)).view(highest.shape), highest
+        total = envelope.sum(0)
         for i, again in enumerate(self.again):
-            total.addcmul_(envelope[:, i], again, value=-1)
+            total.addcmul_(envelope[i], again, value=-1)
         return total.sum(2).div_(self.length), highest
 
 
