@@ -31,11 +31,11 @@ CUSP, CUSP_POINTS = 0.045, 25
 """Cycles of a row from one point of its envelope to the next, and points of a column, where a mean takes not every sample: |W| has
 cusps, its zeros."""
 
-RECORDS_AT_ONCE = {"cpu": 4, "cuda": 256}
-"""About 0.5 MB a record: 4 stay in a core's cache, and share the cost of a call; 8 take a quarter longer, 2 a sixth."""
-
-RESAMPLED_AT_ONCE = {"cpu": 32, "cuda": 256}
+RECORDS_AT_ONCE = {"cpu": 32, "cuda": 256}
 """A call of MKL's transforms plans anew, which costs as much as the transforms of 10 records."""
+
+NUMBERS_AT_ONCE = {"cpu": 2**19, "cuda": 2**30}
+"""float32 numbers of a step from a cell to its envelope: they stay in a core's second-level cache."""
 
 
 def geometric_hz(min_hz: float, max_hz: float, rows: int) -> tuple[float, ...]:
@@ -78,14 +78,14 @@ class AnalyticMorlet:
         images = torch.empty((len(waveforms), *self.shape), dtype=torch.float32, device=waveforms.device)
         if not len(waveforms):  # MKL knows no transforms of nothing
             return images
-        at_once = RESAMPLED_AT_ONCE[waveforms.device.type]
+        at_once = RECORDS_AT_ONCE[waveforms.device.type]
+        work = waveforms.new_empty(max(part.num_work for _, _, part in self.parts), dtype=torch.float32)
         for some, result in zip(waveforms.split(at_once), images.split(at_once), strict=True):
             octaves = self.record(some)
-            for first in range(0, len(some), RECORDS_AT_ONCE[waveforms.device.type]):
-                few = slice(first, first + RECORDS_AT_ONCE[waveforms.device.type])
-                for rows, columns, part in self.parts:
-                    image = result[few, :, rows, columns].transpose(0, 2)
-                    image[:, 0], image[:, 1] = part.column_means_and_maxima(octaves[part.octave][few])
+            for rows, columns, part in self.parts:
+                fewer = part.records_at_once
+                for x, image in zip(octaves[part.octave].split(fewer), result[:, :, rows, columns].split(fewer), strict=True):
+                    part.column_means_and_maxima(x, work, image.transpose(0, 2))
         return images if self.in_order is None else images.index_select(3, self.in_order)
 
 
@@ -197,13 +197,13 @@ class _Octave:
         self.right, self.left = (torch.from_numpy(record.places(at + side * k[:, None] * step, octave)).to(device) for side in (1, -1))
 
         num_pairs = (num_nodes + 1) // 2
-        # from the farthest to the nearest; all samples are nodes, or Chebyshev's
+        # from the farthest to the nearest, -d before d; all samples are nodes, or Chebyshev's
         d = middle - np.arange(num_pairs) if num_nodes == size else middle * np.cos(np.pi * np.arange(num_pairs) / (num_nodes - 1))
         near, far = (_wavelet((d[:, None, None] - side * k * step) / sample_rate_hz, rows_hz[:, None]) for side in (1, -1))
         scale = step / sample_rate_hz * np.where(k == 0, 0.25, 0.5)  # of s_0 = 2 x_0 the half
         even, odd = (near + far) * scale, (near - far) * scale
         self.from_sums, self.from_differences = (
-            torch.from_numpy(np.concatenate(parts).reshape(-1, len(k))).float().to(device)
+            torch.from_numpy(np.stack(parts).reshape(2, -1, len(k))).float().to(device)
             for parts in ((even.real, even.imag), (odd.real, odd.imag))
         )
         self.num_nodes = num_nodes
@@ -212,42 +212,58 @@ class _Octave:
         points, samples = np.linspace(0, size - 1, num_points) - middle, np.arange(size) - float(middle)
         self.to_points = self.weights = None
         if num_nodes < size:
-            self.to_points = torch.from_numpy(_lagrange(np.concatenate([-d[: num_nodes // 2], d]), points)).float().to(device)
+            self.to_points = torch.from_numpy(_lagrange(np.concatenate([-d, d[: num_nodes // 2]]), points)).float().to(device)
         if num_points < size:
             self.weights = torch.from_numpy(_lagrange_nearest(points, samples).mean(0)).float().to(device)
         # a cell's first samples that the cell before has too do not count twice in the mean
         overlap = size - np.diff(start, prepend=start[0] - size)
         self.again = [torch.from_numpy((overlap > i)[:, None]).to(device, torch.float32) for i in range(overlap.max())]
         self.length = length
+        per_record = len(at) * max(4 * num_pairs * len(rows_hz), len(rows_hz) * num_points + 2 * num_nodes * len(rows_hz))
+        self.records_at_once = max(1, NUMBERS_AT_ONCE[device.type] // per_record)
+        self.num_work = self.records_at_once * len(at) * (3 * len(k) + (4 * num_pairs + num_points) * len(rows_hz))
 
     def column_means_and_maxima(
-        self, x: Float32[Tensor, "batch places"]
-    ) -> tuple[Float32[Tensor, "rows batch columns"], Float32[Tensor, "rows batch columns"]]:
-        """Of the record sampled for this octave; see AnalyticMorlet. The batch lies within, so that each step is one long loop."""
-        taps, (num_pairs, num_rows, cells, columns) = self.from_sums.shape[1], self.shape
-        right, left = (x.index_select(1, places).unflatten(1, (taps, -1)) for places in (self.right, self.left))
-        s, a = x.new_empty(2, taps, len(x), right.shape[2])
-        torch.add(right, left, out=s.transpose(0, 1))
-        torch.sub(right, left, out=a.transpose(0, 1))
+        self, x: Float32[Tensor, "batch places"], work: Float32[Tensor, " num_work"], image: Float32[Tensor, "rows 2 batch columns"]
+    ) -> None:
+        """Into `image`, of the record sampled for this octave; see AnalyticMorlet. The batch lies within, so that steps are long loops."""
+        taps, (num_pairs, num_rows, cells, columns) = self.from_sums.shape[2], self.shape
+        num_all = len(x) * cells * columns
+
+        def take(*shape: int) -> Tensor:
+            nonlocal work
+            taken, work = work[: math.prod(shape)], work[math.prod(shape) :]
+            return taken.view(shape)
+
+        right, left, sums = (take(len(x), taps, cells * columns), take(len(x), taps, cells * columns), take(taps, num_all))
+        torch.index_select(x, 1, self.right, out=right.flatten(1))
+        torch.index_select(x, 1, self.left, out=left.flatten(1))
+        torch.add(right, left, out=sums.unflatten(1, (len(x), -1)).transpose(0, 1))
+        differences = torch.sub(right, left, out=left)
+        differences = differences[0] if len(x) == 1 else differences.transpose(0, 1).flatten(1)
         # E_re and E_im of the sums, O_re and O_im of the differences
-        first = torch.mm(self.from_sums, s.flatten(1)).unflatten(0, (2, -1))
-        second = torch.mm(self.from_differences, a.flatten(1)).unflatten(0, (2, -1))
-        lower = self.num_nodes // 2 * num_rows
-        w = first.new_empty(2, lower + first.shape[1], first.shape[2])
-        torch.sub(first[:, :lower], second[:, :lower], out=w[:, :lower])  # its imaginary part with the other sign
-        torch.add(first, second, out=w[:, lower:])
-        power = w[0].square_().addcmul_(w[1], w[1])
+        w = take(2, 2, num_pairs * num_rows, num_all)
+        for part in range(2):
+            torch.mm(self.from_sums[part], sums, out=w[part, 0])
+            torch.mm(self.from_differences[part], differences, out=w[part, 1])
+        s, a = w[:, 0], w[:, 1]
+        torch.sub(s, a, out=s)  # at -d, its imaginary part with the other sign
+        torch.add(s, a, alpha=2, out=a)  # at d
+        re, im = w.flatten(1, 2)[:, : self.num_nodes * num_rows]
+        power = re.square_().addcmul_(im, im)
         if self.to_points is not None:
-            power = torch.mm(self.to_points, power.view(self.num_nodes, -1)).clamp_min_(0)
+            points = take(len(self.to_points), num_rows * num_all)
+            power = torch.mm(self.to_points, power.view(self.num_nodes, -1), out=points).clamp_min_(0)
         power = power.view(-1, num_rows, len(x), cells, columns)
-        highest = power.amax(0).amax(2).sqrt_()
+        torch.amax(power.amax(0), 2, out=image[:, 1]).sqrt_()
         envelope = power.sqrt_()
         if self.weights is not None:
-            return torch.matmul(self.weights, envelope.flatten(1)).view(highest.shape), highest
+            image[:, 0] = torch.matmul(self.weights, envelope.flatten(1)).view(num_rows, len(x), columns)
+            return
         total = envelope.sum(0)
         for i, again in enumerate(self.again):
             total.addcmul_(envelope[i], again, value=-1)
-        return total.sum(2).div_(self.length), highest
+        torch.sum(total, 2, out=image[:, 0]).div_(self.length)
 
 
 def _wavelet(time_s: Float64[np.ndarray, "nodes 1 taps"], rows_hz: Float64[np.ndarray, "rows 1"]) -> np.ndarray:
