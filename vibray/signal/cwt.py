@@ -31,11 +31,11 @@ CUSP, CUSP_POINTS = 0.045, 25
 """Cycles of a row from one point of its envelope to the next, and points of a column, where a mean takes not every sample: |W| has
 cusps, its zeros."""
 
-RECORDS_AT_ONCE = {"cpu": 32, "cuda": 256}
-"""A call of MKL's transforms plans anew, which costs as much as the transforms of 10 records."""
+RECORDS_AT_ONCE = {"cpu": 16, "cuda": 256}
+"""They lie side by side, sample by sample, so that a gathered sample is a line of the cache."""
 
 NUMBERS_AT_ONCE = {"cpu": 2**19, "cuda": 2**30}
-"""float32 numbers of a step from a cell to its envelope: they stay in a core's second-level cache."""
+"""Real and imaginary parts that stand in memory at once, in as many columns: a core's second-level cache holds them."""
 
 
 def geometric_hz(min_hz: float, max_hz: float, rows: int) -> tuple[float, ...]:
@@ -79,14 +79,14 @@ class AnalyticMorlet:
         if not len(waveforms):  # MKL knows no transforms of nothing
             return images
         at_once = RECORDS_AT_ONCE[waveforms.device.type]
-        work = waveforms.new_empty(max(part.num_work for _, _, part in self.parts), dtype=torch.float32)
+        image = images.new_empty((*self.shape, min(at_once, len(waveforms))))
+        work = images.new_empty(max(part.num_work(image.shape[-1]) for _, _, part in self.parts))
         for some, result in zip(waveforms.split(at_once), images.split(at_once), strict=True):
-            octaves = self.record(some)
+            octaves, image = self.record(some), image[..., : len(some)]
             for rows, columns, part in self.parts:
-                fewer = part.records_at_once
-                for x, image in zip(octaves[part.octave].split(fewer), result[:, :, rows, columns].split(fewer), strict=True):
-                    part.column_means_and_maxima(x, work, image.transpose(0, 2))
-        return images if self.in_order is None else images.index_select(3, self.in_order)
+                part.column_means_and_maxima(octaves[part.octave], work, image[:, rows, columns])
+            result.copy_((image if self.in_order is None else image.index_select(2, self.in_order)).permute(3, 0, 1, 2))
+        return images
 
 
 class _Resampled:
@@ -118,16 +118,17 @@ class _Resampled:
         self.phases: dict[int, list[int]] = {}
         self.shifts: dict[int, Complex64[Tensor, "phases bins"]] = {}
 
-    def __call__(self, waveforms: Float[Tensor, "batch samples"]) -> dict[int, Float32[Tensor, "batch places"]]:
+    def __call__(self, waveforms: Float[Tensor, "batch samples"]) -> dict[int, Float32[Tensor, "places batch"]]:
         x = odd_extension(centred(waveforms), self.extension, self.extension).float()
         round_twice = torch.cat([x, x], dim=-1)  # a short record's bridge can be longer than its circle
         bridge = torch.lerp(round_twice[:, : len(self.bridge)], round_twice[:, -len(self.bridge) :], self.bridge)
         opened = torch.cat([x, bridge], dim=-1)
         spectrum = torch.fft.rfft(opened) if max(self.phases) > 0 else opened
-        return {
+        found = {
             octave: self._halves(x) if octave < 0 else opened if octave == 0 else self._decimated(spectrum, octave)
             for octave in self.phases
         }
+        return {octave: places.t().contiguous() for octave, places in found.items()}
 
     def _halves(self, x: Float32[Tensor, "batch circle"]) -> Float32[Tensor, "batch places"]:
         nyquist = (x * self.alternating).mean(-1, keepdim=True) * self.alternating
@@ -139,16 +140,16 @@ class _Resampled:
         shifts = self.shifts[octave]
         return torch.fft.irfft(spectrum[:, None, : shifts.shape[1]] * shifts, n=self.num_fft >> octave).flatten(1)
 
-    def places(self, samples: Float64[np.ndarray, "taps cells"], octave: int) -> Int64[np.ndarray, " places"]:
+    def places(self, samples: Float64[np.ndarray, "*any"], octave: int) -> Int64[np.ndarray, "*any"]:
         """Where the record sampled every 2^octave samples has these, counted from its first sample before the extension: sorted by what
         is left on division by the step, the phase."""
-        extended = samples.ravel() + self.extension
+        extended = samples + self.extension
         if octave < 0:
             length, (whole, phase) = self.circle, np.divmod(np.rint(2 * extended).astype(np.int64), 2)
         else:
             length, (whole, phase) = self.num_fft >> octave, np.divmod(np.rint(extended).astype(np.int64), 1 << octave)
         own = self.phases.setdefault(octave, [0, 1] if octave < 0 else [])
-        own += sorted(set(phase.tolist()) - set(own))
+        own += sorted(set(np.unique(phase).tolist()) - set(own))
         if octave > 0:
             bins = torch.arange(length // 2 + 1, dtype=torch.float64)
             angle = 2 * math.pi / self.num_fft * torch.tensor(own)[:, None] * bins
@@ -193,8 +194,10 @@ class _Octave:
         # the record at the middle of the cell + k step, k = 0 or 1/2, ..: those places are samples of the decimated record
         middle = size // 2 if step > 1 else (size - 1) / 2
         k = np.arange(0.0 if middle % min(step, 1.0) == 0 else 0.5, (reach + middle) / step + 1)
-        at = (start[:, None] + begin + middle).ravel()
-        self.right, self.left = (torch.from_numpy(record.places(at + side * k[:, None] * step, octave)).to(device) for side in (1, -1))
+        at = start[:, None] + begin + middle
+        self.right, self.left = (
+            torch.from_numpy(record.places(at + side * k[:, None, None] * step, octave)).to(device) for side in (1, -1)
+        )
 
         num_pairs = (num_nodes + 1) // 2
         # from the farthest to the nearest, -d before d; all samples are nodes, or Chebyshev's
@@ -207,7 +210,7 @@ class _Octave:
             for parts in ((even.real, even.imag), (odd.real, odd.imag))
         )
         self.num_nodes = num_nodes
-        self.shape = (num_pairs, len(rows_hz), cells, len(begin))
+        self.num_rows = len(rows_hz)
 
         points, samples = np.linspace(0, size - 1, num_points) - middle, np.arange(size) - float(middle)
         self.to_points = self.weights = None
@@ -217,53 +220,65 @@ class _Octave:
             self.weights = torch.from_numpy(_lagrange_nearest(points, samples).mean(0)).float().to(device)
         # a cell's first samples that the cell before has too do not count twice in the mean
         overlap = size - np.diff(start, prepend=start[0] - size)
-        self.again = [torch.from_numpy((overlap > i)[:, None]).to(device, torch.float32) for i in range(overlap.max())]
+        self.again = [torch.from_numpy((overlap > i)[:, None, None]).to(device, torch.float32) for i in range(overlap.max())]
         self.length = length
-        per_record = len(at) * max(4 * num_pairs * len(rows_hz), len(rows_hz) * num_points + 2 * num_nodes * len(rows_hz))
-        self.records_at_once = max(1, NUMBERS_AT_ONCE[device.type] // per_record)
-        self.num_work = self.records_at_once * len(at) * (3 * len(k) + (4 * num_pairs + num_points) * len(rows_hz))
+        num_points = max(num_points, 0 if self.to_points is None else len(self.to_points))
+        self.per_column = cells * len(rows_hz) * max(4 * num_pairs, 2 * num_nodes + num_points)
+        self.at_once, self.work_per_column = NUMBERS_AT_ONCE[device.type], cells * (3 * len(k) + (4 * num_pairs + num_points) * len(rows_hz))
+
+    def num_columns(self, num_records: int) -> int:
+        """Columns of so many records that are worked on at once."""
+        return min(self.right.shape[2], max(1, self.at_once // (num_records * self.per_column)))
+
+    def num_work(self, num_records: int) -> int:
+        """Numbers of memory that this takes."""
+        return self.num_columns(num_records) * num_records * self.work_per_column
 
     def column_means_and_maxima(
-        self, x: Float32[Tensor, "batch places"], work: Float32[Tensor, " num_work"], image: Float32[Tensor, "rows 2 batch columns"]
+        self, x: Float32[Tensor, "places batch"], work: Float32[Tensor, " num_work"], image: Float32[Tensor, "2 rows columns batch"]
     ) -> None:
-        """Into `image`, of the record sampled for this octave; see AnalyticMorlet. The batch lies within, so that steps are long loops."""
-        taps, (num_pairs, num_rows, cells, columns) = self.from_sums.shape[2], self.shape
-        num_all = len(x) * cells * columns
+        """Into `image`, of the record sampled for this octave; see AnalyticMorlet."""
+        num_columns = self.num_columns(x.shape[1])
+        for first in range(0, image.shape[2], num_columns):
+            columns = slice(first, first + num_columns)
+            self._some_columns(x, self.right[:, :, columns].flatten(), self.left[:, :, columns].flatten(), work, image[:, :, columns])
+
+    def _some_columns(self, x: Tensor, right_at: Tensor, left_at: Tensor, work: Tensor, image: Tensor) -> None:
+        (taps, cells), num_half, num_all = self.right.shape[:2], self.from_sums.shape[1], len(right_at) // len(self.right) * x.shape[1]
 
         def take(*shape: int) -> Tensor:
             nonlocal work
             taken, work = work[: math.prod(shape)], work[math.prod(shape) :]
             return taken.view(shape)
 
-        right, left, sums = (take(len(x), taps, cells * columns), take(len(x), taps, cells * columns), take(taps, num_all))
-        torch.index_select(x, 1, self.right, out=right.flatten(1))
-        torch.index_select(x, 1, self.left, out=left.flatten(1))
-        torch.add(right, left, out=sums.unflatten(1, (len(x), -1)).transpose(0, 1))
+        right, left, sums = take(taps, num_all), take(taps, num_all), take(taps, num_all)
+        torch.index_select(x, 0, right_at, out=right.view(-1, x.shape[1]))
+        torch.index_select(x, 0, left_at, out=left.view(-1, x.shape[1]))
+        torch.add(right, left, out=sums)
         differences = torch.sub(right, left, out=left)
-        differences = differences[0] if len(x) == 1 else differences.transpose(0, 1).flatten(1)
         # E_re and E_im of the sums, O_re and O_im of the differences
-        w = take(2, 2, num_pairs * num_rows, num_all)
+        w = take(2, 2, num_half, num_all)
         for part in range(2):
             torch.mm(self.from_sums[part], sums, out=w[part, 0])
             torch.mm(self.from_differences[part], differences, out=w[part, 1])
         s, a = w[:, 0], w[:, 1]
         torch.sub(s, a, out=s)  # at -d, its imaginary part with the other sign
         torch.add(s, a, alpha=2, out=a)  # at d
-        re, im = w.flatten(1, 2)[:, : self.num_nodes * num_rows]
+        re, im = w.flatten(1, 2)[:, : self.num_nodes * self.num_rows]
         power = re.square_().addcmul_(im, im)
         if self.to_points is not None:
-            points = take(len(self.to_points), num_rows * num_all)
+            points = take(len(self.to_points), self.num_rows * num_all)
             power = torch.mm(self.to_points, power.view(self.num_nodes, -1), out=points).clamp_min_(0)
-        power = power.view(-1, num_rows, len(x), cells, columns)
-        torch.amax(power.amax(0), 2, out=image[:, 1]).sqrt_()
+        power = power.view(-1, self.num_rows, cells, *image.shape[2:])
+        torch.amax(power.amax(0), 1, out=image[1]).sqrt_()
         envelope = power.sqrt_()
         if self.weights is not None:
-            image[:, 0] = torch.matmul(self.weights, envelope.flatten(1)).view(num_rows, len(x), columns)
+            image[0] = torch.matmul(self.weights, envelope.flatten(1)).view(image[0].shape)
             return
         total = envelope.sum(0)
         for i, again in enumerate(self.again):
             total.addcmul_(envelope[i], again, value=-1)
-        torch.sum(total, 2, out=image[:, 0]).div_(self.length)
+        torch.sum(total, 1, out=image[0]).div_(self.length)
 
 
 def _wavelet(time_s: Float64[np.ndarray, "nodes 1 taps"], rows_hz: Float64[np.ndarray, "rows 1"]) -> np.ndarray:
