@@ -81,10 +81,11 @@ class AnalyticMorlet:
         at_once = RECORDS_AT_ONCE[waveforms.device.type]
         image = images.new_empty((*self.shape, min(at_once, len(waveforms))))
         work = images.new_empty(max(part.num_work(image.shape[-1]) for _, _, part in self.parts))
+        blocks = [part.blocks(image.shape[-1]) for _, _, part in self.parts]
         for some, result in zip(waveforms.split(at_once), images.split(at_once), strict=True):
             octaves, image = self.record(some), image[..., : len(some)]
-            for rows, columns, part in self.parts:
-                part.column_means_and_maxima(octaves[part.octave], work, image[:, rows, columns])
+            for (rows, columns, part), own in zip(self.parts, blocks, strict=True):
+                part.column_means_and_maxima(octaves[part.octave], own, work, image[:, rows, columns])
             result.copy_((image if self.in_order is None else image.index_select(2, self.in_order)).permute(3, 0, 1, 2))
         return images
 
@@ -100,12 +101,14 @@ class _Resampled:
     def __init__(self, num_samples: int, extension: int, reach: int, highest: int, device: torch.device) -> None:
         self.num_samples, self.extension = num_samples, extension
         self.circle = num_samples + 2 * extension
-        # halves of a sample and their Nyquist frequency see the whole circle: its own convolution
-        lag = np.arange(-self.circle, self.circle) + 0.5
+        # halves of a sample and their Nyquist frequency see the whole circle: its own convolution, read around the record alone
+        near = 1 + math.ceil(KERNEL_SIGMAS * OMEGA0 / (2 * math.pi) * BAND)
+        first, stop = (extension - near, extension + num_samples + near) if near <= extension else (0, self.circle)
+        self.num_halves_fft = fast_length(self.circle + stop - first)
+        lag = np.arange(self.num_halves_fft) + 0.5
+        lag[stop:] -= self.num_halves_fft
         angle, even = np.pi * lag / self.circle, self.circle % 2 == 0  # an even circle has a bin at Nyquist: it is left out
         kernel = np.sin(angle * (self.circle - even)) / np.sin(angle) / self.circle - 1 / self.circle
-        self.num_halves_fft = fast_length(2 * self.circle)
-        kernel = np.concatenate([kernel[self.circle :], np.zeros(self.num_halves_fft - 2 * self.circle), kernel[: self.circle]])
         self.halves = torch.fft.rfft(torch.from_numpy(kernel)).to(device, torch.complex64)
         self.alternating = (1.0 - 2.0 * (torch.arange(self.circle) % 2)).mul(even).to(device)
         # decimation sees little of it: the circle cut open, with a bridge from its end back to its beginning behind both seams, up to a
@@ -119,21 +122,27 @@ class _Resampled:
         self.shifts: dict[int, Complex64[Tensor, "phases bins"]] = {}
 
     def __call__(self, waveforms: Float[Tensor, "batch samples"]) -> dict[int, Float32[Tensor, "places batch"]]:
-        x = odd_extension(centred(waveforms), self.extension, self.extension).float()
-        round_twice = torch.cat([x, x], dim=-1)  # a short record's bridge can be longer than its circle
-        bridge = torch.lerp(round_twice[:, : len(self.bridge)], round_twice[:, -len(self.bridge) :], self.bridge)
-        opened = torch.cat([x, bridge], dim=-1)
+        x = odd_extension(centred(waveforms).float(), self.extension, self.extension)
+        ends = x if len(self.bridge) <= self.circle else torch.cat([x, x], dim=-1)  # a short record's bridge can be longer than its circle
+        opened = torch.cat([x, torch.lerp(ends[:, : len(self.bridge)], ends[:, -len(self.bridge) :], self.bridge)], dim=-1)
         spectrum = torch.fft.rfft(opened) if max(self.phases) > 0 else opened
-        found = {
-            octave: self._halves(x) if octave < 0 else opened if octave == 0 else self._decimated(spectrum, octave)
+        side_by_side = opened.t().contiguous()
+        return {
+            octave: self._halves(x, side_by_side[: self.circle])
+            if octave < 0
+            else side_by_side
+            if octave == 0
+            else self._decimated(spectrum, octave).t().contiguous()
             for octave in self.phases
         }
-        return {octave: places.t().contiguous() for octave, places in found.items()}
 
-    def _halves(self, x: Float32[Tensor, "batch circle"]) -> Float32[Tensor, "batch places"]:
-        nyquist = (x * self.alternating).mean(-1, keepdim=True) * self.alternating
-        between = torch.fft.irfft(torch.fft.rfft(x, n=self.num_halves_fft) * self.halves, n=self.num_halves_fft)[:, : self.circle]
-        return torch.cat([x - nyquist, between], dim=-1)
+    def _halves(self, x: Float32[Tensor, "batch circle"], whole: Float32[Tensor, "circle batch"]) -> Float32[Tensor, "places batch"]:
+        """At the whole samples, then at the halves."""
+        between = torch.fft.irfft(torch.fft.rfft(x, n=self.num_halves_fft).mul_(self.halves), n=self.num_halves_fft)
+        both = whole.new_empty(2, *whole.shape)
+        torch.addr(whole, self.alternating, torch.mv(x, self.alternating), alpha=-1 / self.circle, out=both[0])
+        both[1] = between[:, : self.circle].t()
+        return both.flatten(0, 1)
 
     def _decimated(self, spectrum: Complex64[Tensor, "batch bins"], octave: int) -> Float32[Tensor, "batch places"]:
         """One phase after another, each shifted to begin with its own first sample."""
@@ -234,14 +243,21 @@ class _Octave:
         """Numbers of memory that this takes."""
         return self.num_columns(num_records) * num_records * self.work_per_column
 
+    def blocks(self, num_records: int) -> list[tuple[slice, Tensor, Tensor]]:
+        """Columns that are worked on at once, and their places to the right and to the left."""
+        columns = [slice(i, i + self.num_columns(num_records)) for i in range(0, self.right.shape[2], self.num_columns(num_records))]
+        return [(some, *(places[:, :, some].flatten() for places in (self.right, self.left))) for some in columns]
+
     def column_means_and_maxima(
-        self, x: Float32[Tensor, "places batch"], work: Float32[Tensor, " num_work"], image: Float32[Tensor, "2 rows columns batch"]
+        self,
+        x: Float32[Tensor, "places batch"],
+        blocks: list[tuple[slice, Tensor, Tensor]],
+        work: Float32[Tensor, " num_work"],
+        image: Float32[Tensor, "2 rows columns batch"],
     ) -> None:
         """Into `image`, of the record sampled for this octave; see AnalyticMorlet."""
-        num_columns = self.num_columns(x.shape[1])
-        for first in range(0, image.shape[2], num_columns):
-            columns = slice(first, first + num_columns)
-            self._some_columns(x, self.right[:, :, columns].flatten(), self.left[:, :, columns].flatten(), work, image[:, :, columns])
+        for columns, right, left in blocks:
+            self._some_columns(x, right, left, work, image[:, :, columns])
 
     def _some_columns(self, x: Tensor, right_at: Tensor, left_at: Tensor, work: Tensor, image: Tensor) -> None:
         (taps, cells), num_half, num_all = self.right.shape[:2], self.from_sums.shape[1], len(right_at) // len(self.right) * x.shape[1]
