@@ -1,6 +1,7 @@
 """The analytic Morlet's envelope, as means and maxima over the columns of an image."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -233,7 +234,7 @@ class _Octave:
         self.length = length
         num_points = max(num_points, 0 if self.to_points is None else len(self.to_points))
         self.per_column = cells * len(rows_hz) * max(4 * num_pairs, 2 * num_nodes + num_points)
-        self.at_once, self.work_per_column = NUMBERS_AT_ONCE[device.type], cells * (3 * len(k) + (4 * num_pairs + num_points) * len(rows_hz))
+        self.at_once, self.work_per_column = NUMBERS_AT_ONCE[device.type], cells * (4 * num_pairs * len(rows_hz) + max(3 * len(k), num_points * len(rows_hz)))
 
     def num_columns(self, num_records: int) -> int:
         """Columns of so many records that are worked on at once."""
@@ -256,38 +257,44 @@ class _Octave:
         image: Float32[Tensor, "2 rows columns batch"],
     ) -> None:
         """Into `image`, of the record sampled for this octave; see AnalyticMorlet."""
+        views: dict[int, _Views] = {}
         for columns, right, left in blocks:
-            self._some_columns(x, right, left, work, image[:, :, columns])
+            if len(right) not in views:
+                views[len(right)] = self._views(work, len(right) // len(self.right), x.shape[1])
+            self._some_columns(x, right, left, views[len(right)], image[:, :, columns])
 
-    def _some_columns(self, x: Tensor, right_at: Tensor, left_at: Tensor, work: Tensor, image: Tensor) -> None:
-        (taps, cells), num_half, num_all = self.right.shape[:2], self.from_sums.shape[1], len(right_at) // len(self.right) * x.shape[1]
+    def _views(self, work: Tensor, num_cells: int, num_records: int) -> "_Views":
+        """Of memory for so many cells of as many records."""
+        (taps, cells), (_, half, _), rows = self.right.shape[:2], self.from_sums.shape, self.num_rows
+        num_all = num_cells * num_records
+        w, free = work[: 4 * half * num_all].view(2, 2, half, num_all), work[4 * half * num_all :]
+        right, left, sums = free[: 3 * taps * num_all].view(3, -1, num_records)
+        re, im = w.flatten(1, 2)[:, : self.num_nodes * rows]
+        products = []
+        for part in range(2):  # E_re and E_im of the sums, O_re and O_im of the differences
+            products += [(self.from_sums[part], sums.view(taps, num_all), w[part, 0])]
+            products += [(self.from_differences[part], left.view(taps, num_all), w[part, 1])]
+        power = points = re
+        if self.to_points is not None:  # where the gathered samples were
+            points = free[: len(self.to_points) * rows * num_all].view(len(self.to_points), -1)
+            power = re.view(self.num_nodes, -1)
+        columns = points.view(-1, rows, cells, num_cells // cells, num_records)
+        return _Views(right, left, sums, products, w[:, 0], w[:, 1], re, im, power, points, columns)
 
-        def take(*shape: int) -> Tensor:
-            nonlocal work
-            taken, work = work[: math.prod(shape)], work[math.prod(shape) :]
-            return taken.view(shape)
-
-        right, left, sums = take(taps, num_all), take(taps, num_all), take(taps, num_all)
-        torch.index_select(x, 0, right_at, out=right.view(-1, x.shape[1]))
-        torch.index_select(x, 0, left_at, out=left.view(-1, x.shape[1]))
-        torch.add(right, left, out=sums)
-        differences = torch.sub(right, left, out=left)
-        # E_re and E_im of the sums, O_re and O_im of the differences
-        w = take(2, 2, num_half, num_all)
-        for part in range(2):
-            torch.mm(self.from_sums[part], sums, out=w[part, 0])
-            torch.mm(self.from_differences[part], differences, out=w[part, 1])
-        s, a = w[:, 0], w[:, 1]
-        torch.sub(s, a, out=s)  # at -d, its imaginary part with the other sign
-        torch.add(s, a, alpha=2, out=a)  # at d
-        re, im = w.flatten(1, 2)[:, : self.num_nodes * self.num_rows]
-        power = re.square_().addcmul_(im, im)
+    def _some_columns(self, x: Tensor, right: Tensor, left: Tensor, of: "_Views", image: Tensor) -> None:
+        torch.index_select(x, 0, right, out=of.right)
+        torch.index_select(x, 0, left, out=of.left)
+        torch.add(of.right, of.left, out=of.sums)
+        torch.sub(of.right, of.left, out=of.left)
+        for matrix, samples, product in of.products:
+            torch.mm(matrix, samples, out=product)
+        torch.sub(of.first, of.second, out=of.first)  # at -d, its imaginary part with the other sign
+        torch.add(of.first, of.second, alpha=2, out=of.second)  # at d
+        of.re.square_().addcmul_(of.im, of.im)
         if self.to_points is not None:
-            points = take(len(self.to_points), self.num_rows * num_all)
-            power = torch.mm(self.to_points, power.view(self.num_nodes, -1), out=points).clamp_min_(0)
-        power = power.view(-1, self.num_rows, cells, *image.shape[2:])
-        torch.amax(power.amax(0), 1, out=image[1]).sqrt_()
-        envelope = power.sqrt_()
+            torch.mm(self.to_points, of.power, out=of.points).clamp_min_(0)
+        torch.amax(of.columns.amax(0), 1, out=image[1]).sqrt_()
+        envelope = of.columns.sqrt_()
         if self.weights is not None:
             image[0] = torch.matmul(self.weights, envelope.flatten(1)).view(image[0].shape)
             return
@@ -295,6 +302,25 @@ class _Octave:
         for i, again in enumerate(self.again):
             total.addcmul_(envelope[i], again, value=-1)
         torch.sum(total, 1, out=image[0]).div_(self.length)
+
+
+class _Views(NamedTuple):
+    """Of one piece of memory, what each step of `_Octave` from gathered samples to envelopes reads and writes."""
+
+    right: Float32[Tensor, "places batch"]
+    left: Float32[Tensor, "places batch"]
+    sums: Float32[Tensor, "places batch"]
+    products: list[tuple[Tensor, Tensor, Tensor]]
+    """matrix, samples and where their product goes"""
+    first: Float32[Tensor, "2 half cells"]
+    second: Float32[Tensor, "2 half cells"]
+    re: Float32[Tensor, "nodes cells"]
+    im: Float32[Tensor, "nodes cells"]
+    power: Tensor
+    """`re`, a row a node"""
+    points: Tensor
+    """interpolated, a row a point; `re` where nothing is"""
+    columns: Float32[Tensor, "points rows cells columns batch"]
 
 
 def _wavelet(time_s: Float64[np.ndarray, "nodes 1 taps"], rows_hz: Float64[np.ndarray, "rows 1"]) -> np.ndarray:
