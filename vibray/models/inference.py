@@ -16,7 +16,7 @@ NUMBERS_AT_ONCE, RECORDS_AT_ONCE = 2**18, 8
 """Numbers of the images that a net is given at once, and images at least: what a ResNet-18 makes of 8 large ones stays near the core; one
 at a time is half as fast, 32 no faster. Of 64 small ones (2 x 64 x 32) each takes half the time that it takes of 8."""
 
-NARROW = 32
+NARROW_CHANNELS = 32
 """Channels up to which a convolution to four times as many takes less time than a transposed one."""
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -68,7 +68,7 @@ class Doubling(nn.Module):
     def replaces(layer: nn.ConvTranspose2d) -> bool:
         """Whether it is one of these, and narrow enough to gain by it."""
         same = (layer.kernel_size, layer.stride, layer.padding, layer.output_padding) == ((4, 4), (2, 2), (1, 1), (0, 0))
-        return same and layer.groups == 1 and layer.dilation == (1, 1) and layer.in_channels <= NARROW
+        return same and layer.groups == 1 and layer.dilation == (1, 1) and layer.in_channels <= NARROW_CHANNELS
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch out 2*height 2*width"]:
         pixels = conv2d(x, self.weight, self.bias, padding=1).unflatten(1, (2, 2, -1))

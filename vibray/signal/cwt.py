@@ -33,10 +33,12 @@ CUSP, CUSP_POINTS = 0.045, 25
 cusps, its zeros."""
 
 RECORDS_AT_ONCE = {"cpu": 16, "cuda": 256}
-"""They lie side by side, sample by sample, so that a gathered sample is a line of the cache."""
+"""They lie side by side, sample by sample, so that a gathered sample is a line of the cache; and MKL plans a transform anew in every
+call, which costs as much as 10 transforms."""
 
-NUMBERS_AT_ONCE = {"cpu": 2**19, "cuda": 2**30}
-"""Real and imaginary parts that stand in memory at once, in as many columns: a core's second-level cache holds them."""
+NUMBERS_AT_ONCE = {"cpu": 3 * 2**17, "cuda": 2**30}
+"""float32 numbers from gathered samples to envelopes that stand in memory at once: 1.5 MB stay in a core's second-level cache; with less
+the calls cost more."""
 
 
 def geometric_hz(min_hz: float, max_hz: float, rows: int) -> tuple[float, ...]:
@@ -232,22 +234,23 @@ class _Octave:
         overlap = size - np.diff(start, prepend=start[0] - size)
         self.again = [torch.from_numpy((overlap > i)[:, None, None]).to(device, torch.float32) for i in range(overlap.max())]
         self.length = length
-        num_points = max(num_points, 0 if self.to_points is None else len(self.to_points))
-        self.per_column = cells * len(rows_hz) * max(4 * num_pairs, 2 * num_nodes + num_points)
-        self.at_once, self.work_per_column = NUMBERS_AT_ONCE[device.type], cells * (4 * num_pairs * len(rows_hz) + max(3 * len(k), num_points * len(rows_hz)))
+        num_points = 0 if self.to_points is None else num_points
+        self.work_per_column = cells * (4 * num_pairs * self.num_rows + max(3 * len(k), num_points * self.num_rows))
+        self.most_work = NUMBERS_AT_ONCE[device.type]
 
     def num_columns(self, num_records: int) -> int:
         """Columns of so many records that are worked on at once."""
-        return min(self.right.shape[2], max(1, self.at_once // (num_records * self.per_column)))
+        return min(self.right.shape[2], max(1, self.most_work // (num_records * self.work_per_column)))
 
     def num_work(self, num_records: int) -> int:
-        """Numbers of memory that this takes."""
+        """Numbers of memory that these take."""
         return self.num_columns(num_records) * num_records * self.work_per_column
 
     def blocks(self, num_records: int) -> list[tuple[slice, Tensor, Tensor]]:
-        """Columns that are worked on at once, and their places to the right and to the left."""
-        columns = [slice(i, i + self.num_columns(num_records)) for i in range(0, self.right.shape[2], self.num_columns(num_records))]
-        return [(some, *(places[:, :, some].flatten() for places in (self.right, self.left))) for some in columns]
+        """The columns in groups that are worked on at once, with their places to the right and to the left."""
+        num = self.num_columns(num_records)
+        columns = [slice(first, first + num) for first in range(0, self.right.shape[2], num)]
+        return [(some, self.right[:, :, some].flatten(), self.left[:, :, some].flatten()) for some in columns]
 
     def column_means_and_maxima(
         self,
