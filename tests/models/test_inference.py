@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from vibray.models.backbone import TrunkConfig, batch_norms
 from vibray.models.classifier import Classifier, ClassifierConfig
 from vibray.models.deep_svdd import DeepSvdd, DeepSvddConfig
-from vibray.models.inference import CpuScores, folded
+from vibray.models.inference import NARROW_CHANNELS, CpuScores, Doubling, folded
 from vibray.models.vae import Vae, VaeConfig
 
 SHAPE = (2, 40, 72)
@@ -46,6 +47,23 @@ def test_folded_scores_are_the_nets_own(name):
     assert wanted.std() > 1e-3 * wanted.mean()  # scores that could not differ would agree
     assert not list(batch_norms(folded(net)))
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (5, 7)])
+def test_a_doubling_is_the_transposed_convolution(size, bias):
+    layer = nn.ConvTranspose2d(3, 5, 4, stride=2, padding=1, bias=bias)
+    x = torch.randn(4, 3, *size)
+    with torch.inference_mode():
+        assert Doubling.replaces(layer)
+        torch.testing.assert_close(Doubling(layer)(x), layer(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.ConvTranspose2d(NARROW_CHANNELS + 1, 2, 4, 2, 1), nn.ConvTranspose2d(3, 2, 2, 2), nn.ConvTranspose2d(3, 2, 4, 2, 2)]
+)
+def test_other_transposed_convolutions_stay(layer):
+    assert not Doubling.replaces(layer)
 
 
 def test_a_classifier_is_folded_too():

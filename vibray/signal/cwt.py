@@ -1,6 +1,7 @@
 """The analytic Morlet's envelope, as means and maxima over the columns of an image."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,8 +32,13 @@ CUSP, CUSP_POINTS = 0.045, 25
 """Cycles of a row from one point of its envelope to the next, and points of a column, where a mean takes not every sample: |W| has
 cusps, its zeros."""
 
-RECORDS_AT_ONCE = {"cpu": 4, "cuda": 256}
-"""About 0.5 MB a record: 4 stay in a core's cache, and share the cost of a call; 8 take a quarter longer, 2 a sixth."""
+RECORDS_AT_ONCE = {"cpu": 16, "cuda": 256}
+"""They lie side by side, sample by sample, so that a gathered sample is a line of the cache; and MKL plans a transform anew in every
+call, which costs as much as 10 transforms."""
+
+NUMBERS_AT_ONCE = {"cpu": 3 * 2**17, "cuda": 2**30}
+"""float32 numbers from gathered samples to envelopes that stand in memory at once: 1.5 MB stay in a core's second-level cache; with less
+the calls cost more."""
 
 
 def geometric_hz(min_hz: float, max_hz: float, rows: int) -> tuple[float, ...]:
@@ -60,7 +66,7 @@ class AnalyticMorlet:
         edges = column_edges(num_samples, columns).numpy()
         lengths = np.diff(edges)  # two of them at most: the columns are worked on by length, and put in order at the end
         by_length = np.argsort(lengths, kind="stable")
-        self.in_order = torch.from_numpy(np.argsort(by_length)).to(device)
+        self.in_order = torch.from_numpy(np.argsort(by_length)).to(device) if len(np.unique(lengths)) > 1 else None
         self.parts: list[tuple[slice, slice, _Octave]] = []
         for octave in sorted(set(octaves)):
             rows = slice(octaves.index(octave), len(octaves) - octaves[::-1].index(octave))
@@ -76,18 +82,21 @@ class AnalyticMorlet:
         if not len(waveforms):  # MKL knows no transforms of nothing
             return images
         at_once = RECORDS_AT_ONCE[waveforms.device.type]
+        image = images.new_empty((*self.shape, min(at_once, len(waveforms))))
+        work = images.new_empty(max(part.num_work(image.shape[-1]) for _, _, part in self.parts))
+        blocks = [part.blocks(image.shape[-1]) for _, _, part in self.parts]
         for some, result in zip(waveforms.split(at_once), images.split(at_once), strict=True):
-            image = torch.empty_like(result)
-            octaves = self.record(some, {part.octave for _, _, part in self.parts})
-            for rows, columns, part in self.parts:
-                image[:, 0, rows, columns], image[:, 1, rows, columns] = part.column_means_and_maxima(octaves[part.octave])
-            torch.index_select(image, 3, self.in_order, out=result)
+            octaves, image = self.record(some), image[..., : len(some)]
+            for (rows, columns, part), own in zip(self.parts, blocks, strict=True):
+                part.column_means_and_maxima(octaves[part.octave], own, work, image[:, rows, columns])
+            result.copy_((image if self.in_order is None else image.index_select(2, self.in_order)).permute(3, 0, 1, 2))
         return images
 
 
 class _Resampled:
     """The record minus its mean, extended by odd reflection over `extension` samples at both ends and closed to a circle, sampled every
-    2^octave samples, the content that such samples cannot carry left out.
+    2^octave samples, the content that such samples cannot carry left out. Of the 2^octave series of such samples only those are made that
+    `places` was asked for.
 
     `reach`: how far a wavelet reaches. Where that is farther than the extension, it goes round the circle, as it does in the inverse FFT.
     """
@@ -95,12 +104,14 @@ class _Resampled:
     def __init__(self, num_samples: int, extension: int, reach: int, highest: int, device: torch.device) -> None:
         self.num_samples, self.extension = num_samples, extension
         self.circle = num_samples + 2 * extension
-        # halves of a sample and their Nyquist frequency see the whole circle: its own convolution
-        lag = np.arange(-self.circle, self.circle) + 0.5
+        # halves of a sample and their Nyquist frequency see the whole circle: its own convolution, read around the record alone
+        near = 1 + math.ceil(KERNEL_SIGMAS * OMEGA0 / (2 * math.pi) * BAND)
+        first, stop = (extension - near, extension + num_samples + near) if near <= extension else (0, self.circle)
+        self.num_halves_fft = fast_length(self.circle + stop - first)
+        lag = np.arange(self.num_halves_fft) + 0.5
+        lag[stop:] -= self.num_halves_fft
         angle, even = np.pi * lag / self.circle, self.circle % 2 == 0  # an even circle has a bin at Nyquist: it is left out
         kernel = np.sin(angle * (self.circle - even)) / np.sin(angle) / self.circle - 1 / self.circle
-        self.num_halves_fft = fast_length(2 * self.circle)
-        kernel = np.concatenate([kernel[self.circle :], np.zeros(self.num_halves_fft - 2 * self.circle), kernel[: self.circle]])
         self.halves = torch.fft.rfft(torch.from_numpy(kernel)).to(device, torch.complex64)
         self.alternating = (1.0 - 2.0 * (torch.arange(self.circle) % 2)).mul(even).to(device)
         # decimation sees little of it: the circle cut open, with a bridge from its end back to its beginning behind both seams, up to a
@@ -110,35 +121,55 @@ class _Resampled:
         ramp = torch.linspace(0, math.pi, self.num_fft - self.circle - 2 * beyond, dtype=torch.float64)
         self.bridge = torch.nn.functional.pad(torch.cat([0.5 - 0.5 * torch.cos(ramp), torch.ones(beyond)]), (beyond, 0)).float().to(device)
 
-    def __call__(self, waveforms: Float[Tensor, "batch samples"], octaves: set[int]) -> dict[int, Float32[Tensor, "batch places"]]:
-        x = odd_extension(centred(waveforms), self.extension, self.extension).float()
-        round_twice = torch.cat([x, x], dim=-1)  # a short record's bridge can be longer than its circle
-        bridge = torch.lerp(round_twice[:, : len(self.bridge)], round_twice[:, -len(self.bridge) :], self.bridge)
-        opened = torch.cat([x, bridge], dim=-1)
-        spectrum = torch.fft.rfft(opened) if max(octaves) > 0 else opened
+        self.phases: dict[int, list[int]] = {}
+        self.shifts: dict[int, Complex64[Tensor, "phases bins"]] = {}
+
+    def __call__(self, waveforms: Float[Tensor, "batch samples"]) -> dict[int, Float32[Tensor, "places batch"]]:
+        x = odd_extension(centred(waveforms).float(), self.extension, self.extension)
+        ends = x if len(self.bridge) <= self.circle else torch.cat([x, x], dim=-1)  # a short record's bridge can be longer than its circle
+        opened = torch.cat([x, torch.lerp(ends[:, : len(self.bridge)], ends[:, -len(self.bridge) :], self.bridge)], dim=-1)
+        spectrum = torch.fft.rfft(opened) if max(self.phases) > 0 else opened
+        side_by_side = opened.t().contiguous()
         return {
-            octave: self._halves(x) if octave < 0 else opened if octave == 0 else self._decimated(spectrum, octave) for octave in octaves
+            octave: self._halves(x, side_by_side[: self.circle])
+            if octave < 0
+            else side_by_side
+            if octave == 0
+            else self._decimated(spectrum, octave).t().contiguous()
+            for octave in self.phases
         }
 
-    def _halves(self, x: Float32[Tensor, "batch circle"]) -> Float32[Tensor, "batch places"]:
-        nyquist = (x * self.alternating).mean(-1, keepdim=True) * self.alternating
-        between = torch.fft.irfft(torch.fft.rfft(x, n=self.num_halves_fft) * self.halves, n=self.num_halves_fft)[:, : self.circle]
-        return torch.stack([x - nyquist, between], dim=-1).flatten(1)
+    def _halves(self, x: Float32[Tensor, "batch circle"], whole: Float32[Tensor, "circle batch"]) -> Float32[Tensor, "places batch"]:
+        """At the whole samples, then at the halves."""
+        between = torch.fft.irfft(torch.fft.rfft(x, n=self.num_halves_fft).mul_(self.halves), n=self.num_halves_fft)
+        both = whole.new_empty(2, *whole.shape)
+        torch.addr(whole, self.alternating, torch.mv(x, self.alternating), alpha=-1 / self.circle, out=both[0])
+        both[1] = between[:, : self.circle].t()
+        return both.flatten(0, 1)
 
     def _decimated(self, spectrum: Complex64[Tensor, "batch bins"], octave: int) -> Float32[Tensor, "batch places"]:
-        """At all samples, sorted by what is left on division by the step."""
-        step = 1 << octave
-        band = spectrum[:, : self.num_fft // (2 * step)]  # zeros above
-        return torch.fft.irfft(band, n=self.num_fft).unflatten(1, (-1, step)).transpose(1, 2).flatten(1)
+        """One phase after another, each shifted to begin with its own first sample."""
+        shifts = self.shifts[octave]
+        return torch.fft.irfft(spectrum[:, None, : shifts.shape[1]] * shifts, n=self.num_fft >> octave).flatten(1)
 
-    def places(self, samples: Float64[np.ndarray, "taps cells"], octave: int) -> Int64[np.ndarray, " places"]:
-        """Where the record sampled every 2^octave samples has these, counted from its first sample before the extension."""
-        extended = samples.ravel() + self.extension
+    def places(self, samples: Float64[np.ndarray, "*any"], octave: int) -> Int64[np.ndarray, "*any"]:
+        """Where the record sampled every 2^octave samples has these, counted from its first sample before the extension: sorted by what
+        is left on division by the step, the phase."""
+        extended = samples + self.extension
         if octave < 0:
-            return np.rint(2 * extended).astype(np.int64) % (2 * self.circle)
-        whole, phase = np.divmod(np.rint(extended).astype(np.int64), 1 << octave)
-        per_phase = self.num_fft >> octave
-        return phase * per_phase + whole % per_phase
+            length, (whole, phase) = self.circle, np.divmod(np.rint(2 * extended).astype(np.int64), 2)
+        else:
+            length, (whole, phase) = self.num_fft >> octave, np.divmod(np.rint(extended).astype(np.int64), 1 << octave)
+        own = self.phases.setdefault(octave, [0, 1] if octave < 0 else [])
+        own += sorted(set(np.unique(phase).tolist()) - set(own))
+        if octave > 0:
+            bins = torch.arange(length // 2 + 1, dtype=torch.float64)
+            angle = 2 * math.pi / self.num_fft * torch.tensor(own)[:, None] * bins
+            shifts = torch.polar((bins < length // 2).double() / (1 << octave), angle)  # zeros from the new Nyquist frequency on
+            self.shifts[octave] = shifts.to(self.bridge.device, torch.complex64)
+        number = np.zeros(max(own) + 1, np.int64)
+        number[own] = np.arange(len(own))
+        return number[phase] * length + whole % length
 
 
 class _Octave:
@@ -175,59 +206,124 @@ class _Octave:
         # the record at the middle of the cell + k step, k = 0 or 1/2, ..: those places are samples of the decimated record
         middle = size // 2 if step > 1 else (size - 1) / 2
         k = np.arange(0.0 if middle % min(step, 1.0) == 0 else 0.5, (reach + middle) / step + 1)
-        at = (start[:, None] + begin + middle).ravel()
-        self.right, self.left = (torch.from_numpy(record.places(at + side * k[:, None] * step, octave)).to(device) for side in (1, -1))
+        at = start[:, None] + begin + middle
+        self.right, self.left = (
+            torch.from_numpy(record.places(at + side * k[:, None, None] * step, octave)).to(device) for side in (1, -1)
+        )
 
         num_pairs = (num_nodes + 1) // 2
-        # from the farthest to the nearest; all samples are nodes, or Chebyshev's
+        # from the farthest to the nearest, -d before d; all samples are nodes, or Chebyshev's
         d = middle - np.arange(num_pairs) if num_nodes == size else middle * np.cos(np.pi * np.arange(num_pairs) / (num_nodes - 1))
         near, far = (_wavelet((d[:, None, None] - side * k * step) / sample_rate_hz, rows_hz[:, None]) for side in (1, -1))
         scale = step / sample_rate_hz * np.where(k == 0, 0.25, 0.5)  # of s_0 = 2 x_0 the half
         even, odd = (near + far) * scale, (near - far) * scale
         self.from_sums, self.from_differences = (
-            torch.from_numpy(np.concatenate(parts).reshape(-1, len(k))).float().to(device)
+            torch.from_numpy(np.stack(parts).reshape(2, -1, len(k))).float().to(device)
             for parts in ((even.real, even.imag), (odd.real, odd.imag))
         )
         self.num_nodes = num_nodes
-        self.shape = (num_pairs, len(rows_hz), cells, len(begin))
+        self.num_rows = len(rows_hz)
 
         points, samples = np.linspace(0, size - 1, num_points) - middle, np.arange(size) - float(middle)
         self.to_points = self.weights = None
         if num_nodes < size:
-            self.to_points = torch.from_numpy(_lagrange(np.concatenate([-d[: num_nodes // 2], d]), points)).float().to(device)
+            self.to_points = torch.from_numpy(_lagrange(np.concatenate([-d, d[: num_nodes // 2]]), points)).float().to(device)
         if num_points < size:
             self.weights = torch.from_numpy(_lagrange_nearest(points, samples).mean(0)).float().to(device)
         # a cell's first samples that the cell before has too do not count twice in the mean
         overlap = size - np.diff(start, prepend=start[0] - size)
-        self.again = [torch.from_numpy((overlap > i)[:, None]).to(device, torch.float32) for i in range(overlap.max())]
+        self.again = [torch.from_numpy((overlap > i)[:, None, None]).to(device, torch.float32) for i in range(overlap.max())]
         self.length = length
+        num_points = 0 if self.to_points is None else num_points
+        self.work_per_column = cells * (4 * num_pairs * self.num_rows + max(3 * len(k), num_points * self.num_rows))
+        self.most_work = NUMBERS_AT_ONCE[device.type]
+
+    def num_columns(self, num_records: int) -> int:
+        """Columns of so many records that are worked on at once."""
+        return min(self.right.shape[2], max(1, self.most_work // (num_records * self.work_per_column)))
+
+    def num_work(self, num_records: int) -> int:
+        """Numbers of memory that these take."""
+        return self.num_columns(num_records) * num_records * self.work_per_column
+
+    def blocks(self, num_records: int) -> list[tuple[slice, Tensor, Tensor]]:
+        """The columns in groups that are worked on at once, with their places to the right and to the left."""
+        num = self.num_columns(num_records)
+        columns = [slice(first, first + num) for first in range(0, self.right.shape[2], num)]
+        return [(some, self.right[:, :, some].flatten(), self.left[:, :, some].flatten()) for some in columns]
 
     def column_means_and_maxima(
-        self, x: Float32[Tensor, "batch places"]
-    ) -> tuple[Float32[Tensor, "batch rows columns"], Float32[Tensor, "batch rows columns"]]:
-        """Of the record sampled for this octave; see AnalyticMorlet."""
-        taps = self.from_sums.shape[1]
-        right, left = (x.index_select(1, places).unflatten(1, (taps, -1)) for places in (self.right, self.left))
-        # E_re and E_im of the sums, O_re and O_im of the differences
-        s_re, s_im = torch.matmul(self.from_sums, right + left).chunk(2, dim=1)
-        a_re, a_im = torch.matmul(self.from_differences, right.sub_(left)).chunk(2, dim=1)
-        re = s_re.new_empty(len(x), self.num_nodes * s_re.shape[1] // self.shape[0], s_re.shape[2])
-        im, lower = torch.empty_like(re), re.shape[1] - s_re.shape[1]
-        for w, first, second in ((re, s_re, a_re), (im, a_im, s_im)):
-            torch.sub(first[:, :lower], second[:, :lower], out=w[:, :lower])
-            torch.add(first, second, out=w[:, lower:])
-        power = re.square_().addcmul_(im, im).view(len(x), self.num_nodes, -1)
+        self,
+        x: Float32[Tensor, "places batch"],
+        blocks: list[tuple[slice, Tensor, Tensor]],
+        work: Float32[Tensor, " num_work"],
+        image: Float32[Tensor, "2 rows columns batch"],
+    ) -> None:
+        """Into `image`, of the record sampled for this octave; see AnalyticMorlet."""
+        views: dict[int, _Views] = {}
+        for columns, right, left in blocks:
+            if len(right) not in views:
+                views[len(right)] = self._views(work, len(right) // len(self.right), x.shape[1])
+            self._some_columns(x, right, left, views[len(right)], image[:, :, columns])
+
+    def _views(self, work: Tensor, num_cells: int, num_records: int) -> "_Views":
+        """Of memory for so many cells of as many records."""
+        (taps, cells), (_, half, _), rows = self.right.shape[:2], self.from_sums.shape, self.num_rows
+        num_all = num_cells * num_records
+        w, free = work[: 4 * half * num_all].view(2, 2, half, num_all), work[4 * half * num_all :]
+        right, left, sums = free[: 3 * taps * num_all].view(3, -1, num_records)
+        re, im = w.flatten(1, 2)[:, : self.num_nodes * rows]
+        products = []
+        for part in range(2):  # E_re and E_im of the sums, O_re and O_im of the differences
+            products += [(self.from_sums[part], sums.view(taps, num_all), w[part, 0])]
+            products += [(self.from_differences[part], left.view(taps, num_all), w[part, 1])]
+        power = points = re
+        if self.to_points is not None:  # where the gathered samples were
+            points = free[: len(self.to_points) * rows * num_all].view(len(self.to_points), -1)
+            power = re.view(self.num_nodes, -1)
+        columns = points.view(-1, rows, cells, num_cells // cells, num_records)
+        return _Views(right, left, sums, products, w[:, 0], w[:, 1], re, im, power, points, columns)
+
+    def _some_columns(self, x: Tensor, right: Tensor, left: Tensor, of: "_Views", image: Tensor) -> None:
+        torch.index_select(x, 0, right, out=of.right)
+        torch.index_select(x, 0, left, out=of.left)
+        torch.add(of.right, of.left, out=of.sums)
+        torch.sub(of.right, of.left, out=of.left)
+        for matrix, samples, product in of.products:
+            torch.mm(matrix, samples, out=product)
+        torch.sub(of.first, of.second, out=of.first)  # at -d, its imaginary part with the other sign
+        torch.add(of.first, of.second, alpha=2, out=of.second)  # at d
+        of.re.square_().addcmul_(of.im, of.im)
         if self.to_points is not None:
-            power = torch.matmul(self.to_points, power).clamp_min_(0)
-        power = power.view(len(x), -1, *self.shape[1:])
-        highest = power.amax(1).amax(2).sqrt_()
-        envelope = power.sqrt_()
+            torch.mm(self.to_points, of.power, out=of.points).clamp_min_(0)
+        torch.amax(of.columns.amax(0), 1, out=image[1]).sqrt_()
+        envelope = of.columns.sqrt_()
         if self.weights is not None:
-            return torch.matmul(self.weights, envelope.flatten(2)).view(highest.shape), highest
-        total = envelope.sum(1)
+            image[0] = torch.matmul(self.weights, envelope.flatten(1)).view(image[0].shape)
+            return
+        total = envelope.sum(0)
         for i, again in enumerate(self.again):
-            total.addcmul_(envelope[:, i], again, value=-1)
-        return total.sum(2).div_(self.length), highest
+            total.addcmul_(envelope[i], again, value=-1)
+        torch.sum(total, 1, out=image[0]).div_(self.length)
+
+
+class _Views(NamedTuple):
+    """Of one piece of memory, what each step of `_Octave` from gathered samples to envelopes reads and writes."""
+
+    right: Float32[Tensor, "places batch"]
+    left: Float32[Tensor, "places batch"]
+    sums: Float32[Tensor, "places batch"]
+    products: list[tuple[Tensor, Tensor, Tensor]]
+    """matrix, samples and where their product goes"""
+    first: Float32[Tensor, "2 half cells"]
+    second: Float32[Tensor, "2 half cells"]
+    re: Float32[Tensor, "nodes cells"]
+    im: Float32[Tensor, "nodes cells"]
+    power: Tensor
+    """`re`, a row a node"""
+    points: Tensor
+    """interpolated, a row a point; `re` where nothing is"""
+    columns: Float32[Tensor, "points rows cells columns batch"]
 
 
 def _wavelet(time_s: Float64[np.ndarray, "nodes 1 taps"], rows_hz: Float64[np.ndarray, "rows 1"]) -> np.ndarray:

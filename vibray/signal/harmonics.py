@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vibray.config import UserError
 from vibray.signal.psd import kth_smallest
-from vibray.signal.stft import CPU_SAMPLES, in_parts, periodic_hann, squared_magnitude
+from vibray.signal.stft import in_parts, periodic_hann, squared_magnitude
 from vibray.signal.waveform import centred
 
 MIN_CYCLES = 8
@@ -104,14 +104,12 @@ class LineSpectrum:
             (len(waveforms), REACH + stop + mirrored), dtype=torch.complex128
         )
         """At -REACH, ..., 0, 1, 2, ... times fs / 2N."""
-        parts = list(in_parts(waveforms, CPU_SAMPLES // 2))
-        # each record in the middle of twice its length; one buffer for all parts, whose ends stay 0, and one for their spectra
+        parts = list(in_parts(waveforms))
+        # each record in the middle of twice its length; one buffer for all parts, whose ends stay 0
         padded = hann.new_zeros(len(parts[0][1]) if parts else 0, 2 * n)
-        spectra = torch.empty(len(padded), n + 1, dtype=torch.complex128, device=hann.device)
         for part, records in parts:
             torch.mul(centred(records), hann, out=padded[: len(records), n - n // 2 : 2 * n - n // 2])
-            torch.fft.rfft(padded[: len(records)], out=spectra[: len(records)])
-            self.half_bins[part, REACH : REACH + stop] = spectra[: len(records), :stop]
+            self.half_bins[part, REACH : REACH + stop] = torch.fft.rfft(padded[: len(records)])[:, :stop]
         self.half_bins[:, :REACH] = self.half_bins[:, REACH + 1 : 2 * REACH + 1].flip(-1).conj()
         self.half_bins[:, REACH + stop :] = self.half_bins[:, REACH + stop - 1 - mirrored : REACH + stop - 1].flip(-1).conj()
 
