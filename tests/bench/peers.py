@@ -168,34 +168,41 @@ def corpus(name: str, root: Path) -> tuple[Path, Path, Labels, Machine]:
 
 
 def thinned(folder: Path, most: int, labels: Labels | None, target: Path) -> Path:
-    """A shard of at most so many records, evenly taken; of those with a label where labels are given."""
-    lines = []
+    """The shards of a folder with at most so many records in all, evenly taken; of those with a label where labels are given."""
+    lines: list[tuple[str, bytes]] = []
     for path in sorted(folder.iterdir()):
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            lines += [line for line in file if line.strip()]
+            lines += [(path.name.removesuffix(".gz"), line) for line in file if line.strip()]
     if labels is not None:
-        lines = [line for line in lines if moment(*(json.loads(line)[key] for key in KEY)) in labels]
+        lines = [(name, line) for name, line in lines if moment(*(json.loads(line)[key] for key in KEY)) in labels]
     target.mkdir(parents=True)
-    taken = np.linspace(0, len(lines) - 1, min(most, len(lines))).round().astype(int)
-    (target / "0.jsonl").write_bytes(b"".join(lines[i] for i in taken))
+    for i in np.linspace(0, len(lines) - 1, min(most, len(lines))).round().astype(int):
+        name, line = lines[i]
+        with (target / name).open("ab") as file:
+            file.write(line)
     return target
 
 
 def kept(peer: Peer | Ours, rate_hz: float) -> Any:
-    """Features are made once for all detectors and seeds, and kept as the suite keeps its own: by their code and their input."""
+    """Features of a shard are made once for all detectors and seeds, and kept as the suite keeps its own: by their code and their input."""
 
     def keep(features: Features) -> Features:
-        def of(folder: Path) -> tuple[pd.DataFrame, np.ndarray]:
+        def of_shard(path: Path) -> dict[str, np.ndarray]:
             digest = hashlib.sha256(f"{peer.settings} {rate_hz} {[inspect.getsource(one) for one in peer.code[:2]]}".encode())
-            for path in sorted(folder.iterdir()):
-                digest.update(path.read_bytes())
+            digest.update(path.read_bytes())
 
             def make() -> dict[str, np.ndarray]:
-                keys, x = features(folder)
+                with tempfile.TemporaryDirectory(prefix="vibray-bench-") as alone:
+                    Path(alone, path.name).symlink_to(path)
+                    keys, x = features(Path(alone))
                 return {"x": x, **{name: keys[name].astype(str).to_numpy(str) for name in KEY}}
 
-            arrays = cached(f"peers-{digest.hexdigest()[:24]}", make)
-            return pd.DataFrame({name: arrays[name] for name in KEY}), arrays["x"]
+            return cached(f"peers-{digest.hexdigest()[:24]}", make)
+
+        def of(folder: Path) -> tuple[pd.DataFrame, np.ndarray]:
+            shards = [of_shard(path) for path in sorted(folder.iterdir())]
+            keys = {name: np.concatenate([shard[name] for shard in shards]) for name in KEY}
+            return pd.DataFrame(keys), np.concatenate([shard["x"] for shard in shards])
 
         return of
 
