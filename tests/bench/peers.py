@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tests.bench.alternatives import EFFICIENT, KEY, PEERS, Features, Machine, Ours, Peer, num_lines
+from tests.bench.alternatives import EFFICIENT, KEY, PEERS, Features, Machine, Ours, Peer, by_shard, num_lines
 from tests.reference.corpora import FLEET, KS, NEW_UNITS, POOL_RECORDS, POOL_UNITS, REAL, TEST_RECORDS, cached
 from vibray.decide.areas import auroc
 from vibray.schema import NORMAL
@@ -184,25 +184,29 @@ def thinned(folder: Path, most: int, labels: Labels | None, target: Path) -> Pat
 
 
 def kept(peer: Peer | Ours, rate_hz: float) -> Any:
-    """Features of a shard are made once for all detectors and seeds, and kept as the suite keeps its own: by their code and their input."""
+    """Features are made once for all detectors and seeds, and kept as the suite keeps its own: by their code and their input, a shard at a
+    time for a peer that reads so (Ray gives rows in an order of its own)."""
 
     def keep(features: Features) -> Features:
-        def of_shard(path: Path) -> dict[str, np.ndarray]:
+        def of_some(paths: Sequence[Path]) -> dict[str, np.ndarray]:
             digest = hashlib.sha256(f"{peer.settings} {rate_hz} {[inspect.getsource(one) for one in peer.code[:2]]}".encode())
-            digest.update(path.read_bytes())
+            for path in paths:
+                digest.update(path.read_bytes())
 
             def make() -> dict[str, np.ndarray]:
                 with tempfile.TemporaryDirectory(prefix="vibray-bench-") as alone:
-                    Path(alone, path.name).symlink_to(path)
+                    for path in paths:
+                        Path(alone, path.name).symlink_to(path)
                     keys, x = features(Path(alone))
                 return {"x": x, **{name: keys[name].astype(str).to_numpy(str) for name in KEY}}
 
             return cached(f"peers-{digest.hexdigest()[:24]}", make)
 
         def of(folder: Path) -> tuple[pd.DataFrame, np.ndarray]:
-            shards = [of_shard(path) for path in sorted(folder.iterdir())]
-            keys = {name: np.concatenate([shard[name] for shard in shards]) for name in KEY}
-            return pd.DataFrame(keys), np.concatenate([shard["x"] for shard in shards])
+            paths = sorted(folder.iterdir())
+            parts = [of_some(some) for some in ([[path] for path in paths] if peer.code[0] is by_shard else [paths])]
+            keys = {name: np.concatenate([part[name] for part in parts]) for name in KEY}
+            return pd.DataFrame(keys), np.concatenate([part["x"] for part in parts])
 
         return of
 
