@@ -7,7 +7,7 @@
 Each peer (`alternatives.py`) is fitted on a folder of shards and scores another. Times are of scoring, interleaved, each peer in a process
 of its own: CPU time of it and of all that it started. A peer whose package is not there is named and left out. tsfresh's efficient settings
 cost half a second a record: they are timed on --slow-records, and judged on --most records of each pool and of each test's labelled ones,
-evenly taken; what was made is kept, and a run that was stopped goes on. The first run takes an hour.
+evenly taken; what was made is kept, and a run that was stopped goes on.
 """
 
 import argparse
@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--corpora", nargs="+", default=CORPORA, choices=CORPORA)
     parser.add_argument("--most", type=int, default=100)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parsed = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     peers = [peer for peer in PEERS if any(word in peer.name for word in parsed.only)]
