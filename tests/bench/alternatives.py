@@ -138,15 +138,15 @@ class BySensor(Described):
 class Vibray:
     """The default by its own jobs in this process; --calibrate where sensors are new."""
 
-    def __init__(self, rate_hz: float, mains: Any, unit_pattern: str | None, first: int | None):
-        self.rate_hz, self.mains, self.unit_pattern = rate_hz, mains, unit_pattern
+    def __init__(self, rate_hz: float, mains: Any, unit_pattern: str | None, first: int | None, corpus: str):
+        self.rate_hz, self.mains, self.pattern, self.corpus = rate_hz, mains, unit_pattern, corpus
         self.calibrate = None if first is None else f"first:{first}"
         self.folder = tempfile.TemporaryDirectory(prefix="vibray-bench-")
         self.count = 0
 
     def fit(self, pool: Path) -> None:
         features, self.run = f"{self.folder.name}/features", f"{self.folder.name}/run"
-        job = FeaturizeJob(str(pool), features, self.rate_hz, unit_pattern=self.unit_pattern, mains=self.mains, local=True)
+        job = FeaturizeJob(str(pool), features, self.rate_hz, corpus=self.corpus, unit_pattern=self.pattern, mains=self.mains, local=True)
         import_module("vibray.pipeline.featurize").featurize(job)
         import_module("vibray.pipeline.train").train(TrainJob((features,), self.run, NAMED["fused"](), local=True))
 
@@ -201,7 +201,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Ours:
-    """The default."""
+    """The default. It draws 256 records of a longer past by the hash of corpus and record: a seed is another name of the corpus."""
 
     name: str = "vibray, the default"
     needs: tuple[str, ...] = ()
@@ -209,7 +209,7 @@ class Ours:
     code: tuple[Any, ...] = (Vibray,)
 
     def make(self, at: Machine, seed: int, keep: object = None) -> Vibray:
-        return Vibray(at.rate_hz, at.mains, at.unit_pattern, at.first)
+        return Vibray(at.rate_hz, at.mains, at.unit_pattern, at.first, f"draw{seed}")
 
 
 def num_lines(peer: Peer | Ours) -> int:

@@ -6,8 +6,8 @@
 
 Each peer (`alternatives.py`) is fitted on a folder of shards and scores another. Times are of scoring, interleaved, each peer in a process
 of its own: CPU time of it and of all that it started. A peer whose package is not there is named and left out. tsfresh's efficient settings
-cost a second a record: they are timed on --slow-records, and judged on --most records of each pool and test, evenly taken. So are all peers
-with --thin, which takes the past of new sensors away: for gfd, hit and uestc.
+cost half a second a record: they are timed on --slow-records, and judged on --most records of each pool and of each test's labelled ones,
+evenly taken; what was made is kept, and a run that was stopped goes on.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tests.bench.alternatives import EFFICIENT, KEY, PEERS, Features, Machine, Ours, Peer, num_lines
+from tests.bench.alternatives import EFFICIENT, KEY, PEERS, Features, Machine, Ours, Peer, by_shard, num_lines
 from tests.reference.corpora import FLEET, KS, NEW_UNITS, POOL_RECORDS, POOL_UNITS, REAL, TEST_RECORDS, cached
 from vibray.decide.areas import auroc
 from vibray.schema import NORMAL
@@ -168,46 +168,57 @@ def corpus(name: str, root: Path) -> tuple[Path, Path, Labels, Machine]:
 
 
 def thinned(folder: Path, most: int, labels: Labels | None, target: Path) -> Path:
-    """A shard of at most so many records, evenly taken; of those with a label where labels are given."""
-    lines = []
+    """The shards of a folder with at most so many records in all, evenly taken; of those with a label where labels are given."""
+    lines: list[tuple[str, bytes]] = []
     for path in sorted(folder.iterdir()):
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            lines += [line for line in file if line.strip()]
+            lines += [(path.name.removesuffix(".gz"), line) for line in file if line.strip()]
     if labels is not None:
-        lines = [line for line in lines if moment(*(json.loads(line)[key] for key in KEY)) in labels]
+        lines = [(name, line) for name, line in lines if moment(*(json.loads(line)[key] for key in KEY)) in labels]
     target.mkdir(parents=True)
-    taken = np.linspace(0, len(lines) - 1, min(most, len(lines))).round().astype(int)
-    (target / "0.jsonl").write_bytes(b"".join(lines[i] for i in taken))
+    for i in np.linspace(0, len(lines) - 1, min(most, len(lines))).round().astype(int):
+        name, line = lines[i]
+        with (target / name).open("ab") as file:
+            file.write(line)
     return target
 
 
 def kept(peer: Peer | Ours, rate_hz: float) -> Any:
-    """Features are made once for all detectors and seeds, and kept as the suite keeps its own: by their code and their input."""
+    """Features are made once for all detectors and seeds, and kept as the suite keeps its own: by their code and their input, a shard at a
+    time for a peer that reads so (Ray gives rows in an order of its own)."""
 
     def keep(features: Features) -> Features:
-        def of(folder: Path) -> tuple[pd.DataFrame, np.ndarray]:
+        def of_some(paths: Sequence[Path]) -> dict[str, np.ndarray]:
             digest = hashlib.sha256(f"{peer.settings} {rate_hz} {[inspect.getsource(one) for one in peer.code[:2]]}".encode())
-            for path in sorted(folder.iterdir()):
+            for path in paths:
                 digest.update(path.read_bytes())
 
             def make() -> dict[str, np.ndarray]:
-                keys, x = features(folder)
+                with tempfile.TemporaryDirectory(prefix="vibray-bench-") as alone:
+                    for path in paths:
+                        Path(alone, path.name).symlink_to(path)
+                    keys, x = features(Path(alone))
                 return {"x": x, **{name: keys[name].astype(str).to_numpy(str) for name in KEY}}
 
-            arrays = cached(f"peers-{digest.hexdigest()[:24]}", make)
-            return pd.DataFrame({name: arrays[name] for name in KEY}), arrays["x"]
+            return cached(f"peers-{digest.hexdigest()[:24]}", make)
+
+        def of(folder: Path) -> tuple[pd.DataFrame, np.ndarray]:
+            paths = sorted(folder.iterdir())
+            parts = [of_some(some) for some in ([[path] for path in paths] if peer.code[0] is by_shard else [paths])]
+            keys = {name: np.concatenate([part[name] for part in parts]) for name in KEY}
+            return pd.DataFrame(keys), np.concatenate([part["x"] for part in parts])
 
         return of
 
     return keep
 
 
-def area(
-    peer: Peer | Ours, name: str, most: int, seeds: Sequence[int], given: tuple[Path, Path, Labels, Machine], root: Path, thin: bool
-) -> float:
-    """Mean over the seeds of the AUROC on a corpus' labelled test records."""
+def by_seed(
+    peer: Peer | Ours, name: str, most: int, seeds: Sequence[int], given: tuple[Path, Path, Labels, Machine], root: Path
+) -> list[float]:
+    """The AUROC on a corpus' labelled test records, a seed at a time."""
     pool, test, labels, at = given
-    thin = thin or peer.settings == EFFICIENT
+    thin = peer.settings == EFFICIENT
     if thin:
         folder = root / f"thin {name}"
         if not folder.exists():
@@ -215,7 +226,7 @@ def area(
             thinned(test, most, labels, folder / "test")
         pool, test = folder / "pool", folder / "test"
     areas = []
-    for seed in seeds[:1] if isinstance(peer, Ours) else seeds:
+    for seed in seeds:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             made = peer.make(at, seed, kept(peer, at.rate_hz))
             made.fit(pool)
@@ -226,18 +237,19 @@ def area(
         found = auroc(scores[judged].astype(np.float64), np.array([labels[one] for one in moments if one in labels]))
         assert found is not None
         areas.append(found)
-    return float(np.mean(areas))
+    return areas
 
 
-def areas(peers: Sequence[Peer | Ours], corpora: Sequence[str], most: int, seeds: Sequence[int], thin: bool) -> None:
-    """Prints AUROC by corpus, a line as soon as it is known, then the table."""
+def areas(peers: Sequence[Peer | Ours], corpora: Sequence[str], most: int, seeds: Sequence[int]) -> None:
+    """Prints AUROC by corpus, mean over the seeds and its span, a line as soon as it is known, then the table of means."""
     found: dict[str, dict[str, float]] = {peer.name: {} for peer in peers}
     with tempfile.TemporaryDirectory(prefix="vibray-bench-") as temporary:
         for name in corpora:
             given = corpus(name, Path(temporary, name))
             for peer in peers:
-                found[peer.name][name] = area(peer, name, most, seeds, given, Path(temporary), thin)
-                print(f"{name:6} {peer.name:40} {found[peer.name][name]:.3f}", flush=True)
+                own = by_seed(peer, name, most, seeds, given, Path(temporary))
+                found[peer.name][name] = float(np.mean(own))
+                print(f"{name:6} {peer.name:40} {np.mean(own):.3f} [{min(own):.3f} .. {max(own):.3f}]", flush=True)
     print("\n| AUROC | " + " | ".join((*corpora, "mean")) + " |\n|---" + "|---" * (len(corpora) + 1) + "|")
     for peer in peers:
         own = [found[peer.name][name] for name in corpora]
@@ -250,12 +262,11 @@ def main() -> None:
     parser.add_argument("--areas", action="store_true", help="AUROC alone")
     parser.add_argument("--only", nargs="+", default=[""], help="peers whose name holds one of these; the first is `ours`")
     parser.add_argument("--records", type=int, default=2000)
-    parser.add_argument("--slow-records", type=int, default=5)
+    parser.add_argument("--slow-records", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--corpora", nargs="+", default=CORPORA, choices=CORPORA)
     parser.add_argument("--most", type=int, default=100)
-    parser.add_argument("--thin", action="store_true", help="all peers on --most records")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parsed = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     peers = [peer for peer in PEERS if any(word in peer.name for word in parsed.only)]
@@ -267,7 +278,7 @@ def main() -> None:
     if peers and not parsed.areas:
         times(peers, parsed.records, parsed.slow_records, parsed.rounds)
     if peers and not parsed.times:
-        areas(peers, parsed.corpora, parsed.most, parsed.seeds, parsed.thin)
+        areas(peers, parsed.corpora, parsed.most, parsed.seeds)
 
 
 if __name__ == "__main__":
