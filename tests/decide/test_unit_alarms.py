@@ -23,7 +23,7 @@ def decided(table, config=CONFIG):
 
 def one_each(p):
     """The p-values of sensors with a record each."""
-    return [(np.array([row]), np.array([value])) for row, value in enumerate(p)]
+    return ((np.array([row]), np.array([value])) for row, value in enumerate(p))
 
 
 def moved(table, days):

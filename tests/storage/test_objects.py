@@ -2,11 +2,12 @@ import io
 import subprocess
 import sys
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vibray.storage import objects, s3, streams
+from vibray.storage import local, objects, s3, streams
 from vibray.storage.errors import ObjectChanged, ObjectExists, ObjectMissing, StorageError, explain
 from vibray.storage.objects import join
 
@@ -69,7 +70,7 @@ def test_a_listing_outlives_files_that_go_while_it_is_made(tmp_path, monkeypatch
     """A writer's temporary is renamed between the look into the folder and the look at the file."""
     for name in ("a", "b", "c"):
         (tmp_path / name).write_bytes(b"x")
-    monkeypatch.setattr(objects.os, "walk", lambda *_, **__: [(str(tmp_path), [], ["a", ".b.tmp-1", "b", "c"])])
+    monkeypatch.setattr(local.os, "walk", lambda *_, **__: [(str(tmp_path), [], ["a", ".b.tmp-1", "b", "c"])])
     assert [info.key for info in objects.list_objects(str(tmp_path))] == ["a", "b", "c"]
 
 
@@ -95,6 +96,32 @@ def test_an_exclusive_write_that_loses_the_race_fails_on_the_server(bucket, monk
     with pytest.raises(ObjectExists):
         objects.write_bytes(uri, b"second", exclusive=True)
     assert objects.read_bytes(uri) == b"first"
+
+
+@pytest.mark.parametrize("size", [1000, 11 << 20])
+def test_what_is_written_as_a_stream_is_whole_or_not_there(folder, size, monkeypatch):
+    """Both below and above what goes to S3 in one piece."""
+    monkeypatch.setattr(s3, "CHUNK", 5 << 20)
+    uri, data = join(folder, "x"), np.random.default_rng(0).bytes(size)
+    objects.write_stream(uri, lambda file: [file.write(data[at : at + 4096]) for at in range(0, size, 4096)])  # type: ignore[arg-type]
+    assert objects.read_bytes(uri) == data
+    with pytest.raises(FileExistsError):
+        objects.write_stream(uri, lambda file: file.write(b"2"), exclusive=True)  # type: ignore[arg-type]
+
+    def fails(file):
+        file.write(b"half")
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="middle"):
+        objects.write_stream(join(folder, "y"), fails)
+    assert objects.read_bytes(uri) == data
+    assert [info.key for info in objects.list_objects(folder, hidden=True)] == ["x"]
+
+
+def test_tables_one_after_another_are_one(folder):
+    table = pa.table({"name": ["a", "b", "c"], "value": pa.array([1.0, None, 3.0])})
+    objects.write_tables(join(folder, "t.parquet"), table.schema, lambda: (table.slice(at, 2) for at in (0, 2)))
+    assert objects.read_table(join(folder, "t.parquet")).equals(table)
 
 
 def test_a_stream_is_the_object_and_refuses_another(folder, monkeypatch):

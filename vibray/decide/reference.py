@@ -23,6 +23,9 @@ PRIOR_RECORDS = 20
 holds 1 and 5 % best of 20, 50, 100 and 200, and brings the units' rates closer together than either alone."""
 TAIL_SHARE = 0.1
 NUM_FOLDS = 5
+PValues = Iterator[tuple[Int64[np.ndarray, " _"], Float64[np.ndarray, " _"]]]
+"""A sensor's rows in order of time, and their p-values."""
+
 LOWEST_P = 1e-300
 """A p-value is never 0, so that its logarithm is finite."""
 
@@ -119,7 +122,7 @@ def p_values_by_sensor(
     in_reference: Bool[np.ndarray, " records"],
     groups: SensorGroups | None = None,
     smoothed: bool = False,
-) -> Iterator[tuple[Int64[np.ndarray, " _"], Float64[np.ndarray, " _"]]]:
+) -> PValues:
     """Sensor by sensor its rows in order of time, and the p-value of each usable one against the reference records; NaN for the others.
 
     A reference record is compared with the reference records of other times only, in 5 folds of consecutive records: against a fit that had

@@ -10,7 +10,7 @@ window of its own, after those of its unit: k of the last n of these raise an al
 and are nobody's newest.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice, pairwise
@@ -25,14 +25,11 @@ from pydantic import with_config
 from vibray.config import STRICT
 from vibray.decide.alarm_rates import AlarmRuleError, check_persist, expected_alarms_per_day, persistent, resampled_alarms, windows_per_day
 from vibray.decide.groups import SensorGroups, sensor_groups
-from vibray.decide.reference import FEWEST_REFERENCE, trusted_rows
+from vibray.decide.reference import FEWEST_REFERENCE, PValues, trusted_rows
 from vibray.schema import UNIT_SCORES
 from vibray.storage.columns import codes, flags, named, one_chunk, plain, times_ms
 
 Combine = Literal["tippett", "fisher", "stouffer"]
-
-PValues = Iterable[tuple[Int64[np.ndarray, " _"], Float64[np.ndarray, " _"]]]
-"""A sensor's rows in order of time, and their p-values."""
 
 HIGHEST_P = 1 - 0.5 / (FEWEST_REFERENCE + 1)
 """Stouffer's z of p = 1, the rank of any score at or below the lowest of its reference, is minus infinity: one quiet record would outweigh
@@ -98,9 +95,9 @@ def unit_scores(
     groups = sensor_groups(scores) if groups is None else groups
     time, trusted, corpora, corpus = times_ms(scores), trusted_rows(scores), *codes(scores["corpus"])
     window_ms = max(1, round(config.window_minutes * 60_000))
-    of, at, by_sensor = _Windows.empty(scores.num_rows), 0, iter(p_values)
+    of, at = _Windows.empty(scores.num_rows), 0
     for rows, unit, sensor in groups.batches():
-        p = np.concatenate([own for _, own in islice(by_sensor, int(sensor[-1] - sensor[0]) + 1)])
+        p = np.concatenate([own for _, own in islice(p_values, int(sensor[-1] - sensor[0]) + 1)])
         order = np.flatnonzero(np.isfinite(p))
         if len(order):
             # of a unit's records of one time the sensor, corpus and key decide, not the rows' order

@@ -27,6 +27,7 @@ from vibray.decide.pooling import TOLERANCE_S, moments, over_sensors
 from vibray.decide.pseudo_labels import by_cut
 from vibray.decide.reference import (
     FEWEST_CONFORMAL,
+    PValues,
     earliest_rows,
     estimated_sensors,
     p_values_by_sensor,
@@ -36,7 +37,7 @@ from vibray.decide.reference import (
 )
 from vibray.decide.said import Said
 from vibray.decide.trend import print_trends, unit_trends
-from vibray.decide.unit_alarms import ALARM_COLUMNS, PValues, UnitAlarm, UnitConfig, as_written, unit_alarms, unit_facts, unit_scores
+from vibray.decide.unit_alarms import ALARM_COLUMNS, UnitAlarm, UnitConfig, as_written, unit_alarms, unit_facts, unit_scores
 from vibray.schema import FLEET_P_VALUE, KEY, LABEL_ABNORMAL, SENSOR, TIME_TRUSTED, UNIT_SCORES
 from vibray.storage import objects
 from vibray.storage.columns import PLACE, blocks, joined, one_chunk, times_ms

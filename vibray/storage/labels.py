@@ -17,7 +17,8 @@ from vibray.config import UserError, same_name
 from vibray.schema import KEY, NORMAL, ORIGIN, SENSOR, TIME, UNKNOWN
 from vibray.storage.columns import PLACE, codes, rows_of, times_ms, with_record_ids
 from vibray.storage.decoding import Fields, decode
-from vibray.storage.objects import is_unicode, read_bytes
+from vibray.storage.local import is_unicode
+from vibray.storage.objects import read_bytes
 from vibray.storage.samples import Refused
 from vibray.storage.spreadsheets import SpreadsheetError, csv_bytes, guarded, read_rows, utf8
 from vibray.storage.times import TimeFormat, parse_time

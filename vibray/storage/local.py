@@ -1,4 +1,4 @@
-"""Local files written whole: under a temporary name, synced, and then given their own name in one step."""
+"""Local files: written whole, under a temporary name, synced, and then given their own name in one step; listed."""
 
 import errno
 import os
@@ -6,6 +6,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
+
+from vibray.storage.errors import StorageError, explain
+from vibray.storage.streams import local_etag
 
 NUM_ATTEMPTS = 5
 
@@ -72,3 +75,51 @@ def remove_temporaries(folder: Path) -> int:
                 Path(place, name).unlink(missing_ok=True)
                 count += 1
     return count
+
+
+def walk(root: Path) -> list[tuple[str, int, str]]:
+    """The `facts` of every file below a folder, at any depth, by its path from there; of one file, its own by its name."""
+
+    def refused(error: OSError) -> None:
+        # left out in silence, the shards of a folder would be missing from the job
+        if not isinstance(error, FileNotFoundError) and not is_hidden(Path(error.filename).relative_to(root).as_posix()):
+            raise StorageError(explain(error, error.filename)) from error
+
+    if root.is_file():
+        return [facts(root, root.name)]
+    found, seen = [], {os.path.realpath(root)}
+    for folder, folders, names in os.walk(root, followlinks=True, onerror=refused):
+        # a link to a folder above would be walked for ever
+        real = {name: os.path.realpath(Path(folder, name)) for name in folders}
+        folders[:] = [name for name in folders if real[name] not in seen]
+        seen.update(real.values())
+        for name in names:
+            path = Path(folder, name)
+            try:
+                found.append(facts(path, path.relative_to(root).as_posix()))
+            except FileNotFoundError:  # gone since the folder was read: what another driver was writing, or the loser's file of two
+                if path.is_symlink():
+                    raise
+    return found
+
+
+def facts(path: Path, key: str) -> tuple[str, int, str]:
+    """Key, size and etag of a file. Raises StorageError for a name that is not UTF-8."""
+    if not is_unicode(key):
+        raise StorageError(f"the name of {os.fsencode(path)!r} is not UTF-8: rename the file")
+    found = path.stat()
+    return key, found.st_size, local_etag(found)
+
+
+def is_hidden(key: str) -> bool:
+    """A name of it begins with '_' or '.'."""
+    return key != "." and any(name.startswith(("_", ".")) for name in key.split("/"))
+
+
+def is_unicode(text: str) -> bool:
+    """False for half a surrogate pair: what JSON escapes may hold, or stands for bytes of a file name that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 from vibray.config import UserError
 from vibray.schema import version_of
 from vibray.storage import local, s3
-from vibray.storage.errors import HalfWritten, ObjectChanged, ObjectExists, ObjectMissing, StorageError, explain, storage_errors
-from vibray.storage.streams import LocalStream, S3Stream, local_etag, written_again
+from vibray.storage.errors import HalfWritten, ObjectChanged, ObjectExists, ObjectMissing, StorageError, storage_errors
+from vibray.storage.streams import LocalStream, S3Stream, written_again
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def last_segment(uri: str) -> str:
 
 def is_s3(uri: str) -> bool:
     """True for s3://, False for a local URI. Raises UserError for any other scheme."""
-    if "\0" in uri or not is_unicode(uri):
+    if "\0" in uri or not local.is_unicode(uri):
         raise UserError(f"{uri!a} is not UTF-8, or holds a zero byte: rename it")
     if SIGNED.search(uri):
         raise UserError("a signed URI is refused: credentials come from the AWS environment variables")
@@ -79,15 +79,6 @@ def is_s3(uri: str) -> bool:
     if not uri:
         raise UserError("an empty URI: name a folder, as s3://bucket/folder or a plain path")
     return False
-
-
-def is_unicode(text: str) -> bool:
-    """False for half a surrogate pair: what JSON escapes may hold, or stands for bytes of a file name that are not UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def parent(uri: str) -> str:
@@ -122,10 +113,12 @@ def list_objects(uri: str, hidden: bool = False) -> list[ObjectInfo]:
     Names and folders that begin with '_' or '.' are left out unless `hidden`. Raises ObjectMissing (a FileNotFoundError) where nothing is.
     """
     with storage_errors(uri):
-        found = sorted(_list_s3(uri) if is_s3(uri) else _list_local(uri), key=lambda info: info.key)
+        found = sorted(
+            _list_s3(uri) if is_s3(uri) else [ObjectInfo(*facts) for facts in local.walk(_local(uri))], key=lambda info: info.key
+        )
         if not found and not _is_folder(uri):
             raise ObjectMissing(f"{uri} does not exist: check its spelling (a folder of shards, or one shard, is meant)")
-    return [info for info in found if hidden or not _is_hidden(info.key)]
+    return [info for info in found if hidden or not local.is_hidden(info.key)]
 
 
 def list_folders(uri: str) -> list[str]:
@@ -135,10 +128,6 @@ def list_folders(uri: str) -> list[str]:
             return sorted(path.name for path in _local(uri).iterdir() if path.is_dir()) if _is_folder(uri) else []
         bucket, key = _bucket_key(uri)
         return s3.folders(bucket, f"{key}/" if key else "")
-
-
-def _is_hidden(key: str) -> bool:
-    return key != "." and any(name.startswith(("_", ".")) for name in key.split("/"))
 
 
 def _is_folder(uri: str) -> bool:
@@ -160,45 +149,12 @@ def _list_s3(uri: str) -> list[ObjectInfo]:
     return [one] if one else []
 
 
-def _list_local(uri: str) -> list[ObjectInfo]:
-    root = _local(uri)
-
-    def refused(error: OSError) -> None:
-        # left out in silence, the shards of a folder would be missing from the job
-        if not isinstance(error, FileNotFoundError) and not _is_hidden(Path(error.filename).relative_to(root).as_posix()):
-            raise StorageError(explain(error, error.filename)) from error
-
-    if root.is_file():
-        return [_local_info(root, root.name)]
-    infos, seen = [], {os.path.realpath(root)}
-    for folder, folders, names in os.walk(root, followlinks=True, onerror=refused):
-        # a link to a folder above would be walked for ever
-        real = {name: os.path.realpath(Path(folder, name)) for name in folders}
-        folders[:] = [name for name in folders if real[name] not in seen]
-        seen.update(real.values())
-        for name in names:
-            path = Path(folder, name)
-            try:
-                infos.append(_local_info(path, path.relative_to(root).as_posix()))
-            except FileNotFoundError:  # gone since the folder was read: what another driver was writing, or the loser's file of two
-                if path.is_symlink():
-                    raise
-    return infos
-
-
-def _local_info(path: Path, key: str) -> ObjectInfo:
-    if not is_unicode(key):
-        raise StorageError(f"the name of {os.fsencode(path)!r} is not UTF-8: rename the file")
-    facts = path.stat()
-    return ObjectInfo(key, facts.st_size, local_etag(facts))
-
-
 def stat(uri: str) -> ObjectInfo | None:
     """Size and etag of one object, its key being its name; None where there is no such object."""
     try:
         with storage_errors(uri):
             if not is_s3(uri):
-                return _local_info(_local(uri), _local(uri).name) if _local(uri).is_file() else None
+                return ObjectInfo(*local.facts(_local(uri), _local(uri).name)) if _local(uri).is_file() else None
             bucket, key = _bucket_key(uri)
             if not key:
                 return None
@@ -282,13 +238,10 @@ def read_json(uri: str) -> dict[str, Any]:
 def write_bytes(uri: str, data: bytes | memoryview, exclusive: bool = False) -> None:
     """Writes one object, whole or not at all; `exclusive` raises ObjectExists (a FileExistsError) where there is one already."""
     with storage_errors(uri):
-        if not is_s3(uri):
+        if is_s3(uri):
+            _put(uri, bytes(data), exclusive)
+        else:
             local.write(_local(uri), data, exclusive)
-            return
-        # some servers ignore If-None-Match, so that it decides the races only
-        if exclusive and exists(uri):
-            raise ObjectExists(f"{uri} exists already")
-        s3.put(*_bucket_key(uri), bytes(data), exclusive)
 
 
 def write_stream(uri: str, write: Callable[[IO[bytes]], None], exclusive: bool = False) -> None:
@@ -298,17 +251,22 @@ def write_stream(uri: str, write: Callable[[IO[bytes]], None], exclusive: bool =
         if not is_s3(uri):
             local.write(_local(uri), write, exclusive)
             return
-        if exclusive and exists(uri):
-            raise ObjectExists(f"{uri} exists already")
         with tempfile.TemporaryFile() as file:
             write(file)
             file.flush()
             if file.tell() <= 2 * s3.CHUNK:
                 file.seek(0)
-                s3.put(*_bucket_key(uri), file.read(), exclusive)
+                _put(uri, file.read(), exclusive)
                 return
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                s3.put(*_bucket_key(uri), data, exclusive)
+                _put(uri, data, exclusive)
+
+
+def _put(uri: str, data: bytes | mmap.mmap, exclusive: bool) -> None:
+    # some servers ignore If-None-Match, so that it decides the races only
+    if exclusive and exists(uri):
+        raise ObjectExists(f"{uri} exists already")
+    s3.put(*_bucket_key(uri), data, exclusive)
 
 
 def write_tables(uri: str, schema: pa.Schema, tables: Callable[[], Iterable[pa.Table]]) -> None:
