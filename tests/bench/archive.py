@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from tests.bench.processes import status_mb
 from tests.chaos.plain import rms_table
 from vibray.storage import objects
 from vibray.storage.corpus import CorpusFacts
@@ -58,15 +59,11 @@ def _write_unsynced(uri: str, data: bytes) -> None:
     Path(uri).write_bytes(data)
 
 
-def megabytes() -> float:
-    """Resident memory of this process at its highest."""
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
-
-
 def timed(what: str, step: Callable[[], Any]) -> Any:
-    before, started = megabytes(), time.perf_counter()
+    before, started = status_mb("VmHWM"), time.perf_counter()
     made = step()
-    print(f"  {what:<46}{time.perf_counter() - started:8.2f} s   memory's peak {before:6.0f} -> {megabytes():6.0f} MB", flush=True)
+    taken, peak = time.perf_counter() - started, status_mb("VmHWM")
+    print(f"  {what:<46}{taken:8.2f} s   memory's peak {before:6.0f} -> {peak:6.0f} MB", flush=True)
     return made
 
 
@@ -118,7 +115,7 @@ def measure(folder: str, num_objects: int, num_records: int, large: int) -> None
     assert [part.key for part in new.parts] == ["day-000/zzz.jsonl"]
     print(f"    plan.json {len(objects.read_bytes(objects.join(scores, 'plan.json'))) / 1e6:.1f} MB, {len(parts.markers):,} markers")
     assert read_plan(scores) == plan
-    print(json.dumps({"peak_mb": round(megabytes())}))
+    print(json.dumps({"peak_mb": round(status_mb("VmHWM"))}))
 
 
 def main() -> None:

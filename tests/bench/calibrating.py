@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tests.bench.archive import megabytes
+from tests.bench.processes import status_mb
 from tests.reference import earliest as before
 from vibray import schema
 from vibray.fitting.earliest import Groups, pick
@@ -88,9 +88,9 @@ def _tables(parts: Parts) -> Iterator[pa.Table]:
 
 def measure(uri: str, call: Callable[[str], int]) -> dict[str, float]:
     """In this process, which has done nothing else: CPU seconds, memory's growth in MB and the records that were picked."""
-    start_mb, started = megabytes(), time.process_time()
+    start_mb, started = status_mb("VmHWM"), time.process_time()
     num_picked = call(uri)
-    return {"cpu_s": time.process_time() - started, "mb": megabytes() - start_mb, "picked": num_picked}
+    return {"cpu_s": time.process_time() - started, "mb": status_mb("VmHWM") - start_mb, "picked": num_picked}
 
 
 def print_sizes(folder: Path, sizes: list[int], num_sensors: int, route: str, rounds: int) -> None:

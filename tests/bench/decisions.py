@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from tests.bench.processes import status_mb
 from vibray import schema
 from vibray.config import to_json
 from vibray.pipeline.jobs import EvaluateJob, LabelJob, ReportJob
@@ -90,12 +91,6 @@ def _part(key: str, rows: np.ndarray, first: int, spread: np.ndarray, rng: np.ra
     return pa.table(columns, schema=schema.scores())
 
 
-def _status_mb(name: str) -> float:
-    """A line of /proc/self/status. (ru_maxrss is the parent's where that was larger.)"""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) / 1024
-
-
 def run_stage(stage: str, folder: Path) -> dict[str, float]:
     """One stage in this process: MB of memory above the imports', seconds of CPU and of the clock."""
     import vibray.pipeline.evaluate
@@ -105,7 +100,7 @@ def run_stage(stage: str, folder: Path) -> dict[str, float]:
     for room in ("ndimage", "optimize", "stats"):  # imported on first use
         importlib.import_module(f"scipy.{room}")
     scores, labels, decisions = ((str(folder / "scores"),), str(folder / "labels.jsonl"), str(folder / "decisions"))
-    before_mb, cpu, wall = _status_mb("VmRSS"), time.process_time(), time.perf_counter()
+    before_mb, cpu, wall = status_mb("VmRSS"), time.process_time(), time.perf_counter()
     with contextlib.redirect_stdout((folder / f"{stage}.txt").open("w")):
         if stage in OPTIONS:
             vibray.pipeline.label.label(LabelJob(scores, decisions, labels=labels, **OPTIONS[stage]))
@@ -114,7 +109,7 @@ def run_stage(stage: str, folder: Path) -> dict[str, float]:
         else:
             job = ReportJob(scores, str(folder / "report.html"), decisions=decisions, labels=labels, explain=False)
             vibray.pipeline.report.report(job)
-    return {"mb": _status_mb("VmHWM") - before_mb, "cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
+    return {"mb": status_mb("VmHWM") - before_mb, "cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
 
 
 def measure(num_records: int, rounds: int) -> None:

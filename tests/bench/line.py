@@ -12,13 +12,12 @@ import gzip
 import io
 import json
 import multiprocessing
-import os
 import shutil
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +27,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
+from tests.bench.processes import worker_seconds
 from tests.bench.vectors import zerone
 from tests.pipeline.lines import corpus_fields
 from vibray.pipeline import session
@@ -189,31 +189,6 @@ def _in_ray(case: Case, source: str, num_workers: int) -> Taken:
         cpu_s = sum(seconds - cpu.get(pid, 0.0) for pid, seconds in worker_seconds().items())
         assert Parts(folder).total("num_kept") == case.num_shards * case.num_records
     return _taken(case, wall_s, cpu_s)
-
-
-def worker_seconds() -> dict[int, float]:
-    """CPU time so far of each worker of this process's Ray, by pid."""
-    found = dict(_processes())
-    return {
-        pid: cpu_s for pid, (_, name, cpu_s) in found.items() if name.startswith(("ray::IDLE", "ray::MapBatches")) and _ours(pid, found)
-    }
-
-
-def _ours(pid: int, found: dict[int, tuple[int, str, float]]) -> bool:
-    while pid in found:
-        pid = found[pid][0]
-        if pid == os.getpid():
-            return True
-    return False
-
-
-def _processes() -> Iterator[tuple[int, tuple[int, str, float]]]:
-    """(pid, (parent, command, CPU time in s)) of what runs."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended
-            fields = (folder / "stat").read_text().rsplit(") ", 1)[1].split()
-            name = (folder / "cmdline").read_bytes().split(b"\0")[0].decode()
-            yield int(folder.name), (int(fields[1]), name, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ import contextlib
 import gzip
 import io
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from pathlib import Path
 
-from tests.bench.line import RATE_HZ, worker_seconds
+from tests.bench.line import RATE_HZ
+from tests.bench.processes import private_mb, watching, worker_seconds
 from tests.pipeline.lines import corpus_fields
 from vibray.pipeline import session
 from vibray.pipeline.featurize import featurize
@@ -27,7 +27,6 @@ from vibray.storage.parts import Parts
 
 NUM_BYTES = 2 << 30
 NUM_DISTINCT = 300
-PERIOD_S = 0.2
 
 
 def write_shard(path: Path) -> None:
@@ -39,46 +38,28 @@ def write_shard(path: Path) -> None:
             file.write(lines)
 
 
-def private_mb(pid: int) -> float:
-    """What no other process shares, in MB. Raises OSError for a process that has ended."""
-    rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return sum(int(row.split()[1]) for row in rows if row.startswith("Private_")) / 1024
-
-
-class Watch(threading.Thread):
-    """(seconds, MB) of each worker, by pid, until it is stopped."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.seen: dict[int, list[tuple[float, float]]] = defaultdict(list)
-        self.stopped = threading.Event()
-
-    def run(self) -> None:
-        while not self.stopped.wait(PERIOD_S):
-            for pid in worker_seconds():
-                with contextlib.suppress(OSError):
-                    self.seen[pid].append((time.monotonic(), private_mb(pid)))
-
-
 def measure(shard: str) -> None:
     """Prints the highest private memory of each worker that worked, in each third of the run."""
     with tempfile.TemporaryDirectory(prefix="vibray-bench-") as folder, contextlib.redirect_stderr(io.StringIO()):
         write_shard(Path(folder, "raw", shard))
-        watch = Watch()
-        watch.start()
+        seen: dict[int, list[tuple[float, float]]] = defaultdict(list)
+
+        def look() -> None:
+            for pid in worker_seconds():
+                with contextlib.suppress(OSError):
+                    seen[pid].append((time.monotonic(), private_mb(pid)))
+
         started = time.monotonic()
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), watching(look):
             features = str(Path(folder, "features"))
             featurize(
                 FeaturizeJob(str(Path(folder, "raw")), features, vectors=("zerone",), **corpus_fields(CorpusFacts(RATE_HZ, mains="none")))
             )
         taken = time.monotonic() - started
-        watch.stopped.set()
-        watch.join()
         parts = Parts(features)
         print(f"{shard}: {parts.total('num_kept'):,} records in {len(parts.markers)} parts, {taken:.0f} s")
-        for pid, seen in watch.seen.items():
-            thirds = [max((mb for at, mb in seen if i <= 3 * (at - started) / taken < i + 1), default=0.0) for i in range(3)]
+        for pid, own in seen.items():
+            thirds = [max((mb for at, mb in own if i <= 3 * (at - started) / taken < i + 1), default=0.0) for i in range(3)]
             if max(thirds) > 300:  # it has done more than import
                 print(f"  worker {pid}: at most {', '.join(f'{mb:.0f}' for mb in thirds)} MB in the thirds of the run")
 

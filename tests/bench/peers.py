@@ -22,7 +22,7 @@ import multiprocessing
 import os
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ import numpy as np
 import pandas as pd
 
 from tests.bench.alternatives import EFFICIENT, KEY, PEERS, Features, Machine, Ours, Peer, by_shard, num_lines
+from tests.bench.processes import cpu_s, family, peak_mb
 from tests.reference.corpora import FLEET, KS, NEW_UNITS, POOL_RECORDS, POOL_UNITS, REAL, TEST_RECORDS, cached
 from vibray.decide.areas import auroc
 from vibray.schema import NORMAL
@@ -69,39 +70,6 @@ def serve(pipe: Connection, peer: Peer | Ours, pool: Path, folder: Path) -> None
             pipe.send(None)
 
 
-def family(root: int) -> Iterator[int]:
-    """A process and all that came of it and still runs."""
-    parents: dict[int, int] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended
-            parents[int(folder.name)] = int((folder / "stat").read_text().rsplit(") ", 1)[1].split()[1])
-    for pid in parents:
-        at = pid
-        while at in parents and at != root:
-            at = parents[at]
-        if at == root:
-            yield pid
-
-
-def cpu_ms(root: int) -> float:
-    """CPU time so far of a process and its family, those that have ended among them."""
-    total = 0
-    for pid in family(root):
-        with contextlib.suppress(OSError):
-            total += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()[11:15]))
-    return 1e3 * total / os.sysconf("SC_CLK_TCK")
-
-
-def peak_mb(root: int) -> float:
-    """Peak resident memory of a process and its family, each at its own peak: what they share counts in each."""
-    total = 0
-    for pid in family(root):
-        with contextlib.suppress(OSError):
-            rows = Path(f"/proc/{pid}/status").read_text().splitlines()
-            total += sum(int(row.split()[1]) for row in rows if row.startswith("VmHWM"))
-    return total / 1024
-
-
 def times(peers: Sequence[Peer | Ours], num_records: int, num_slow: int, rounds: int) -> None:
     """Prints ms a record and MB of each peer; fitting has loaded what it needs."""
     config, spawned = FleetConfig(num_records=POOL + num_records), multiprocessing.get_context("spawn")
@@ -126,10 +94,10 @@ def times(peers: Sequence[Peer | Ours], num_records: int, num_slow: int, rounds:
         found: dict[str, list[float]] = {peer.name: [] for peer in peers}
         for _ in range(rounds):
             for peer, pipe, pid, num in running:
-                before = cpu_ms(pid)
+                before = cpu_s(pid)
                 pipe.send(True)
                 pipe.recv()
-                found[peer.name].append((cpu_ms(pid) - before) / num)
+                found[peer.name].append(1e3 * (cpu_s(pid) - before) / num)
                 print(f"{peer.name:40} {found[peer.name][-1]:.3f} ms", flush=True)
         print(f"\n| peer | lines | records | CPU ms a record | of {peers[0].name} | peak MB |\n|---|---|---|---|---|---|")
         first = found[peers[0].name]

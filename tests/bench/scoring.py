@@ -18,7 +18,6 @@ import multiprocessing
 import os
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -35,8 +34,7 @@ from ray._private.internal_api import get_memory_info_reply, get_state_from_addr
 from torch import nn
 
 from tests.bench.images import planned_image
-from tests.bench.line import worker_seconds
-from tests.bench.memory import private_mb
+from tests.bench.processes import private_mb, watching, worker_seconds
 from tests.bench.timing import Route, spreads
 from vibray import recipes
 from vibray.config import short_hash
@@ -372,24 +370,21 @@ def print_workers(rounds: int) -> None:
 # ---------------------------------------------------------------- memory
 
 
-class Watch(threading.Thread):
-    """The highest private memory of each worker and the most of the object store that was in use, in MB, until it is stopped."""
+class Watch:
+    """The highest private memory of each worker and the most of the object store that was in use, in MB."""
 
     def __init__(self) -> None:
-        super().__init__(daemon=True)
         self.private: dict[int, float] = {}
         self.store_mb = self.spilled_mb = 0.0
         self.state = get_state_from_address(ray.get_runtime_context().gcs_address)
-        self.stopped = threading.Event()
 
-    def run(self) -> None:
-        while not self.stopped.wait(0.2):
-            for pid in worker_seconds():
-                with contextlib.suppress(OSError):
-                    self.private[pid] = max(self.private.get(pid, 0.0), private_mb(pid))
-            store = get_memory_info_reply(self.state).store_stats
-            self.store_mb = max(self.store_mb, store.object_store_bytes_used / 2**20)
-            self.spilled_mb = store.spilled_bytes_total / 2**20
+    def look(self) -> None:
+        for pid in worker_seconds():
+            with contextlib.suppress(OSError):
+                self.private[pid] = max(self.private.get(pid, 0.0), private_mb(pid))
+        store = get_memory_info_reply(self.state).store_stats
+        self.store_mb = max(self.store_mb, store.object_store_bytes_used / 2**20)
+        self.spilled_mb = store.spilled_bytes_total / 2**20
 
 
 def print_memory() -> None:
@@ -397,10 +392,8 @@ def print_memory() -> None:
     for num_shards in (2, 50):
         with tempfile.TemporaryDirectory(prefix="vibray-bench-") as folder, session.started(num_cpus=2):
             archive, watch = Archive(Path(folder), num_shards).write(), Watch()
-            watch.start()
-            taken = archive.score(2)
-            watch.stopped.set()
-            watch.join()
+            with watching(watch.look):
+                taken = archive.score(2)
             private = ", ".join(f"{mb:.0f}" for mb in sorted(watch.private.values()) if mb > 200)  # others have done nothing but import
             print(f"{num_shards * archive.shard_records:6,} records, {taken:4.0f} s: workers {private} MB,", end=" ")
             print(f"object store {watch.store_mb:.1f} MB, spilled {watch.spilled_mb:.0f} MB", flush=True)

@@ -11,14 +11,14 @@ import contextlib
 import io
 import os
 import tempfile
-import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from tests.bench.line import _ours, _processes
+from tests.bench.processes import cpu_s, status_mb, watching
 from vibray import schema
 from vibray.fitting.jobs import TrainJob
 from vibray.pipeline import session
@@ -74,23 +74,9 @@ def write_features(folder: Path, num_records: int, sensor_records: int) -> str:
     return uri
 
 
-def cpu_s() -> float:
-    """CPU time so far of this process and of what it started."""
-    found = dict(_processes())
-    return time.process_time() + sum(cpu for pid, (_, _, cpu) in found.items() if pid != os.getpid() and _ours(pid, found))
-
-
-class Watch(threading.Thread):
-    """The highest memory of this process, MB, without what it shares with Ray's store, until it is stopped."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.highest, self.stopped = 0.0, threading.Event()
-
-    def run(self) -> None:
-        while not self.stopped.wait(0.1):
-            own = int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) / 1024
-            self.highest = max(self.highest, own)
+def note_anonymous(seen: list[float]) -> None:
+    """The memory of this process, MB, without what it shares with Ray's store."""
+    seen.append(status_mb("RssAnon"))
 
 
 def measure(counts: list[int], sensor_records: int, rounds: int) -> None:
@@ -101,16 +87,15 @@ def measure(counts: list[int], sensor_records: int, rounds: int) -> None:
         for number in range(rounds + 1):
             last = (0, 0.0)
             for num, uri in uris.items() if number else [next(iter(uris.items()))]:  # once for the workers' imports
-                before, driver, watch = cpu_s(), time.process_time(), Watch()
-                watch.start()
-                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                before, driver, private = cpu_s(os.getpid()), time.process_time(), [0.0]
+                look = partial(note_anonymous, private)
+                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), watching(look, 0.1):
                     train(TrainJob((uri,), str(Path(folder, f"run-{num}-{number}")), fused()))
-                watch.stopped.set()
-                taken, own = cpu_s() - before, time.process_time() - driver
+                taken, own = cpu_s(os.getpid()) - before, time.process_time() - driver
                 marginal, last = (taken - last[1]) / (num - last[0]), (num, taken)
                 if not number:
                     continue
-                print(f"{num:10,}{taken:10.1f}{own:10.1f}{1e3 * taken / num:13.3f}{1e3 * marginal:10.3f}{watch.highest:9.0f}", flush=True)
+                print(f"{num:10,}{taken:10.1f}{own:10.1f}{1e3 * taken / num:13.3f}{1e3 * marginal:10.3f}{max(private):9.0f}", flush=True)
 
 
 if __name__ == "__main__":
