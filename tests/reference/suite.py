@@ -257,7 +257,7 @@ def show(found: Mapping[Where, list[Judged]], names: Sequence[str], seeds: Seque
             print(f"{name:{wide}} {cells} {over_suite(figures):7.4f} {min(figures[where] for where in MAIN):7.3f}")
     drawn = [where for where in shown if any(len(scores) > 1 for run in found[where] for scores in run.scores.values())]
     if drawn:
-        print("\nAUROC, smallest and largest over draws of the keys and trainings, each the mean over the fleets")
+        print("\nAUROC by draw of the keys, or training: smallest and largest; the figures above are means over them")
         print(f"{'':{wide}} " + " ".join(f"{name if k is None else f'{name} {k}':>14}" for name, k in drawn))
     for name in names if drawn else ():
         each = [by_training("AUROC", found[where], name).mean(axis=0) for where in drawn]
