@@ -61,8 +61,9 @@ class Records:
     waveforms: Callable[[], np.ndarray]
     """(records, samples), made or read again: nets alone want them"""
 
-    def rows(self, _: object = None) -> Rows:
-        keys = np.random.default_rng(0).permutation(len(self.sensors)).astype(np.uint64)
+    def rows(self, draw: int = 0) -> Rows:
+        """With hashes of their keys, drawn by this seed: they decide which records of a long past are kept."""
+        keys = np.random.default_rng(draw).permutation(len(self.sensors)).astype(np.uint64)
         return Rows(self.vectors, self.sensors, keys)
 
     def take(self, index: np.ndarray) -> "Records":

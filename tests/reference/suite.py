@@ -3,14 +3,16 @@
 `python -m tests.reference.suite [--recipes fused knn cwt-svdd fused+cwt-svdd ...] [--fast] [--choose]` prints, for every corpus and recipe,
 AUROC, AUPRC and partial AUROC, then the mean and the worst, each recipe's difference to the first with its standard error, and the curve
 over the number of records that calibrate a sensor. `a+b` is two recipes fused by their tail probabilities, as the default fuses its parts.
-A deep recipe is fitted once for each of `--trainings`, and its figures are the means over them. `--choose` picks the default's settings by
-leave-one-corpus-out: a corpus's figure is that of the setting which is best on the others.
+A deep recipe is fitted once for each of `--trainings`, and its figures are the means over them. So is a classical one for each of `--draws`
+where a sensor's pool is longer than what the scaling keeps of it, drawn by the hash of a key; elsewhere it is fitted once. `--choose` picks
+the default's settings by leave-one-corpus-out: a corpus's figure is that of the setting which is best on the others.
 """
 
 import argparse
 import itertools
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -36,6 +38,7 @@ from vibray.schema import NORMAL
 
 RECIPES = ("fused", "unsupervised", "banded", "mahalanobis", "knn", "local-knn", "pca", "movement", "iforest", "rms")
 NUM_RESAMPLES = 500
+DRAWS = 5
 MEASURES = {"AUROC": auroc, "AUPRC": auprc, "partial AUROC": partial_auroc}
 
 Contestant = ClassicalRecipe | DeepRecipe | EnsembleRecipe | tuple["Contestant", ...]
@@ -50,7 +53,7 @@ SHOWN: tuple[Where, ...] = (*(("fleet", k) for k in KS), ("quiet", max(KS)), *MA
 
 @dataclass(frozen=True)
 class Said:
-    """Scores (trainings, records) of a recipe; where training draws nothing there is one."""
+    """Scores (trainings, records) of a recipe; where training draws nothing there is one. A draw of keys counts as a training."""
 
     pool: np.ndarray
     test: dict[int | None, np.ndarray]
@@ -81,16 +84,24 @@ class Given:
         return x[:, 0]
 
 
-def fitted(recipe: ClassicalRecipe, pool: Records, mains_hz: float | None) -> tuple[Scaling, Fitted]:
+def fitted(recipe: ClassicalRecipe, pool: Records, mains_hz: float | None, draw: int = 0) -> tuple[Scaling, Fitted]:
     """The recipe on a pool, as training fits it."""
-    scaling, detector, _ = fit_parts(recipe, mains_hz, [pool.rows(0)], lambda part: part)
+    scaling, detector, _ = fit_parts(recipe, mains_hz, [pool.rows(draw)], lambda part: part)
     return scaling, detector
 
 
-def classical(corpus: Corpus, recipe: ClassicalRecipe) -> Said:
-    """Fitted on the corpus' pool, and its scores."""
+def classical(corpus: Corpus, recipe: ClassicalRecipe, draws: int) -> Said:
+    """What it says, a row a draw of the pool's keys; one where all records of a sensor are kept."""
+    longest = max(Counter(corpus.pool.sensors).values())
+    each = [_drawn(corpus, recipe, draw) for draw in range(draws if longest > recipe.scaling.records_per_sensor else 1)]
+    test = {k: np.stack([one.test[k] for one in each]) for k in each[0].test}
+    return Said(np.stack([one.pool for one in each]), test)
+
+
+def _drawn(corpus: Corpus, recipe: ClassicalRecipe, draw: int) -> Said:
+    """Fitted on one draw of the corpus' pool, and its scores (records)."""
     columns = columns_of(build_vector(recipe.feature, corpus.facts.mains_hz), recipe.detector.blocks)
-    scaling, detector = fitted(recipe, corpus.pool, corpus.facts.mains_hz)
+    scaling, detector = fitted(recipe, corpus.pool, corpus.facts.mains_hz, draw)
     test: dict[int | None, np.ndarray] = {}
     for k in corpus.ks or (None,):
         own = scaling
@@ -98,8 +109,8 @@ def classical(corpus: Corpus, recipe: ClassicalRecipe) -> Said:
             vectors = corpus.context.vectors
             own = scaling.with_sensors((sensor, vectors[at]) for sensor, at in corpus.context.first(k))
         x = own(corpus.test.vectors, corpus.test.sensors)[:, columns]
-        test[k] = detector.score(x).numpy()[None]
-    return Said(detector.score(scaling(corpus.pool.vectors, corpus.pool.sensors)[:, columns]).numpy()[None], test)
+        test[k] = detector.score(x).numpy()
+    return Said(detector.score(scaling(corpus.pool.vectors, corpus.pool.sensors)[:, columns]).numpy(), test)
 
 
 def fused(table: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -135,25 +146,25 @@ def together(members: Sequence[Said], fit: Callable[[torch.Tensor], Callable[[to
     return Said(np.stack([fuse(pool).numpy() for fuse, pool in zip(fusions, pools, strict=True)]), {k: of(k) for k in members[0].test})
 
 
-def said(corpus: Corpus, nets: Nets, recipe: Contestant, trainings: Sequence[int]) -> Said:
+def said(corpus: Corpus, nets: Nets, recipe: Contestant, trainings: Sequence[int], draws: int) -> Said:
     """What a recipe fitted on the corpus' pool says of it, and of the test records for each number of calibrating ones."""
     match recipe:
         case ClassicalRecipe():
-            return classical(corpus, recipe)
+            return classical(corpus, recipe, draws)
         case DeepRecipe():
             each = [nets.scores(recipe, training) for training in trainings]
             of = {name: np.stack([one[name] for one in each]) for name in each[0]}
             return Said(of[POOL], {k: of[str(k)] for k in corpus.ks or (None,)})
         case EnsembleRecipe():
-            return together([said(corpus, nets, one, trainings) for one in recipe.members.values()], partial(ensemble, recipe))
-    return together([said(corpus, nets, one, trainings) for one in recipe], fused)
+            return together([said(corpus, nets, one, trainings, draws) for one in recipe.members.values()], partial(ensemble, recipe))
+    return together([said(corpus, nets, one, trainings, draws) for one in recipe], fused)
 
 
-def judged(corpus: Corpus, those: Mapping[str, Contestant], trainings: Sequence[int]) -> list[Judged]:
+def judged(corpus: Corpus, those: Mapping[str, Contestant], trainings: Sequence[int], draws: int = DRAWS) -> list[Judged]:
     """Every recipe fitted on the corpus' pool, and its scores for each number of calibrating records."""
     torch.set_num_threads(1)
     nets, name, moment = Nets(corpus), corpus.name.split()[0], corpus.test.moment
-    found = {one: said(corpus, nets, recipe, trainings) for one, recipe in those.items()}
+    found = {one: said(corpus, nets, recipe, trainings, draws) for one, recipe in those.items()}
     several = len(np.unique(moment)) < len(moment)
 
     def of(k: int | None) -> Judged:
@@ -169,8 +180,8 @@ def _corpus(name: str) -> Corpus:
     return real(kind) if kind in REAL else fleet(int(seed), disturbed=kind == "fleet")
 
 
-def _judged_by_name(those: Mapping[str, Contestant], trainings: Sequence[int], name: str) -> list[Judged]:
-    return judged(_corpus(name), those, trainings)
+def _judged_by_name(those: Mapping[str, Contestant], trainings: Sequence[int], draws: int, name: str) -> list[Judged]:
+    return judged(_corpus(name), those, trainings, draws)
 
 
 def all_judged(
@@ -178,13 +189,14 @@ def all_judged(
     seeds: Sequence[int],
     quiet: Sequence[int],
     trainings: Sequence[int] = (0,),
+    draws: int = DRAWS,
     processes: int | None = None,
 ) -> dict[Where, list[Judged]]:
     """What the recipes say of every corpus of the suite, by corpus, one entry a seed. A process a core."""
     names = [*REAL, *(f"fleet {seed}" for seed in seeds), *(f"quiet {seed}" for seed in quiet)]
     found: dict[Where, list[Judged]] = {}
     with ProcessPoolExecutor(processes or os.cpu_count(), get_context("spawn")) as pool:
-        for of_corpus in pool.map(partial(_judged_by_name, those, trainings), names):
+        for of_corpus in pool.map(partial(_judged_by_name, those, trainings, draws), names):
             for one in of_corpus:
                 found.setdefault(one.where, []).append(one)
     return found
@@ -193,14 +205,21 @@ def all_judged(
 # ---------------------------------------------------------------- figures
 
 
-def figure(measure: str, runs: Sequence[Judged], recipe: str, over_sensors: bool = False) -> float:
-    """Mean over the seeds and trainings; NaN where no unit has several sensors and their mean is asked for."""
+def by_training(measure: str, runs: Sequence[Judged], recipe: str, over_sensors: bool = False) -> np.ndarray:
+    """(seeds, trainings); NaN where no unit has several sensors and their mean is asked for."""
     scores = [(run.over_sensors or {}) if over_sensors else run.scores for run in runs]
-    values = [
-        float(np.mean([MEASURES[measure](row, run.abnormal) for row in s[recipe]])) if recipe in s else np.nan
-        for s, run in zip(scores, runs, strict=True)
-    ]
-    return float(np.mean(values))
+    return np.array(
+        [
+            [MEASURES[measure](row, run.abnormal) for row in own[recipe]] if recipe in own else [np.nan]
+            for own, run in zip(scores, runs, strict=True)
+        ],
+        dtype=np.float64,
+    )
+
+
+def figure(measure: str, runs: Sequence[Judged], recipe: str, over_sensors: bool = False) -> float:
+    """Mean over the seeds and trainings."""
+    return float(by_training(measure, runs, recipe, over_sensors).mean())
 
 
 def over_suite(figures: Mapping[Where, float]) -> float:
@@ -236,6 +255,13 @@ def show(found: Mapping[Where, list[Judged]], names: Sequence[str], seeds: Seque
             figures = {where: figure(measure, found[where], name) for where in shown}
             cells = " ".join(f"{figures[where]:9.3f}" for where in shown)
             print(f"{name:{wide}} {cells} {over_suite(figures):7.4f} {min(figures[where] for where in MAIN):7.3f}")
+    drawn = [where for where in shown if any(len(scores) > 1 for run in found[where] for scores in run.scores.values())]
+    if drawn:
+        print("\nAUROC by draw of the keys, or training: smallest and largest; the figures above are means over them")
+        print(f"{'':{wide}} " + " ".join(f"{name if k is None else f'{name} {k}':>14}" for name, k in drawn))
+    for name in names if drawn else ():
+        each = [by_training("AUROC", found[where], name).mean(axis=0) for where in drawn]
+        print(f"{name:{wide}} " + " ".join(f"{own.min():.4f} .. {own.max():.4f}" for own in each))
     print("\nAUROC of the mean over a unit's sensors at one time")
     several = [where for where in shown if where[0] in ("fleet", "gfd", "quiet")]
     print(f"{'':{wide}} " + " ".join(f"{name if k is None else f'{name} {k}':>9}" for name, k in several))
@@ -277,10 +303,10 @@ def settings() -> Iterator[tuple[str, ClassicalRecipe]]:
         )
 
 
-def choose(seeds: Sequence[int]) -> None:
+def choose(seeds: Sequence[int], draws: int) -> None:
     """Prints which setting is the best on all corpora but one, what it has on that one, and which is the best on all."""
     those = dict(settings())
-    found = all_judged(those, seeds, [])
+    found = all_judged(those, seeds, [], draws=draws)
     groups = {"fleet": [("fleet", k) for k in KS], "femto": [("femto", 50), ("femto", 10)]}
     groups |= {name: [(name, None)] for name in REAL if name != "femto"}
     table = {
@@ -320,6 +346,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="fleets")
     parser.add_argument("--quiet-seeds", type=int, nargs="*", default=[0, 1], help="fleets without disturbances")
     parser.add_argument("--trainings", type=int, nargs="+", default=[0], help="seeds of the nets' weights and of the order of records")
+    parser.add_argument(
+        "--draws", type=int, default=DRAWS, help="seeds of the keys that decide which records of a long past a classical recipe keeps"
+    )
     parser.add_argument("--processes", type=int, help="at once; default: one a core")
     parser.add_argument("--fast", action="store_true", help="one fleet of each kind")
     parser.add_argument("--choose", action="store_true", help="choose the default's settings instead")
@@ -327,10 +356,10 @@ def main() -> None:
     seeds, quiet = ([0], [0]) if arguments.fast else (arguments.seeds, arguments.quiet_seeds)
     start = time.perf_counter()
     if arguments.choose:
-        choose(seeds)
+        choose(seeds, arguments.draws)
     else:
         those = {name: named(name) for name in arguments.recipes}
-        show(all_judged(those, seeds, quiet, arguments.trainings, arguments.processes), list(those), seeds)
+        show(all_judged(those, seeds, quiet, arguments.trainings, arguments.draws, arguments.processes), list(those), seeds)
     print(f"\n{time.perf_counter() - start:.0f} s")
 
 
