@@ -73,7 +73,5 @@ def test_a_batch_gives_each_record_its_own() -> None:
     morlet = AnalyticMorlet(geometric_hz(40.0, 3700.0, 16), 8192.0, 2048, 64, CPU)
     together = morlet.column_means_and_maxima(x.repeat(4, 1))
     for i, image in enumerate(together):
-        torch.testing.assert_close(
-            image, morlet.column_means_and_maxima(x[i % 5 : i % 5 + 1])[0], rtol=1e-4, atol=1e-6 * float(image.max())
-        )
+        assert torch.equal(image, morlet.column_means_and_maxima(x[i % 5 : i % 5 + 1])[0])  # to the last bit: parts and ranks cut otherwise
     assert math.isfinite(float(together.sum()))

@@ -82,14 +82,18 @@ class AnalyticMorlet:
         if not len(waveforms):  # MKL knows no transforms of nothing
             return images
         at_once = RECORDS_AT_ONCE[waveforms.device.type]
-        image = images.new_empty((*self.shape, min(at_once, len(waveforms))))
-        work = images.new_empty(max(part.num_work(image.shape[-1]) for _, _, part in self.parts))
-        blocks = [part.blocks(image.shape[-1]) for _, _, part in self.parts]
+        if waveforms.device.type == "cuda":
+            at_once = min(at_once, len(waveforms))
+        image = images.new_empty((*self.shape, at_once))
+        work = images.new_empty(max(part.num_work(at_once) for _, _, part in self.parts))
+        blocks = [part.blocks(at_once) for _, _, part in self.parts]
         for some, result in zip(waveforms.split(at_once), images.split(at_once), strict=True):
-            octaves, image = self.record(some), image[..., : len(some)]
+            # always as many, or a product's last bits would depend on how many there are: records of nothing fill up
+            octaves = self.record(torch.nn.functional.pad(some, (0, 0, 0, at_once - len(some))))
             for (rows, columns, part), own in zip(self.parts, blocks, strict=True):
                 part.column_means_and_maxima(octaves[part.octave], own, work, image[:, rows, columns])
-            result.copy_((image if self.in_order is None else image.index_select(2, self.in_order)).permute(3, 0, 1, 2))
+            whole = image if self.in_order is None else image.index_select(2, self.in_order)
+            result.copy_(whole[..., : len(some)].permute(3, 0, 1, 2))
         return images
 
 
