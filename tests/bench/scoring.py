@@ -5,7 +5,7 @@
     python -m tests.bench.scoring --workers       end to end in Ray with one and two workers, beside one and two plain processes
     python -m tests.bench.scoring --memory        private memory of the workers and Ray's object store, 2,000 and 50,000 records
 
-take about three minutes, one, six and eight. The nets have random weights: time does not depend on them.
+take about three minutes, one, eight and eight. The nets have random weights: time does not depend on them.
 """
 
 import argparse
@@ -62,7 +62,7 @@ from vibray.storage.vectors import waveforms_of
 from vibray.train.classical import Rows, fit_detector, fit_scaling, score_parts
 
 FACTS = CorpusFacts(8192.0, unit_pattern=r"^(u\d+)-")
-NUM_POOL, NUM_SHARDS = 600, 16
+NUM_POOL, NUM_SHARDS = 600, 64
 SEED_VAE = replace(recipes.plain_vae(), feature=SeedImageConfig(), scaling=recipes.seed_svdd().scaling)
 PLAIN = replace(recipes.ensemble(), members={"svdd": recipes.plain_svdd(), "vae": recipes.plain_vae()})
 DEEP = {
