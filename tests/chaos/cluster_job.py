@@ -37,7 +37,9 @@ def main(run: str, source: str, scores: str, rate: str, lines: str) -> None:
     thread.start()
     score(ScoreJob(run, source, scores, sample_rate_hz=float(rate), lines_per_part=int(lines)))
     thread.join(60)
-    alive = len([node for node in ray.nodes() if node["Alive"]])
+    until = time.monotonic() + 60
+    while (alive := len([node for node in ray.nodes() if node["Alive"]])) == 3 and time.monotonic() < until:
+        time.sleep(0.2)  # the job may end before Ray's health check has missed the node
     print(f"a node went when {seen[0]} parts were done; {alive} nodes are left")
     ray.shutdown()
     cluster.shutdown()
