@@ -316,8 +316,7 @@ ALARM_COLUMNS = ("unit", "window", "sensor_id", "p_value", "exceeds", "alarm", "
 
 
 def unit_alarms(table: pa.Table, config: UnitConfig) -> tuple[UnitAlarm, ...]:
-    """Every unit with a judged window: those in alarm first, then by q-value and name. `table` has ALARM_COLUMNS of what `unit_scores`
-    gives."""
+    """Every unit with a judged window: those in alarm first, then by q-value and name. `table`: ALARM_COLUMNS of `unit_scores`."""
     found, (names, unit) = [], codes(table["unit"])
     window = one_chunk(table["window"])
     alarm, exceeds, dated, reference = (flags(table[name]) for name in ("alarm", "exceeds", "dated", "reference"))
