@@ -82,5 +82,5 @@ class CpuScores:
         self.net: Any = folded(net)
 
     def __call__(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
-        at_once = max(RECORDS_AT_ONCE, NUMBERS_AT_ONCE // x[0].numel())
+        at_once = max(RECORDS_AT_ONCE, NUMBERS_AT_ONCE // x.shape[1:].numel())
         return torch.cat([self.net.score(self.net(part)) for part in x.split(at_once)])
